@@ -1,0 +1,52 @@
+# Everything happens in .venv, from fully pinned lock files. PYTHON may name another interpreter (3.11 or newer).
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+SOURCES := ddn_core ddn_plugins tests docs
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format types wheel docs lock clean
+
+help: ## List the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
+
+demo: $(VENV)/run.done ## Install, and train an MLP on the digits
+	$(BIN)/ddn train docs/examples/digits.toml
+
+test: $(VENV)/dev.done ## Install what the tests need, and run them
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/dev.done ## Check format and style
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+
+format: $(VENV)/dev.done ## Format, and mend what can be mended
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+types: $(VENV)/dev.done ## Check the types
+	$(BIN)/mypy
+
+wheel: $(VENV)/dev.done ## Build a wheel, install it into an empty environment, and train there
+	sh requirements/check_wheel.sh $(BIN)/python
+
+docs: $(VENV)/dev.done ## Build the documentation, warnings are errors
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+lock: ## Pin the newest versions of everything anew
+	sh requirements/make_lock.sh $(PYTHON)
+
+clean: ## Remove the environment and what was built
+	rm -rf $(VENV) dist docs/_build docs/gallery docs/sg_execution_times.rst
+
+# torch comes in builds that need more than the lock file has (CUDA libraries): where it does not import, it is
+# installed with what it needs.
+$(VENV)/%.done: requirements/%.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ddn needs Python 3.11 or newer; name one with make PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --no-deps --requirement $<
+	$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) install --quiet "$$(grep '^torch==' $<)"
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	touch $@

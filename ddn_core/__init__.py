@@ -1,0 +1,30 @@
+"""Directionally damped Newton steps for PyTorch, with dampings and direction criteria as plugins.
+
+`DirectionalDampedNewton` is the optimizer, `DirectionalDampedNewtonComputation` ViViT's interface, `ddn_core.api` what
+a plugin imports, `ddn_core.testing` what tests import.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ddn_core.computation import DirectionalDampedNewtonComputation
+    from ddn_core.config import load_config
+    from ddn_core.optim import DirectionalDampedNewton
+
+__all__ = ["DirectionalDampedNewton", "DirectionalDampedNewtonComputation", "load_config"]
+
+_HOMES = {
+    "DirectionalDampedNewton": "ddn_core.optim",
+    "DirectionalDampedNewtonComputation": "ddn_core.computation",
+    "load_config": "ddn_core.config",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that `import ddn_core.api` stays light."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

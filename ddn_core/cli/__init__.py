@@ -1,0 +1,22 @@
+"""The `ddn` command.
+
+app.py          the commands and their options
+training.py     the training loop, as a stream of events
+run_folder.py   what a run writes
+display.py      what a run shows
+plot.py         the picture of a run
+listing.py      tables of `ddn check` and `ddn plugins`
+"""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the `ddn` command."""
+    try:
+        from ddn_core.cli.app import app
+    except ImportError as error:
+        sys.exit(f"ddn: the command line needs {error.name}: pip install 'ddn-core[train]'")
+    app()

@@ -1,0 +1,91 @@
+"""What a run shows: a progress bar, a line for each epoch, a summary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ddn_core.cli.run_folder import CHECKPOINT, CONFIG, METRICS, PICTURE
+from ddn_core.cli.training import EpochEvent, History, StepEvent
+
+
+class TrainingDisplay:
+    """Shows the events of a run as they come."""
+
+    def __init__(self, console: Console, total_steps: int | None) -> None:
+        self._console = console
+        self._progress = Progress(
+            TextColumn("[bold]training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._task = self._progress.add_task("training", total=total_steps)
+        self._steps: list[StepEvent] = []
+        self._header_shown = False
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def show(self, event: StepEvent | EpochEvent) -> None:
+        """Advance the bar after a step, print a line after an epoch."""
+        if isinstance(event, StepEvent):
+            self._steps.append(event)
+            self._progress.advance(self._task)
+            return
+        if not self._header_shown:
+            metrics = "".join(f"{f'test {name}':>15}" for name in event.test_metrics)
+            self._print(
+                f"{'epoch':>5}{'loss':>11}{'test loss':>11}{metrics}{'step norm':>11}{'directions':>12}  damping"
+            )
+            self._header_shown = True
+        last = self._steps[-1]
+        metrics = "".join(f"{value:>15.4f}" for value in event.test_metrics.values())
+        self._print(
+            f"{event.epoch:>5}{event.train_loss:>11.4g}{event.test_loss:>11.4g}{metrics}"
+            f"{last.step_norm:>11.3g}{_range(self._steps, 'directions'):>12}  {self._damping_range()}"
+        )
+        self._steps.clear()
+
+    def summarize(self, history: History, folder: Path) -> None:
+        """Print how the run ended and what it wrote."""
+        last = history.epochs[-1]
+        table = Table(title="Run finished", show_header=False, title_justify="left")
+        table.add_row("steps", f"{last.step} in {last.seconds:.1f} s")
+        table.add_row("training loss", f"{last.train_loss:.4g}")
+        table.add_row("test loss", f"{last.test_loss:.4g}")
+        for name, value in last.test_metrics.items():
+            table.add_row(f"test {name}", f"{value:.2%}")
+        table.add_row("run folder", str(folder))
+        table.add_row("written", ", ".join((CONFIG, METRICS, CHECKPOINT, PICTURE)))
+        self._console.print(table)
+
+    def _damping_range(self) -> str:
+        lows = [event.damping_min for event in self._steps if event.damping_min is not None]
+        highs = [event.damping_max for event in self._steps if event.damping_max is not None]
+        if not lows:
+            return "none"
+        low, high = min(lows), max(highs)
+        return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _range(events: list[StepEvent], name: str) -> str:
+    values = [getattr(event, name) for event in events]
+    return str(min(values)) if min(values) == max(values) else f"{min(values)}-{max(values)}"

@@ -1,0 +1,80 @@
+"""The tables of `ddn check` and `ddn plugins`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic.fields import FieldInfo
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ddn_core.cli.training import load_problem
+from ddn_core.config import Config
+from ddn_core.config.grouping import assign_parameters
+from ddn_core.plugins.component import Component
+from ddn_core.plugins.registry import PluginRecord, Registry
+
+
+def check_report(config: Config, source: str) -> tuple[RenderableType, list[str]]:
+    """Return a table of what each group takes, and a line for each thing that keeps the config from being used."""
+    model = load_problem(config, source).model
+    parameters = dict(model.named_parameters())
+    assignment = assign_parameters(list(parameters), [group.params for group in config.groups])
+    table = Table(
+        "group", "parameters", "numbers", "criterion", "damping", title=f"{source}: groups", title_justify="left"
+    )
+    for index, (group, names) in enumerate(zip(config.groups, assignment.taken, strict=True)):
+        numbers = sum(parameters[name].numel() for name in names if parameters[name].requires_grad)
+        frozen = [name for name in names if not parameters[name].requires_grad]
+        shown = ", ".join(name + (" (frozen)" if name in frozen else "") for name in names) or "none"
+        table.add_row(
+            str(index), Text(shown), str(numbers), Text(_phrase(group.criterion)), Text(_phrase(group.damping))
+        )
+    notes = [
+        Text(f"{name} is named by groups {', '.join(map(str, groups))}; group {groups[0]} takes it")
+        for name, groups in assignment.contested.items()
+    ]
+    needed = [name for name, parameter in parameters.items() if parameter.requires_grad]
+    return Group(table, *notes), assignment.problems(needed)
+
+
+def plugin_report(registry: Registry) -> RenderableType:
+    """Return a table of every strategy and problem, and one of the plugins that failed to load."""
+    table = Table(
+        "kind", "family", "fields, with defaults", "from", title="Strategies and problems", title_justify="left"
+    )
+    broken = Table("plugin", "from", "error", title="Plugins that failed to load", title_justify="left")
+    for record in registry.plugins():
+        if record.error is not None:
+            broken.add_row(Text(record.name), Text(_origin(record)), Text(str(record.error)))
+        for family, kinds in record.components.items():
+            for kind, cls in kinds.items():
+                table.add_row(Text(kind), family, Text(_fields(cls)), Text(_origin(record)))
+    return Group(table, broken) if broken.row_count else table
+
+
+def _origin(record: PluginRecord) -> str:
+    return ", ".join(map(str, record.entries))
+
+
+def _phrase(component: Component) -> str:
+    """Return a component as one writes it: `top-k(k=10)`, `maximum(of=[constant(value=1.0), relative(...)])`."""
+    fields = ", ".join(f"{name}={_value(getattr(component, name))}" for name in type(component).model_fields)
+    return f"{type(component).kind}({fields})"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Component):
+        return _phrase(value)
+    if isinstance(value, list):
+        return f"[{', '.join(map(_value, value))}]"
+    return repr(value)
+
+
+def _fields(cls: type[Component]) -> str:
+    return "\n".join(f"{name}{_default(field)}" for name, field in cls.model_fields.items()) or "none"
+
+
+def _default(field: FieldInfo) -> str:
+    return " (required)" if field.is_required() else f" = {field.get_default(call_default_factory=False)!r}"

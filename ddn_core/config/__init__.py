@@ -1,0 +1,13 @@
+"""From a config file to parameter groups.
+
+schema.py       what a config file may say
+load.py         TOML or JSON -> Config, with errors that give the path into the file
+overrides.py    --set groups.0.damping.value=1e-3
+grouping.py     globs on parameter names -> which group takes which parameter
+provenance.py   the resolved config: all defaults, and the versions of everything that was used
+"""
+
+from ddn_core.config.load import load_config, parse_config
+from ddn_core.config.schema import Config, CurvatureConfig, GroupConfig, TrainingConfig
+
+__all__ = ["Config", "CurvatureConfig", "GroupConfig", "TrainingConfig", "load_config", "parse_config"]

@@ -1,0 +1,82 @@
+"""TOML or JSON to a `Config`, with errors that give the path into the file."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ddn_core.config.overrides import apply_overrides
+from ddn_core.config.schema import Config
+from ddn_core.errors import ConfigError
+from ddn_core.plugins.messages import error_lines
+from ddn_core.plugins.reference import REGISTRY
+from ddn_core.plugins.registry import Registry
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = (), registry: Registry | None = None) -> Config:
+    """Return the config in a file.
+
+    Args:
+        path: A file whose name ends in `.toml` or `.json`.
+        overrides: Assignments `path=value`, such as `groups.0.damping.value=1e-3`, applied in order.
+        registry: Where kinds are looked up; the installed plugins by default.
+
+    Raises:
+        ConfigError: The file cannot be read or parsed, or says something that it may not; the message has a line for
+            each place, with its path.
+    """
+    path = Path(path)
+    table = _read(path)
+    try:
+        table = apply_overrides(table, overrides)
+    except ConfigError as error:
+        raise ConfigError(f"--set: {error}") from error
+    return parse_config(table, path.name, registry)
+
+
+def parse_config(table: Mapping[str, Any], source: str = "config", registry: Registry | None = None) -> Config:
+    """Return the config that a table describes.
+
+    Args:
+        table: What a TOML or JSON file holds.
+        source: Name of its source, for messages.
+        registry: Where kinds are looked up; the installed plugins by default.
+
+    Raises:
+        ConfigError: The table says something that it may not.
+    """
+    try:
+        return Config.model_validate(dict(table), context={REGISTRY: registry})
+    except ValidationError as error:
+        raise config_error(source, error_lines(error)) from error
+
+
+def config_error(source: str, lines: Sequence[str]) -> ConfigError:
+    """Return an error with a head line and an indented line for each place."""
+    count = "1 error" if len(lines) == 1 else f"{len(lines)} errors"
+    return ConfigError("\n".join([f"{source}: {count}", *(f"  {line}" for line in lines)]))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path.name}: is not UTF-8 text: {error}") from error
+    try:
+        if path.suffix == ".toml":
+            return tomllib.loads(text)
+        if path.suffix == ".json":
+            table = json.loads(text)
+            if not isinstance(table, dict):
+                raise ConfigError(f"{path.name}: the top level is a {type(table).__name__}; it must be a table")
+            return table
+    except (tomllib.TOMLDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path.name}: is no valid {path.suffix[1:].upper()}: {error}") from error
+    raise ConfigError(f"{path.name}: unknown format {path.suffix!r}. Use a .toml or a .json file.")

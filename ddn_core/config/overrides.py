@@ -1,0 +1,65 @@
+"""Assignments from the command line, `groups.0.damping.value=1e-3`: the value is a TOML literal.
+
+Changing `kind` replaces the table that it is in: the fields of another kind mean nothing to the new one.
+"""
+
+from __future__ import annotations
+
+import copy
+import tomllib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ddn_core.errors import ConfigError
+
+
+def apply_overrides(table: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return a copy of the table with the assignments made, in order.
+
+    Raises:
+        ConfigError: An assignment has no `=`, no TOML literal as value, or a path that leads nowhere.
+    """
+    result = copy.deepcopy(dict(table))
+    for override in overrides:
+        path, equals, literal = override.partition("=")
+        keys = path.strip().split(".")
+        if not equals or not all(keys):
+            raise ConfigError(f"{override!r} is no assignment. Write path=value, such as groups.0.damping.value=1e-3.")
+        _assign(result, keys, _parse(path, literal))
+    return result
+
+
+def _parse(path: str, literal: str) -> Any:
+    try:
+        parsed = tomllib.loads(f"value = {literal.strip()}")
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(
+            f"{path}: {literal!r} is no TOML literal. Write numbers as they are and text in quotes: "
+            f"--set '{path}=\"{literal.strip()}\"'."
+        ) from error
+    if set(parsed) != {"value"}:
+        raise ConfigError(f"{path}: {literal!r} is more than one TOML literal")
+    return parsed["value"]
+
+
+def _assign(table: dict[str, Any], keys: list[str], value: Any) -> None:
+    *parents, last = keys
+    place: Any = table
+    for depth, key in enumerate(parents):
+        path = ".".join(keys[: depth + 1])
+        place = place[_index(place, key, path)] if isinstance(place, list) else place.setdefault(key, {})
+        if not isinstance(place, dict | list):
+            raise ConfigError(f"{path}: is {place!r}, which has nothing inside it")
+    if isinstance(place, list):
+        place[_index(place, last, ".".join(keys))] = value
+    elif last == "kind" and place.get("kind", value) != value:
+        place.clear()
+        place["kind"] = value
+    else:
+        place[last] = value
+
+
+def _index(place: list[Any], key: str, path: str) -> int:
+    if not key.isdecimal() or int(key) >= len(place):
+        raise ConfigError(f"{path}: there are {len(place)} entries, so use an index from 0 to {len(place) - 1}")
+    return int(key)

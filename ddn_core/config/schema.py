@@ -1,0 +1,83 @@
+"""What a config file may say; field descriptions are the reference."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from ddn_core.plugins.messages import StrictModel
+from ddn_core.plugins.reference import AnyCriterion, AnyDamping, AnyProblem
+
+
+def _distinct(indices: list[int] | None) -> list[int] | None:
+    if indices is not None and len(set(indices)) != len(indices):
+        raise ValueError("an index is repeated; name each sample once")
+    return indices
+
+
+SampleIndices = Annotated[list[NonNegativeInt] | None, Field(min_length=1), AfterValidator(_distinct)]
+
+
+class CurvatureConfig(StrictModel):
+    """Which curvature the steps use."""
+
+    kind: Literal["ggn", "ggn-mc"] = Field(
+        "ggn", description="`ggn`: exact generalized Gauss-Newton matrix; `ggn-mc`: its Monte-Carlo estimate."
+    )
+    mc_samples: PositiveInt | None = Field(
+        None, description="Number of Monte-Carlo samples for each data sample, with `ggn-mc` only; 1 by default."
+    )
+    seed: NonNegativeInt | None = Field(
+        None, description="Seed of the Monte-Carlo samples; by default they come from torch's own generator."
+    )
+    subsampling_grad: SampleIndices = Field(
+        None, description="Indices of the samples of a batch that the gradient is taken over; all by default."
+    )
+    subsampling_ggn: SampleIndices = Field(
+        None, description="Indices of the samples of a batch that the GGN is taken over; all by default."
+    )
+
+    @model_validator(mode="after")
+    def _samples_go_with_kind(self) -> Self:
+        if self.kind == "ggn" and self.mc_samples is not None:
+            raise ValueError("mc_samples is given, but kind is 'ggn', which draws none; use kind = 'ggn-mc'")
+        return self
+
+    @property
+    def sample_count(self) -> int:
+        """Number of Monte-Carlo samples, 0 for the exact GGN."""
+        return 0 if self.kind == "ggn" else self.mc_samples or 1
+
+
+class GroupConfig(StrictModel):
+    """A parameter group: its block of the GGN is used, with its own criterion and damping."""
+
+    params: list[str] = Field(
+        min_length=1,
+        description="Globs on parameter names; a parameter belongs to the first group that names it.",
+    )
+    criterion: AnyCriterion = Field(description="Chooses the directions; a table with a `kind`.")
+    damping: AnyDamping = Field(description="Damps the chosen directions; a table with a `kind`.")
+    lr: PositiveFloat = Field(1.0, description="Factor on the step, without unit.")
+
+
+class TrainingConfig(StrictModel):
+    """How `ddn train` trains."""
+
+    epochs: PositiveInt = Field(10, description="Number of passes over the training data.")
+    seed: NonNegativeInt = Field(0, description="Seed of initialization, data split and data order.")
+    dtype: Literal["float32", "float64"] = Field("float32", description="Dtype of parameters and data.")
+    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="`cpu`, `cuda`, or `cuda:1`, ...")
+
+
+class Config(StrictModel):
+    """A config file."""
+
+    problem: AnyProblem | None = Field(None, description="What `ddn train` trains; a table with a `kind`.")
+    training: TrainingConfig = Field(TrainingConfig(), description="How `ddn train` trains.")
+    curvature: CurvatureConfig = Field(CurvatureConfig(), description="Which curvature the steps use.")
+    groups: list[GroupConfig] = Field(min_length=1, description="The parameter groups, in order.")
+    provenance: dict[str, Any] | None = Field(
+        None, description="Versions that a resolved config was written with; not read."
+    )

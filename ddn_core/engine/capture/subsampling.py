@@ -1,0 +1,40 @@
+"""Which samples of a batch the gradient or the GGN is taken over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ddn_core.errors import ArgumentError
+
+
+def checked_subsampling(name: str, indices: Sequence[int] | None) -> list[int] | None:
+    """Return the indices as a list, if they can choose samples; `None` stands for all samples.
+
+    Raises:
+        ArgumentError: An index is negative, repeated or no integer, or there is none.
+    """
+    if indices is None:
+        return None
+    if isinstance(indices, str) or not all(isinstance(i, int) and not isinstance(i, bool) for i in indices):
+        raise ArgumentError(f"{name} is {indices!r}. Use a list of sample indices, or None for all samples.")
+    if not len(indices):
+        raise ArgumentError(f"{name} is empty. Give at least one sample index, or None for all samples.")
+    if min(indices) < 0:
+        raise ArgumentError(f"{name} has the negative index {min(indices)}. Count samples from 0.")
+    repeated = sorted({index for index in indices if list(indices).count(index) > 1})
+    if repeated:
+        raise ArgumentError(f"{name} has repeated indices {repeated}. Name each sample once.")
+    return list(indices)
+
+
+def check_in_batch(name: str, indices: Sequence[int] | None, samples: int) -> None:
+    """Raise unless every index is that of a sample of the batch.
+
+    Raises:
+        ArgumentError: An index is too large.
+    """
+    if indices is not None and max(indices) >= samples:
+        raise ArgumentError(
+            f"{name} has index {max(indices)}, but the batch has {samples} samples. Use indices from 0 to "
+            f"{samples - 1}."
+        )

@@ -1,0 +1,318 @@
+"""`DirectionalDampedNewton`: directionally damped Newton steps as a `torch.optim.Optimizer`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from backpack import backpack
+from backpack import disable as backpack_disabled
+from torch import Generator, Tensor
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+from ddn_core.config import Config, CurvatureConfig, GroupConfig
+from ddn_core.engine import Capture, CurvatureCapture, DampedDirections, damped_newton_directions
+from ddn_core.errors import ArgumentError, CurvatureError, StrategyError
+from ddn_core.parameters import group_parameters, named
+from ddn_core.plugins.outcome import Outcome
+from ddn_core.plugins.resolve import as_criterion, as_damping, in_group, validated
+from ddn_core.plugins.strategy import Criterion, Damping
+
+DEFAULT_GROUP: Mapping[str, Any] = {
+    "params": ["*"],
+    "criterion": {"kind": "all"},
+    "damping": {"kind": "constant", "value": 1.0},
+}
+"""The group that an optimizer without `groups` uses: all directions, damping 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class StepReport:
+    """What the last step did in one group, as plain tensors.
+
+    Attributes:
+        lr: Factor on the step.
+        all_evals: Eigenvalues before the criterion chose, `[R]`, loss/param².
+        evals: Eigenvalues of the chosen directions, `[K]`, loss/param².
+        deltas: Their dampings, `[K]`, loss/param².
+        coefficients: Lengths of the step along them, without `lr`, `[K]`, param.
+        step_norm: Euclidean norm of the step, without `lr`, scalar, param.
+        predicted_decrease: Decrease of the loss that the quadratic model predicts for `lr` times the step, scalar.
+    """
+
+    lr: float
+    all_evals: Tensor
+    evals: Tensor
+    deltas: Tensor
+    coefficients: Tensor
+    step_norm: Tensor
+    predicted_decrease: Tensor
+
+    @classmethod
+    def of(cls, directions: DampedDirections, lr: float) -> StepReport:
+        """Return the report of a step of `lr` times the one that the directions make."""
+        return cls(
+            lr=lr,
+            all_evals=directions.all_evals,
+            evals=directions.evals,
+            deltas=directions.deltas,
+            coefficients=directions.coefficients,
+            step_norm=directions.step_norm(),
+            predicted_decrease=directions.predicted_decrease(lr),
+        )
+
+
+class DirectionalDampedNewton(Optimizer):
+    """Optimizer whose step is the directionally damped Newton step of each parameter group.
+
+    For a group with generalized Gauss-Newton matrix `G = V Vᵀ`, the update is
+    `θ ← θ + lr · Σ_k -γ̄_k / (λ̄_k + δ_k) e_k` over the directions k that the group's criterion chooses, with the
+    dampings δ that its damping gives (Dangel, Tatzel, Hennig 2022, section 2).
+
+    Model and loss function must be extended with `backpack.extend`, and forward and backward pass happen inside
+    `with optimizer.curvature():`.
+
+    Example:
+        >>> optimizer = DirectionalDampedNewton(model.named_parameters(), lr=1.0)
+        >>> for X, y in loader:
+        ...     optimizer.zero_grad()
+        ...     with optimizer.curvature():
+        ...         loss = loss_function(model(X), y)
+        ...         loss.backward()
+        ...     optimizer.step()
+
+    Attributes:
+        last_step: A report for each group of what the last step did; empty before the first.
+    """
+
+    last_step: tuple[StepReport, ...]
+
+    def __init__(
+        self,
+        params: Iterable[tuple[str, Parameter]] | Iterable[Parameter],
+        groups: Config | Sequence[Mapping[str, Any] | GroupConfig] | None = None,
+        lr: float = 1.0,
+        *,
+        curvature: CurvatureConfig | Mapping[str, Any] | None = None,
+    ) -> None:
+        """Set the optimizer up.
+
+        Args:
+            params: The model's parameters, with names (`model.named_parameters()`) where groups name them by globs.
+            groups: Tables with `"params"` (globs on parameter names, or parameters; a parameter belongs to the first
+                group that names it), `"criterion"`, `"damping"` (strategy objects, config tables, or functions with
+                ViViT's signatures) and, optionally, `"lr"`; or a loaded config. One group with all directions and
+                damping 1 by default.
+            lr: Factor on the step, for groups that do not give their own.
+            curvature: Which curvature to use, such as `{"kind": "ggn-mc", "mc_samples": 1, "seed": 0}`; by default that
+                of the config, or the exact GGN.
+
+        Raises:
+            ArgumentError: A parameter is in two groups or, though it is not frozen, in none; a glob matches nothing.
+            ConfigError: A criterion, damping or curvature table is wrong.
+        """
+        if isinstance(groups, Config):
+            curvature, groups = curvature or groups.curvature, groups.groups
+        settings = validated(CurvatureConfig, curvature or {}, "curvature")
+        self._generators: dict[str, Generator] = {}
+        self._seed = settings.seed
+        self._capture: Capture | None = None
+        self._step_count = 0
+        self.last_step = ()
+        self._extension = CurvatureCapture(
+            wanted=self._wanted,
+            deliver=self._receive,
+            subsampling_grad=settings.subsampling_grad,
+            subsampling_ggn=settings.subsampling_ggn,
+            mc_samples=settings.sample_count,
+            generator=self._generator,
+        )
+        tables = [_table(group) for group in (groups if groups is not None else [DEFAULT_GROUP])]
+        super().__init__(group_parameters(named(params), tables), {"lr": lr})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; criterion and damping are made the group's own.
+
+        Raises:
+            ArgumentError: A key is missing, the learning rate is not positive, or a parameter is in a group already.
+            ConfigError: A criterion or damping is none, or its table is wrong.
+        """
+        where = f"group {len(self.param_groups)}"
+        if missing := [key for key in ("params", "criterion", "damping") if key not in param_group]:
+            raise ArgumentError(f"{where} has no {missing[0]!r}. A group has 'params', 'criterion' and 'damping'.")
+        lr = param_group.get("lr", self.defaults["lr"])
+        if not isinstance(lr, Tensor) and not 0 <= lr < float("inf"):
+            raise ArgumentError(f"{where} has lr = {lr!r}. Use a finite number that is not negative.")
+        own = {
+            "criterion": as_criterion(param_group["criterion"], where),
+            "damping": as_damping(param_group["damping"], where),
+        }
+        try:
+            super().add_param_group({**param_group, **own})
+        except ValueError as error:
+            raise ArgumentError(f"{where}: {error}") from error
+
+    @contextmanager
+    def curvature(self) -> Iterator[None]:
+        """Return a context in which one backward pass gives the curvature for the next `step()`.
+
+        Raises:
+            CurvatureError: From `backward()`: the model or the loss function is not extended, a layer is not
+                supported, the loss is not finite. Gradients are then either untouched or whole.
+        """
+        self._capture = None
+        with backpack(self._extension):
+            yield
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Move every group by `lr` times its damped Newton step; all groups move, or none.
+
+        Args:
+            closure: Returns the loss for the same batch. It is called after the step, without backward pass, and only
+                if some strategy requires the loss after the step.
+
+        Returns:
+            The loss: after the step if it was evaluated, otherwise before it.
+
+        Raises:
+            CurvatureError: There was no curvature pass since the last step, or a step is not finite.
+            ArgumentError: A strategy requires the loss after the step, and there is no closure.
+            StrategyError: A criterion or damping raised, or returned the wrong thing; no parameter has been touched.
+        """
+        capture = self._capture
+        if capture is None:
+            raise CurvatureError(
+                "step() needs a curvature pass since the last step. Call loss.backward() inside "
+                "`with optimizer.curvature():`, with model and loss function extended by backpack.extend."
+            )
+        needs_loss = self._strategies_that_need_the_loss()
+        if needs_loss and closure is None:
+            raise ArgumentError(f"{needs_loss[0]} requires the loss after the step: call step(closure).")
+        planned = [self._plan(capture, index, group) for index, group in enumerate(self.param_groups)]
+        with torch.no_grad():
+            for group, (_, step) in zip(self.param_groups, planned, strict=True):
+                for parameter, move in zip(group["params"], step, strict=True):
+                    parameter.add_(move, alpha=float(group["lr"]))
+        self._capture = None
+        self.last_step = tuple(
+            StepReport.of(directions, float(group["lr"]))
+            for group, (directions, _) in zip(self.param_groups, planned, strict=True)
+        )
+        loss_after = self._evaluate(closure) if needs_loss and closure is not None else None
+        self._step_count += 1
+        self._tell_strategies(capture.loss, loss_after)
+        return capture.loss if loss_after is None else loss_after
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as plain data: torch's, with each strategy's table and state, and the random generators'."""
+        state = super().state_dict()
+        for saved, group in zip(state["param_groups"], self.param_groups, strict=True):
+            for family in ("criterion", "damping"):
+                saved[family] = {"table": group[family].table(), "state": group[family].state_dict()}
+        state["ddn"] = {
+            "step_count": self._step_count,
+            "generators": {device: generator.get_state() for device, generator in self._generators.items()},
+        }
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a state that `state_dict` of an optimizer with the same groups and strategies returned.
+
+        Raises:
+            StrategyError: A strategy differs from the one that the state was saved with; nothing has been changed.
+            ValueError: The groups differ (from torch); nothing has been changed.
+        """
+        saved_groups = state_dict["param_groups"]
+        for index, (saved, group) in enumerate(zip(saved_groups, self.param_groups, strict=False)):
+            for family in ("criterion", "damping"):
+                if saved[family]["table"] != group[family].table():
+                    raise StrategyError(
+                        f"group {index} was saved with {family} {saved[family]['table']}, but has "
+                        f"{group[family].table()}. Set the optimizer up as it was when it was saved."
+                    )
+        plain = [{key: saved[key] for key in saved if key not in ("criterion", "damping")} for saved in saved_groups]
+        strategies = [{family: group[family] for family in ("criterion", "damping")} for group in self.param_groups]
+        super().load_state_dict({**state_dict, "param_groups": plain})
+        for group, own, saved in zip(self.param_groups, strategies, saved_groups, strict=True):
+            group.update(own)
+            for family in ("criterion", "damping"):
+                group[family].load_state_dict(saved[family]["state"])
+        self._step_count = state_dict["ddn"]["step_count"]
+        for device, generator in state_dict["ddn"]["generators"].items():
+            self._generators[device] = Generator(device)
+            self._generators[device].set_state(generator)
+
+    def _plan(self, capture: Capture, index: int, group: dict[str, Any]) -> tuple[DampedDirections, tuple[Tensor, ...]]:
+        """Return the directions and the step of a group, without moving a parameter."""
+        where = f"group {index}"
+        criterion: Criterion = group["criterion"]
+        damping: Damping = group["damping"]
+        directions = damped_newton_directions(
+            capture,
+            group["params"],
+            in_group(criterion, where),
+            in_group(damping, where),
+            criterion.leading_directions(),
+        )
+        with torch.no_grad():
+            step = directions.step()
+            if not all(bool(torch.isfinite(move).all()) for move in step):
+                raise CurvatureError(
+                    f"{where}: the step has NaN or infinite entries; no parameter has been touched. Damp more, or use "
+                    "float64."
+                )
+        return directions, step
+
+    def _strategies_that_need_the_loss(self) -> list[str]:
+        strategies = [group[family] for group in self.param_groups for family in ("criterion", "damping")]
+        return [strategy.label() for strategy in strategies if "loss_after" in strategy.all_requirements()]
+
+    def _evaluate(self, closure: Callable[[], Any]) -> float:
+        """Return the loss after the step; nothing of this evaluation stays on the model."""
+        with torch.no_grad(), backpack_disabled():
+            return float(closure())
+
+    def _tell_strategies(self, loss_before: float, loss_after: float | None) -> None:
+        for group, report in zip(self.param_groups, self.last_step, strict=True):
+            strategies = (group["criterion"], group["damping"])
+            if all(strategy.is_static() for strategy in strategies):
+                continue  # spares the transfers from the device
+            outcome = Outcome(
+                step=self._step_count - 1,
+                lr=report.lr,
+                loss_before=loss_before,
+                loss_after=loss_after,
+                predicted_decrease=float(report.predicted_decrease),
+                step_norm=float(report.step_norm),
+                directions=report.evals.numel(),
+            )
+            for strategy in strategies:
+                strategy.notify(outcome)
+
+    def _wanted(self) -> dict[int, tuple[str, Parameter]]:
+        found = {}
+        for index, group in enumerate(self.param_groups):
+            names = group.get("param_names") or [f"parameter {i} of group {index}" for i in range(len(group["params"]))]
+            found.update({id(p): (name, p) for name, p in zip(names, group["params"], strict=True)})
+        return found
+
+    def _receive(self, capture: Capture) -> None:
+        self._capture = capture
+
+    def _generator(self, device: torch.device) -> Generator | None:
+        if self._seed is None:
+            return None
+        if str(device) not in self._generators:
+            self._generators[str(device)] = Generator(device).manual_seed(self._seed)
+        return self._generators[str(device)]
+
+
+def _table(group: Mapping[str, Any] | GroupConfig) -> dict[str, Any]:
+    """Return a group as a table; what a config leaves at its default is left to the optimizer."""
+    if isinstance(group, GroupConfig):
+        return {name: value for name, value in group if name in group.model_fields_set}
+    return dict(group)

@@ -1,0 +1,81 @@
+"""From globs or tensors to torch's parameter groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from glob import escape
+from typing import Any, cast
+
+from torch import Tensor
+from torch.nn import Parameter
+
+from ddn_core.config.grouping import assign_parameters
+from ddn_core.errors import ArgumentError
+
+
+def named(params: Iterable[tuple[str, Parameter]] | Iterable[Parameter]) -> dict[str, Parameter]:
+    """Return parameters by name; those without one are named by their place, `"0"`, `"1"`, ...
+
+    Raises:
+        ArgumentError: There is none, or something among them is no parameter.
+    """
+    found: dict[str, Parameter] = {}
+    for place, item in enumerate(params):
+        name, parameter = cast("tuple[str, Parameter]", item if isinstance(item, tuple) else (str(place), item))
+        if not isinstance(parameter, Tensor):
+            raise ArgumentError(
+                f"{parameter!r} is no parameter. Pass model.named_parameters(), and the parameter groups as `groups`."
+            )
+        found[name] = parameter
+    if not found:
+        raise ArgumentError("there are no parameters. Pass model.named_parameters() of a model that has some.")
+    return found
+
+
+def group_parameters(parameters: Mapping[str, Parameter], groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the groups with named parameters in place of globs or tensors.
+
+    Args:
+        parameters: The model's parameters by name.
+        groups: Tables whose `"params"` are globs, or parameters of the model.
+
+    Raises:
+        ArgumentError: A parameter is in two groups or, though it is not frozen, in none; a glob matches nothing.
+    """
+    if not groups:
+        raise ArgumentError("there are no parameter groups. Give at least one, or leave `groups` out.")
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    taken_tensors: dict[int, int] = {}
+    globs = [_globs(index, group, names, taken_tensors) for index, group in enumerate(groups)]
+    assignment = assign_parameters(list(parameters), globs)
+    needed = [name for name, parameter in parameters.items() if parameter.requires_grad]
+    if problems := assignment.problems(needed):
+        raise ArgumentError("; ".join(problems))
+    return [
+        {**group, "params": [(name, parameters[name]) for name in taken]}
+        for group, taken in zip(groups, assignment.taken, strict=True)
+    ]
+
+
+def _globs(index: int, group: Mapping[str, Any], names: Mapping[int, str], taken_tensors: dict[int, int]) -> list[str]:
+    """Return a group's globs; a tensor stands for its own name, and is noted in `taken_tensors` with its group."""
+    given = group.get("params")
+    entries = [given] if isinstance(given, str | Tensor) else list(given or [])
+    if not entries:
+        raise ArgumentError(f"group {index} has no params. Give it globs on parameter names, or parameters.")
+    globs = []
+    for entry in entries:
+        if isinstance(entry, str):
+            globs.append(entry)
+            continue
+        if id(entry) not in names:
+            shape = f" of shape {list(entry.shape)}" if isinstance(entry, Tensor) else f" {entry!r}"
+            raise ArgumentError(f"group {index} names a parameter{shape} that is not among the optimizer's params.")
+        if id(entry) in taken_tensors:
+            raise ArgumentError(
+                f"parameter {names[id(entry)]} is in group {taken_tensors[id(entry)]} and in group {index}. Put each "
+                "parameter into one group, once."
+            )
+        taken_tensors[id(entry)] = index
+        globs.append(escape(names[id(entry)]))
+    return globs

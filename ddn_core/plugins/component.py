@@ -1,0 +1,57 @@
+"""What criteria, dampings and problems have in common: a kind, a schema, a table."""
+
+from __future__ import annotations
+
+import inspect
+from importlib import metadata
+from typing import Any, ClassVar
+
+from ddn_core.errors import PluginError
+from ddn_core.plugins.messages import StrictModel
+
+
+class Component(StrictModel):
+    """A frozen pydantic model with a kind: the name under which a config selects it.
+
+    The kind is given with the class, `class SpectralFloor(Damping, kind="acme/spectral-floor")`. A class without a
+    kind works everywhere but in a config.
+    """
+
+    family: ClassVar[str]
+    """`"criterion"`, `"damping"` or `"problem"`."""
+
+    kind: ClassVar[str | None] = None
+    """Name in a config; a third party's is `<entry point>/<name>`."""
+
+    def __init_subclass__(cls, kind: str | None = None, **kwargs: Any) -> None:
+        """Take the kind that is given with the class; a subclass does not inherit it."""
+        super().__init_subclass__(**kwargs)
+        cls.kind = kind
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Check the fields of the finished class."""
+        super().__pydantic_init_subclass__()
+        if "kind" in cls.model_fields:
+            raise PluginError(f"{cls.__qualname__} has a field named 'kind', which a config uses to select the class.")
+
+    @classmethod
+    def summary(cls) -> str:
+        """Return the first line of the class's docstring."""
+        return (inspect.getdoc(cls) or "").partition("\n")[0]
+
+    def label(self) -> str:
+        """Return family, name and origin, for messages: `damping 'acme/floor' (ddn-acme 1.2)`."""
+        return f"{self.family} {type(self).kind or type(self).__qualname__!r} ({origin(type(self))})"
+
+    def table(self) -> dict[str, Any]:
+        """Return the config table that makes an equal object: kind and every field, nested ones as tables."""
+        return {"kind": type(self).kind, **self.model_dump(mode="json")}
+
+
+def origin(of: type) -> str:
+    """Return the distribution that brings a class, with its version, or else its module."""
+    package = of.__module__.partition(".")[0]
+    for name in metadata.packages_distributions().get(package, []):
+        return f"{name} {metadata.version(name)}"
+    return f"module {of.__module__}"

@@ -1,0 +1,136 @@
+"""From entry points to plugins: found by metadata alone, imported one by one and only when they are first needed.
+
+pluggy's own `load_setuptools_entrypoints` imports all or nothing, and hides it when two distributions claim one name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import import_module, metadata
+
+import pluggy
+
+from ddn_core.errors import PluginError
+from ddn_core.plugins import hookspecs
+from ddn_core.plugins.component import Component
+
+BUILTIN = "builtin"
+"""Name of the entry point of the built-in strategies, whose kinds have no prefix."""
+
+
+@dataclass(frozen=True)
+class PluginEntry:
+    """An entry point of group `ddn`, as the metadata of installed distributions tell.
+
+    Attributes:
+        name: Name of the plugin, the prefix of its kinds.
+        module: Module that implements the hooks.
+        distribution: Name of the distribution that brings it.
+        version: Version of that distribution.
+    """
+
+    name: str
+    module: str
+    distribution: str
+    version: str
+
+    def __str__(self) -> str:
+        """Return distribution and version, `ddn-acme 1.2`."""
+        return f"{self.distribution} {self.version}"
+
+
+def installed_entries() -> list[PluginEntry]:
+    """Return every installed plugin, ordered by name; nothing is imported."""
+    found = {
+        PluginEntry(entry.name, entry.value, entry.dist.name, entry.dist.version)
+        for entry in metadata.entry_points(group=hookspecs.PROJECT)
+        if entry.dist is not None
+    }
+    return sorted(found, key=lambda entry: (entry.name, entry.distribution))
+
+
+class PluginLoader:
+    """Loads plugins one by one; a plugin that fails is recorded, and harms no other."""
+
+    def __init__(self, entries: Iterable[PluginEntry]) -> None:
+        """Take the entries as they were found; nothing is imported."""
+        self._entries: dict[str, list[PluginEntry]] = {}
+        for entry in entries:
+            self._entries.setdefault(entry.name, []).append(entry)
+        self._manager = pluggy.PluginManager(hookspecs.PROJECT)
+        self._manager.add_hookspecs(hookspecs)
+        self._components: dict[str, dict[str, dict[str, type[Component]]]] = {}
+        self._failures: dict[str, PluginError] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all plugins, loaded or not."""
+        return sorted(self._entries)
+
+    def entries(self, name: str) -> list[PluginEntry]:
+        """Return the entries that claim a name; more than one is a conflict."""
+        return self._entries.get(name, [])
+
+    def load(self, name: str) -> dict[str, dict[str, type[Component]]]:
+        """Return a plugin's classes by family and kind, importing it on the first call.
+
+        Raises:
+            PluginError: Two distributions claim the name, or the plugin cannot be imported or registered.
+        """
+        if name not in self._components and name not in self._failures:
+            try:
+                self._components[name] = self._load(name)
+            except PluginError as error:
+                self._failures[name] = error
+        if name in self._failures:
+            failure = self._failures[name]
+            raise PluginError(*failure.args) from failure.__cause__
+        return self._components[name]
+
+    def _load(self, name: str) -> dict[str, dict[str, type[Component]]]:
+        entries = self._entries[name]
+        if len(entries) > 1:
+            claims = " and ".join(map(str, entries))
+            raise PluginError(f"plugin name {name!r} is claimed by {claims}. Uninstall one of them.")
+        entry = entries[0]
+        try:
+            module = import_module(entry.module)
+        except Exception as error:
+            raise PluginError(f"plugin {name!r} ({entry}) failed to import: {type(error).__name__}: {error}") from error
+        try:
+            self._manager.register(module, name=name)
+            self._manager.check_pending()
+            return self._collect(name)
+        except PluginError as error:
+            cause: Exception = error
+        except Exception as error:
+            cause = error
+        if self._manager.has_plugin(name):
+            self._manager.unregister(name=name)
+        raise PluginError(f"plugin {name!r} ({entry}) failed to register: {cause}") from cause
+
+    def _collect(self, name: str) -> dict[str, dict[str, type[Component]]]:
+        """Return the classes that a registered plugin's hooks give, by family and kind."""
+        others = [plugin for other, plugin in self._manager.list_name_plugin() if other != name]
+        collected: dict[str, dict[str, type[Component]]] = {}
+        for family, (hook, base) in hookspecs.FAMILIES.items():
+            kinds = collected.setdefault(family, {})
+            for classes in self._manager.subset_hook_caller(hook, others)():
+                for cls in classes:
+                    _check_class(name, hook, base, cls)
+                    if cls.kind in kinds:
+                        raise PluginError(f"{hook} gives two classes of kind {cls.kind!r}, {kinds[cls.kind]} and {cls}")
+                    kinds[cls.kind] = cls
+        return collected
+
+
+def _check_class(plugin: str, hook: str, base: type[Component], cls: object) -> None:
+    """Raise unless a hook gave a class of its family, with a kind of its plugin."""
+    if not isinstance(cls, type) or not issubclass(cls, base):
+        raise PluginError(f"{hook} gives {cls!r}; expected subclasses of {base.__name__}")
+    prefix = "" if plugin == BUILTIN else f"{plugin}/"
+    name = (cls.kind or "").removeprefix(prefix)
+    if not (cls.kind or "").startswith(prefix) or not name or "/" in name:
+        example = f'class {cls.__name__}({base.__name__}, kind="{prefix}name")'
+        raise PluginError(f"{hook} gives {cls.__name__} of kind {cls.kind!r}; expected {example}")

@@ -1,0 +1,83 @@
+"""From what a user gives for a criterion or a damping to a group's own strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from torch import Tensor
+
+from ddn_core.errors import ConfigError, StrategyError
+from ddn_core.plugins.messages import error_lines
+from ddn_core.plugins.reference import WARN, AnyCriterion, AnyDamping
+from ddn_core.plugins.strategy import Criterion, Damping
+
+if TYPE_CHECKING:
+    from ddn_core.engine import Directions
+
+M = TypeVar("M", bound=BaseModel)
+
+_CRITERION: TypeAdapter[Criterion] = TypeAdapter(AnyCriterion)
+_DAMPING: TypeAdapter[Damping] = TypeAdapter(AnyDamping)
+
+
+def as_criterion(given: object, where: str, warn: bool = True) -> Criterion:
+    """Return a criterion of the group's own: state is not shared with any other group.
+
+    Args:
+        given: A criterion, a config table, or a function `criterion(evals) -> list[int]`.
+        where: What the criterion is for, for messages: `group 0`.
+        warn: Whether a function that selects numerically zero directions causes a warning.
+
+    Raises:
+        ConfigError: `given` is none of these, or the table is wrong.
+    """
+    try:
+        return _CRITERION.validate_python(given, context={WARN: warn}).model_copy(deep=True)
+    except ValidationError as error:
+        raise _wrong(error, f"{where}, criterion", given) from error
+
+
+def as_damping(given: object, where: str) -> Damping:
+    """Return a damping of the group's own: state is not shared with any other group.
+
+    Args:
+        given: A damping, a config table, or a function `damping(evals, evecs, gammas, lambdas) -> Tensor`.
+        where: What the damping is for, for messages: `group 0`.
+
+    Raises:
+        ConfigError: `given` is none of these, or the table is wrong.
+    """
+    try:
+        return _DAMPING.validate_python(given).model_copy(deep=True)
+    except ValidationError as error:
+        raise _wrong(error, f"{where}, damping", given) from error
+
+
+def validated(model: type[M], given: object, where: str) -> M:
+    """Return a model object from an object or a table.
+
+    Raises:
+        ConfigError: The table is wrong.
+    """
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        raise _wrong(error, where, given) from error
+
+
+def in_group(strategy: Callable[[Directions], Tensor], where: str) -> Callable[[Directions], Tensor]:
+    """Return the strategy, its errors preceded by the group it acts in."""
+
+    def call(directions: Directions) -> Tensor:
+        try:
+            return strategy(directions)
+        except StrategyError as error:
+            raise StrategyError(f"{where}: {error}") from error.__cause__
+
+    return call
+
+
+def _wrong(error: ValidationError, where: str, given: Any) -> ConfigError:
+    return ConfigError(f"{where}: {'; '.join(error_lines(error))} (given: {given!r})")

@@ -1,0 +1,20 @@
+"""Keep every direction."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ddn_core.api import Criterion, Directions
+
+
+class All(Criterion, kind="all"):
+    """Keep every numerically nonzero direction.
+
+    What is numerically zero is decided by the engine, relative to the largest eigenvalue, the number of columns and
+    the dtype.
+    """
+
+    def select(self, directions: Directions) -> Tensor:
+        """Return all indices."""
+        return torch.arange(len(directions))

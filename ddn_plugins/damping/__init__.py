@@ -1,0 +1,1 @@
+"""Built-in dampings, one per file."""
