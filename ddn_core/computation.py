@@ -85,6 +85,7 @@ class DirectionalDampedNewtonComputation:
         self._results: dict[int, tuple[DampedDirections, tuple[Tensor, ...]]] = {}
         self._extension = CurvatureCapture(
             wanted=self._wanted,
+            begin=self._discard,
             deliver=self._compute,
             subsampling_grad=subsampling_grad,
             subsampling_ggn=subsampling_ggn,
@@ -110,7 +111,7 @@ class DirectionalDampedNewtonComputation:
             ConfigError: A criterion or damping is none, or its table is wrong.
         """
         self._groups = _resolve(param_groups, self._warn)
-        self._results = {}
+        self._discard()
         return self._hook
 
     def get_result(self, group: Mapping[str, Any]) -> tuple[Tensor, ...]:
@@ -152,9 +153,11 @@ class DirectionalDampedNewtonComputation:
             for index, parameter in enumerate(group.parameters)
         }
 
-    def _compute(self, capture: Capture) -> None:
-        """Compute the step of every group; the results replace those of the last pass only if all succeed."""
+    def _discard(self) -> None:
         self._results = {}
+
+    def _compute(self, capture: Capture) -> None:
+        """Compute the step of every group; there are results only if all succeed."""
         results = {}
         for group in self._groups:
             directions = damped_newton_directions(

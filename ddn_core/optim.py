@@ -125,6 +125,7 @@ class DirectionalDampedNewton(Optimizer):
         self.last_step = ()
         self._extension = CurvatureCapture(
             wanted=self._wanted,
+            begin=self._discard,
             deliver=self._receive,
             subsampling_grad=settings.subsampling_grad,
             subsampling_ggn=settings.subsampling_ggn,
@@ -164,7 +165,7 @@ class DirectionalDampedNewton(Optimizer):
             CurvatureError: From `backward()`: the model or the loss function is not extended, a layer is not
                 supported, the loss is not finite. Gradients are then either untouched or whole.
         """
-        self._capture = None
+        self._discard()
         with backpack(self._extension):
             yield
 
@@ -197,7 +198,7 @@ class DirectionalDampedNewton(Optimizer):
             for group, (_, step) in zip(self.param_groups, planned, strict=True):
                 for parameter, move in zip(group["params"], step, strict=True):
                     parameter.add_(move, alpha=float(group["lr"]))
-        self._capture = None
+        self._discard()
         self.last_step = tuple(
             StepReport.of(directions, float(group["lr"]))
             for group, (directions, _) in zip(self.param_groups, planned, strict=True)
@@ -299,6 +300,9 @@ class DirectionalDampedNewton(Optimizer):
             names = group.get("param_names") or [f"parameter {i} of group {index}" for i in range(len(group["params"]))]
             found.update({id(p): (name, p) for name, p in zip(names, group["params"], strict=True)})
         return found
+
+    def _discard(self) -> None:
+        self._capture = None
 
     def _receive(self, capture: Capture) -> None:
         self._capture = capture

@@ -23,6 +23,7 @@ def _ggn(problem, mc_samples, seed, subsampling_ggn=None):
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     capture = CurvatureCapture(
         wanted=lambda: {id(parameter): (name, parameter) for name, parameter in problem.model.named_parameters()},
+        begin=captures.clear,
         deliver=captures.append,
         mc_samples=mc_samples,
         subsampling_ggn=subsampling_ggn,

@@ -91,7 +91,12 @@ def _degenerate(name, dtype):
 
 
 CASES = [
-    "repeated samples", "dead ReLUs", "saturated softmax", "constant features", "batch of one", "zero input",
+    "repeated samples",
+    "dead ReLUs",
+    "saturated softmax",
+    "constant features",
+    "batch of one",
+    "zero input",
     "twelve orders of magnitude",
 ]
 
@@ -128,7 +133,14 @@ def test_float32_step_is_close_to_float64():
     for criterion in ({"kind": "all"}, {"kind": "top-k", "k": 10}):
         single, double = (
             parameters_to_vector(
-                _step(copy.deepcopy(model).to(dtype), nn.CrossEntropyLoss(), inputs.to(dtype), targets, _constant(0.1), criterion)[0]
+                _step(
+                    copy.deepcopy(model).to(dtype),
+                    nn.CrossEntropyLoss(),
+                    inputs.to(dtype),
+                    targets,
+                    _constant(0.1),
+                    criterion,
+                )[0]
             ).double()
             for dtype in (torch.float32, torch.float64)
         )
@@ -165,13 +177,18 @@ def test_warning_is_silenced_by_zero_and_absent_when_nothing_is_dropped():
         run(problem, [group_of(problem, names, lambda evals: [len(evals) - 1], _constant(1.0))])
 
 
-@pytest.mark.parametrize("criterion", [lambda evals: [], {"kind": "threshold", "value": 1e9}], ids=["plain", "threshold"])
+@pytest.mark.parametrize(
+    "criterion", [lambda evals: [], {"kind": "threshold", "value": 1e9}], ids=["plain", "threshold"]
+)
 def test_empty_selection_gives_a_zero_step(criterion):
     problem = make_problem("mlp-relu", "mse", "mean")
     names = [name for name, _ in problem.model.named_parameters()]
     group = group_of(problem, names, criterion, _constant(1.0))
     computation = run(problem, [group])
-    assert all(not part.any() and part.shape == p.shape for part, p in zip(computation.get_result(group), group["params"], strict=True))
+    assert all(
+        not part.any() and part.shape == p.shape
+        for part, p in zip(computation.get_result(group), group["params"], strict=True)
+    )
     directions = computation.get_directions(group)
     assert directions.gammas.shape == directions.lambdas.shape == (4, 0)
     assert directions.deltas.shape == (0,)

@@ -51,6 +51,7 @@ class CurvatureCapture(SecondOrderBackpropExtension):  # type: ignore[misc]  # B
     def __init__(
         self,
         wanted: Callable[[], Mapping[int, tuple[str, Parameter]]],
+        begin: Callable[[], None],
         deliver: Callable[[Capture], None],
         subsampling_grad: Sequence[int] | None = None,
         subsampling_ggn: Sequence[int] | None = None,
@@ -61,7 +62,8 @@ class CurvatureCapture(SecondOrderBackpropExtension):  # type: ignore[misc]  # B
 
         Args:
             wanted: Gives name and parameter by `id` of the parameter, for those that factors are wanted of.
-            deliver: Receives the capture at the end of each pass.
+            begin: Is told of each pass before anything else: results of the last one are stale.
+            deliver: Receives the capture at the end of each pass that succeeds.
             subsampling_grad: Indices of the samples in the gradient; all by default.
             subsampling_ggn: Indices of the samples in the GGN; all by default.
             mc_samples: Number of Monte-Carlo samples; 0 for the exact GGN.
@@ -83,22 +85,22 @@ class CurvatureCapture(SecondOrderBackpropExtension):  # type: ignore[misc]  # B
         extensions.update({loss: _LossRoot(self) for loss in LOSSES})
         super().__init__(savefield="ddn", module_exts=extensions, subsampling=self._subsampling_ggn)
         self._wanted = wanted
+        self._begin = begin
         self._deliver = deliver
         self._mc_samples = mc_samples
         self._generator = generator
         self._pass: BackwardPass | None = None
+        self._refused_task: int | None = None
 
     def __call__(self, module: Module, g_inp: tuple[Tensor, ...], g_out: tuple[Tensor, ...]) -> None:
         """Handle one module of the backward pass; called by BackPACK's hook."""
         with torch.no_grad():
             if is_loss(module):
-                self._begin(module, g_out[0])
+                self._enter(module, g_out[0])
             current = self._running()
             if current is None:
-                raise CurvatureError(
-                    f"the backward pass reached layer {type(module).__name__} before any loss module. Extend the loss "
-                    "function too, loss_function = backpack.extend(loss_function), and call backward on its result."
-                )
+                self._refuse(module)
+                return
             if current.error is None:
                 try:
                     self._visit(current, module, g_inp, g_out)
@@ -122,11 +124,27 @@ class CurvatureCapture(SecondOrderBackpropExtension):  # type: ignore[misc]  # B
         share = loss.samples / samples if loss.reduction == "mean" else 1.0
         return root.mul(float(current.scale * share) ** 0.5)
 
+    def _refuse(self, module: Module) -> None:
+        """See to it that a pass without a loss module raises at its end."""
+        if self._refused_task == running_task():
+            return
+        self._refused_task = running_task()
+        self._begin()
+        error = CurvatureError(
+            f"the backward pass reached layer {type(module).__name__} before any loss module. Extend the loss function "
+            "too, loss_function = backpack.extend(loss_function), and call backward on its result."
+        )
+
+        def refuse() -> None:
+            raise error
+
+        torch.autograd.Variable._execution_engine.queue_callback(refuse)
+
     def _running(self) -> BackwardPass | None:
         """Return the pass that this call belongs to, if its loss was seen."""
         return self._pass if self._pass is not None and self._pass.task == running_task() else None
 
-    def _begin(self, module: Module, grad_output: Tensor) -> None:
+    def _enter(self, module: Module, grad_output: Tensor) -> None:
         """Begin a pass at its loss; raises before any gradient is written."""
         if (running := self._running()) is not None:
             running.error = CurvatureError(
@@ -134,6 +152,7 @@ class CurvatureCapture(SecondOrderBackpropExtension):  # type: ignore[misc]  # B
                 "`with` block of its own."
             )
             return
+        self._begin()
         check_kept(module)
         loss = LossCall.of(module)
         check_loss(loss)

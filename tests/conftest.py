@@ -1,0 +1,19 @@
+"""What several rooms' tests share."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def mlp():
+    """A small model, its data and its loss."""
+    model = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3))
+    return model, nn.CrossEntropyLoss(), torch.rand(8, 5), torch.randint(0, 3, (8,))
