@@ -124,7 +124,7 @@ class EngineSource:
     def lambdas(self, evals: Tensor, evecs: Tensor) -> Tensor:
         """Return `N λ_k Σ_c u_k[(c, n)]²`, `[N_ggn, K]`."""
         capture = self.curvature.capture
-        weights = evecs.unflatten(0, (-1, capture.samples_ggn)).square().sum(0)
+        weights = evecs.reshape(capture.columns_per_sample, capture.samples_ggn, len(evals)).square().sum(0)
         return (capture.samples_ggn if capture.reduction == "mean" else 1) * evals * weights
 
     def combine(self, weights: Tensor) -> tuple[Tensor, ...]:

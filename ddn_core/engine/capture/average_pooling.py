@@ -18,5 +18,5 @@ class AveragePoolingDerivatives:
         columns = mat.flatten(0, 1)
         with torch.enable_grad():
             point = columns.new_zeros(columns.shape[0], *module.input0.shape[1:]).requires_grad_()
-            (propagated,) = torch.autograd.grad(type(module).forward(module, point), point, columns)
-        return propagated.unflatten(0, mat.shape[:2])
+            propagated: Tensor = torch.autograd.grad(type(module).forward(module, point), point, columns)[0]
+        return propagated.reshape(*mat.shape[:2], *point.shape[1:])

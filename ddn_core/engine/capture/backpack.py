@@ -136,8 +136,10 @@ class CurvatureCapture(SecondOrderBackpropExtension):  # type: ignore[misc]  # B
         )
 
         def refuse() -> None:
+            heed_hook_notice()
             raise error
 
+        ignore_hook_notice()
         torch.autograd.Variable._execution_engine.queue_callback(refuse)
 
     def _running(self) -> BackwardPass | None:
