@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,11 +15,13 @@ from torch.optim import Optimizer
 
 from ddn_core.config import Config, CurvatureConfig, GroupConfig
 from ddn_core.engine import Capture, CurvatureCapture, DampedDirections, damped_newton_directions
-from ddn_core.errors import ArgumentError, CurvatureError, StrategyError
+from ddn_core.errors import ArgumentError, CurvatureError
+from ddn_core.optimizer_state import FAMILIES, check_loadable, load_strategies, save_strategies
 from ddn_core.parameters import group_parameters, named
 from ddn_core.plugins.outcome import Outcome
 from ddn_core.plugins.resolve import as_criterion, as_damping, in_group, validated
 from ddn_core.plugins.strategy import Criterion, Damping
+from ddn_core.step_report import StepReport
 
 DEFAULT_GROUP: Mapping[str, Any] = {
     "params": ["*"],
@@ -28,42 +29,6 @@ DEFAULT_GROUP: Mapping[str, Any] = {
     "damping": {"kind": "constant", "value": 1.0},
 }
 """The group that an optimizer without `groups` uses: all directions, damping 1."""
-
-
-@dataclass(frozen=True, eq=False)
-class StepReport:
-    """What the last step did in one group, as plain tensors.
-
-    Attributes:
-        lr: Factor on the step.
-        all_evals: Eigenvalues before the criterion chose, `[R]`, loss/param².
-        evals: Eigenvalues of the chosen directions, `[K]`, loss/param².
-        deltas: Their dampings, `[K]`, loss/param².
-        coefficients: Lengths of the step along them, without `lr`, `[K]`, param.
-        step_norm: Euclidean norm of the step, without `lr`, scalar, param.
-        predicted_decrease: Decrease of the loss that the quadratic model predicts for `lr` times the step, scalar.
-    """
-
-    lr: float
-    all_evals: Tensor
-    evals: Tensor
-    deltas: Tensor
-    coefficients: Tensor
-    step_norm: Tensor
-    predicted_decrease: Tensor
-
-    @classmethod
-    def of(cls, directions: DampedDirections, lr: float) -> StepReport:
-        """Return the report of a step of `lr` times the one that the directions make."""
-        return cls(
-            lr=lr,
-            all_evals=directions.all_evals,
-            evals=directions.evals,
-            deltas=directions.deltas,
-            coefficients=directions.coefficients,
-            step_norm=directions.step_norm(),
-            predicted_decrease=directions.predicted_decrease(lr),
-        )
 
 
 class DirectionalDampedNewton(Optimizer):
@@ -211,9 +176,7 @@ class DirectionalDampedNewton(Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """Return the state as plain data: torch's, with each strategy's table and state, and the random generators'."""
         state = super().state_dict()
-        for saved, group in zip(state["param_groups"], self.param_groups, strict=True):
-            for family in ("criterion", "damping"):
-                saved[family] = {"table": group[family].table(), "state": group[family].state_dict()}
+        save_strategies(state["param_groups"], self.param_groups)
         state["ddn"] = {
             "step_count": self._step_count,
             "generators": {device: generator.get_state() for device, generator in self._generators.items()},
@@ -224,24 +187,15 @@ class DirectionalDampedNewton(Optimizer):
         """Take over a state that `state_dict` of an optimizer with the same groups and strategies returned.
 
         Raises:
+            ArgumentError: The state is another optimizer's, or has other groups; nothing has been changed.
             StrategyError: A strategy differs from the one that the state was saved with; nothing has been changed.
-            ValueError: The groups differ (from torch); nothing has been changed.
         """
+        check_loadable(state_dict, self.param_groups)
         saved_groups = state_dict["param_groups"]
-        for index, (saved, group) in enumerate(zip(saved_groups, self.param_groups, strict=False)):
-            for family in ("criterion", "damping"):
-                if saved[family]["table"] != group[family].table():
-                    raise StrategyError(
-                        f"group {index} was saved with {family} {saved[family]['table']}, but has "
-                        f"{group[family].table()}. Set the optimizer up as it was when it was saved."
-                    )
-        plain = [{key: saved[key] for key in saved if key not in ("criterion", "damping")} for saved in saved_groups]
-        strategies = [{family: group[family] for family in ("criterion", "damping")} for group in self.param_groups]
+        plain = [{key: saved[key] for key in saved if key not in FAMILIES} for saved in saved_groups]
+        strategies = [{family: group[family] for family in FAMILIES} for group in self.param_groups]
         super().load_state_dict({**state_dict, "param_groups": plain})
-        for group, own, saved in zip(self.param_groups, strategies, saved_groups, strict=True):
-            group.update(own)
-            for family in ("criterion", "damping"):
-                group[family].load_state_dict(saved[family]["state"])
+        load_strategies(saved_groups, self.param_groups, strategies)
         self._step_count = state_dict["ddn"]["step_count"]
         for device, generator in state_dict["ddn"]["generators"].items():
             self._generators[device] = Generator(device)

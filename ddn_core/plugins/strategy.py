@@ -74,13 +74,15 @@ class Strategy(Component, ABC):
         Raises:
             StrategyError: The state belongs to a strategy of another make; nothing has been changed.
         """
-        self._check_state(state)
+        self.check_state(state)
         for name, value in state["own"].items():
             setattr(self, name, value)
         for name, strategy in self._inner():
             strategy.load_state_dict(state["inner"][name])
 
-    def _check_state(self, state: dict[str, Any]) -> None:
+    @final
+    def check_state(self, state: dict[str, Any]) -> None:
+        """Raise a `StrategyError` if the state does not fit this strategy and those inside it."""
         mine = self.state_dict()
         for part in ("own", "inner"):
             if set(state.get(part, {})) != set(mine.get(part, {})):
@@ -89,7 +91,7 @@ class Strategy(Component, ABC):
                     f"it has {sorted(mine.get(part, {}))}. Load it into the configuration it was saved from."
                 )
         for name, strategy in self._inner():
-            strategy._check_state(state["inner"][name])
+            strategy.check_state(state["inner"][name])
 
     def _inner(self) -> Iterator[tuple[str, Strategy]]:
         """Yield the strategies among the fields, with their paths."""

@@ -1,0 +1,434 @@
+"""`DirectionalDampedNewton` as a torch optimizer."""
+
+from __future__ import annotations
+
+import copy
+import io
+import warnings
+from typing import ClassVar
+
+import pytest
+import torch
+from backpack import extend
+from pydantic import PrivateAttr
+from torch import nn
+from torch.nn.utils import parameters_to_vector
+
+from ddn_core import DirectionalDampedNewton
+from ddn_core.api import Damping, Outcome
+from ddn_core.config import parse_config
+from ddn_core.errors import ArgumentError, ConfigError, CurvatureError, DdnError, StrategyError
+from ddn_core.testing import dense_twin
+
+GROUP = {"params": ["*"], "criterion": {"kind": "all"}, "damping": {"kind": "constant", "value": 0.5}}
+
+
+@pytest.fixture
+def extended(mlp):
+    model, loss_function, inputs, targets = mlp
+    return extend(model.double()), extend(loss_function), inputs.double(), targets
+
+
+def train_step(optimizer, extended, closure=None):
+    model, loss_function, inputs, targets = extended
+    optimizer.zero_grad()
+    with optimizer.curvature():
+        loss = loss_function(model(inputs), targets)
+        loss.backward()
+    optimizer.step(closure)
+    return float(loss.detach())
+
+
+def test_step_is_the_damped_newton_step(extended):
+    model, loss_function, inputs, targets = extended
+    twin = dense_twin(model, loss_function, inputs, targets)
+    kept = (twin.evals > 1e-12 * twin.evals.max()).nonzero()[:, 0].tolist()
+    before = parameters_to_vector(model.parameters()).detach().clone()
+    train_step(DirectionalDampedNewton(model.named_parameters(), [GROUP], lr=0.7), extended)
+    after = parameters_to_vector(model.parameters()).detach()
+    torch.testing.assert_close(after - before, 0.7 * twin.step(kept, 0.5), rtol=1e-6, atol=1e-9)
+
+
+def test_loss_goes_down(extended):
+    group = {**GROUP, "damping": {"kind": "constant", "value": 0.1}}
+    optimizer = DirectionalDampedNewton(extended[0].named_parameters(), [group], lr=0.5)
+    losses = [train_step(optimizer, extended) for _ in range(60)]
+    assert losses[-1] < 0.3 * losses[0]
+
+
+def test_groups_by_globs_tensors_and_config_agree(mlp):
+    torch_model, loss_function, inputs, targets = mlp
+    results = []
+    for kind in ("globs", "tensors", "config"):
+        model = extend(copy.deepcopy(torch_model))
+        head = {"criterion": {"kind": "top-k", "k": 2}, "damping": {"kind": "constant", "value": 0.1}, "lr": 0.5}
+        rest = {"criterion": {"kind": "all"}, "damping": {"kind": "constant", "value": 1.0}}
+        globs = [{"params": ["2.*"], **head}, {"params": ["*"], **rest}]
+        tensors = [{"params": list(model[2].parameters()), **head}, {"params": list(model[0].parameters()), **rest}]
+        groups = {"globs": globs, "tensors": tensors, "config": parse_config({"groups": globs})}[kind]
+        optimizer = DirectionalDampedNewton(model.named_parameters(), groups=groups)
+        train_step(optimizer, (model, extend(loss_function), inputs, targets))
+        assert [group["lr"] for group in optimizer.param_groups] == [0.5, 1.0]
+        assert [group["param_names"] for group in optimizer.param_groups] == [
+            ["2.weight", "2.bias"],
+            ["0.weight", "0.bias"],
+        ]
+        results.append(parameters_to_vector(model.parameters()).detach())
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+def test_a_parameter_belongs_to_the_first_group_that_names_it(mlp):
+    groups = [{**GROUP, "params": ["0.weight", "2.*"]}, {**GROUP, "params": ["0.*"]}]
+    optimizer = DirectionalDampedNewton(mlp[0].named_parameters(), groups)
+    assert [group["param_names"] for group in optimizer.param_groups] == [
+        ["0.weight", "2.weight", "2.bias"],
+        ["0.bias"],
+    ]
+
+
+def test_lr_goes_to_groups_without_their_own(mlp):
+    config = parse_config({"groups": [{**GROUP, "params": ["0.*"]}, {**GROUP, "lr": 0.25}]})
+    optimizer = DirectionalDampedNewton(mlp[0].named_parameters(), config, lr=0.125)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.125, 0.25]
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")  # torch's, of a pass that is not ours
+def test_gradients_stay_and_zero_grad_clears_them(extended):
+    model, loss_function, inputs, targets = extended
+    plain = copy.deepcopy(model)
+    optimizer = DirectionalDampedNewton(model.named_parameters())
+    with optimizer.curvature():
+        loss_function(model(inputs), targets).backward()
+    loss_function(plain(inputs), targets).backward()
+    for ours, expected in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, expected.grad)
+    optimizer.zero_grad()
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_scheduler_changes_the_step(extended):
+    optimizer = DirectionalDampedNewton(extended[0].named_parameters(), lr=1.0)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5)
+    for expected in (1.0, 0.5, 0.25):
+        assert optimizer.param_groups[0]["lr"] == expected
+        before = parameters_to_vector(extended[0].parameters()).detach().clone()
+        train_step(optimizer, extended)
+        moved = float((parameters_to_vector(extended[0].parameters()).detach() - before).norm())
+        assert moved == pytest.approx(expected * float(optimizer.last_step[0].step_norm), rel=1e-6)
+        scheduler.step()
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")  # torch's, of a pass that is not ours
+def test_step_without_a_curvature_pass(extended):
+    model, loss_function, inputs, targets = extended
+    optimizer = DirectionalDampedNewton(model.named_parameters())
+    with pytest.raises(CurvatureError, match="needs a curvature pass since the last step"):
+        optimizer.step()
+    loss_function(model(inputs), targets).backward()  # a backward pass outside of curvature()
+    with pytest.raises(CurvatureError, match="needs a curvature pass"):
+        optimizer.step()
+    train_step(optimizer, extended)
+    with pytest.raises(CurvatureError, match="needs a curvature pass"):
+        optimizer.step()  # the one before has used it up
+    with optimizer.curvature():
+        pass
+    with pytest.raises(CurvatureError, match="needs a curvature pass"):
+        optimizer.step()
+
+
+def test_a_second_pass_replaces_the_first(extended):
+    model, loss_function, inputs, targets = extended
+    twin = copy.deepcopy(model)
+    optimizer = DirectionalDampedNewton(model.named_parameters())
+    with optimizer.curvature():
+        loss_function(model(inputs + 1), targets).backward()
+    train_step(optimizer, extended)
+    train_step(DirectionalDampedNewton(twin.named_parameters()), (extend(twin), *extended[1:]))
+    assert torch.equal(parameters_to_vector(model.parameters()), parameters_to_vector(twin.parameters()))
+
+
+def test_frozen_and_unreached_parameters(extended):
+    model, loss_function, inputs, targets = extended
+    model[0].weight.requires_grad_(False)
+    model.add_module("unused", nn.Identity())
+    unused = nn.Linear(2, 2).double()
+    optimizer = DirectionalDampedNewton([*model.named_parameters(), ("unused.weight", unused.weight)])
+    frozen, kept = model[0].weight.clone(), unused.weight.detach().clone()
+    train_step(optimizer, extended)
+    assert torch.equal(model[0].weight, frozen)
+    assert torch.equal(unused.weight, kept)
+
+
+def test_parameters_without_names():
+    model = extend(nn.Sequential(nn.Linear(3, 2)))
+    optimizer = DirectionalDampedNewton(model.parameters())
+    train_step(optimizer, (model, extend(nn.MSELoss()), torch.rand(4, 3), torch.rand(4, 2)))
+    assert len(optimizer.last_step) == 1
+
+
+def test_curvature_settings(extended):
+    model = extended[0]
+    optimizer = DirectionalDampedNewton(
+        model.named_parameters(), curvature={"kind": "ggn-mc", "mc_samples": 2, "seed": 0, "subsampling_ggn": [0, 1, 2]}
+    )
+    train_step(optimizer, extended)
+    assert optimizer.last_step[0].all_evals.shape == (6,)
+    with pytest.raises(ConfigError, match="mc_samples is given, but kind is 'ggn'"):
+        DirectionalDampedNewton(model.named_parameters(), curvature={"mc_samples": 2})
+    with pytest.raises(ConfigError, match="curvature: knid: unknown field. Did you mean 'kind'"):
+        DirectionalDampedNewton(model.named_parameters(), curvature={"knid": "ggn"})
+
+
+def test_seeded_monte_carlo_steps_are_repeatable(mlp):
+    ends = []
+    for _ in range(2):
+        model = extend(copy.deepcopy(mlp[0]))
+        optimizer = DirectionalDampedNewton(model.named_parameters(), curvature={"kind": "ggn-mc", "seed": 3})
+        for _ in range(3):
+            train_step(optimizer, (model, extend(mlp[1]), *mlp[2:]))
+        ends.append(parameters_to_vector(model.parameters()).detach())
+    assert torch.equal(*ends)
+
+
+class Adapting(Damping):
+    """Doubles after each step; needs the loss after it."""
+
+    requires: ClassVar[frozenset[str]] = frozenset({"loss_after"})
+    seen: ClassVar[list[Outcome]] = []
+    _value: float = PrivateAttr(1.0)
+
+    def damp(self, directions):
+        return torch.full_like(directions.evals, self._value)
+
+    def observe(self, outcome):
+        self._value *= 2
+        self.seen.append(outcome)
+
+
+def test_adaptive_strategies_observe_each_step(extended):
+    model, loss_function, inputs, targets = extended
+    optimizer = DirectionalDampedNewton(model.named_parameters(), [{**GROUP, "damping": Adapting()}])
+    evaluations = []
+
+    def closure():
+        evaluations.append(1)
+        return loss_function(model(inputs), targets)
+
+    loss = train_step(optimizer, extended, closure)
+    outcome = Adapting.seen[-1]
+    assert len(evaluations) == 1
+    assert outcome.loss_before == pytest.approx(loss)
+    with torch.no_grad():
+        assert outcome.loss_after == pytest.approx(float(loss_function(model(inputs), targets)))
+    assert outcome.predicted_decrease == pytest.approx(float(optimizer.last_step[0].predicted_decrease))
+    assert 0.3 < (outcome.loss_before - outcome.loss_after) / outcome.predicted_decrease < 3
+    assert outcome.step == 0
+    train_step(optimizer, extended, closure)
+    assert optimizer.last_step[0].deltas[0] == 2.0
+    assert Adapting.seen[-1].step == 1
+
+
+def test_nobody_asks_for_the_loss_so_nobody_pays(extended):
+    optimizer = DirectionalDampedNewton(extended[0].named_parameters())
+    train_step(optimizer, extended, lambda: pytest.fail("the loss was evaluated, though no strategy requires it"))
+
+
+def test_closure_is_demanded_before_anything_moves(extended):
+    model = extended[0]
+    optimizer = DirectionalDampedNewton(model.named_parameters(), [{**GROUP, "damping": Adapting()}])
+    before = parameters_to_vector(model.parameters()).detach().clone()
+    with pytest.raises(
+        ArgumentError, match=r"damping 'Adapting' .* requires the loss after the step: call step\(closure\)"
+    ):
+        train_step(optimizer, extended)
+    assert torch.equal(parameters_to_vector(model.parameters()), before)
+
+
+def test_a_nested_requirement_counts(extended):
+    damping = {"kind": "maximum", "of": [{"kind": "constant"}, Adapting()]}
+    optimizer = DirectionalDampedNewton(extended[0].named_parameters(), [{**GROUP, "damping": damping}])
+    with pytest.raises(ArgumentError, match="requires the loss after the step"):
+        train_step(optimizer, extended)
+    train_step(optimizer, extended, lambda: extended[1](extended[0](extended[2]), extended[3]))
+    assert optimizer.param_groups[0]["damping"].of[1]._value == 2.0
+
+
+def test_all_groups_move_or_none(extended):
+    model = extended[0]
+    groups = [{**GROUP, "params": ["0.*"]}, {**GROUP, "damping": lambda evals, *_: evals.new_full((1,), float("nan"))}]
+    optimizer = DirectionalDampedNewton(model.named_parameters(), groups)
+    before = parameters_to_vector(model.parameters()).detach().clone()
+    with pytest.raises(StrategyError, match="group 1: damping"):
+        train_step(optimizer, extended)
+    assert torch.equal(parameters_to_vector(model.parameters()), before)
+
+
+def test_a_step_that_overflows_is_not_taken():
+    model = extend(nn.Sequential(nn.Linear(1, 1, bias=False)))
+    optimizer = DirectionalDampedNewton(
+        model.named_parameters(), [{**GROUP, "damping": {"kind": "constant", "value": 0.0}}]
+    )
+    before = model[0].weight.detach().clone()
+    data = (torch.full((1, 1), 1e-18), torch.full((1, 1), 1e19))  # step = y / x, beyond float32
+    with pytest.raises(CurvatureError, match="NaN or infinite"):
+        train_step(optimizer, (model, extend(nn.MSELoss()), *data))
+    assert torch.equal(model[0].weight, before)
+
+
+def _saved(optimizer):
+    """Through a file, without unpickling code."""
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def test_state_round_trip_continues_exactly(mlp):
+    """With adaptive, nested, seeded parts: saved after two steps and continued, the end is the same."""
+    groups = [
+        {
+            **GROUP,
+            "params": ["0.*"],
+            "damping": {"kind": "sum", "of": [Adapting(), {"kind": "constant", "value": 0.1}]},
+        },
+        GROUP,
+    ]
+    settings = {"curvature": {"kind": "ggn-mc", "seed": 1}, "lr": 0.5}
+
+    def start(model):
+        return DirectionalDampedNewton(model.named_parameters(), groups, **settings)
+
+    def steps(optimizer, model, count):
+        loss_function = extend(mlp[1])
+        for _ in range(count):
+            train_step(optimizer, (model, loss_function, *mlp[2:]), lambda: loss_function(model(mlp[2]), mlp[3]))
+
+    whole, part = extend(copy.deepcopy(mlp[0])), extend(copy.deepcopy(mlp[0]))
+    steps(start(whole), whole, 4)
+    first = start(part)
+    steps(first, part, 2)
+    first.param_groups[0]["lr"] = 0.5
+    second = start(part)
+    second.load_state_dict(_saved(first))
+    assert second.param_groups[0]["damping"].of[0]._value == 4.0
+    steps(second, part, 2)
+    assert torch.equal(parameters_to_vector(whole.parameters()), parameters_to_vector(part.parameters()))
+
+
+def test_lr_comes_back_with_the_state(mlp):
+    first = DirectionalDampedNewton(mlp[0].named_parameters(), lr=0.3)
+    second = DirectionalDampedNewton(mlp[0].named_parameters(), lr=1.0)
+    second.load_state_dict(first.state_dict())
+    assert second.param_groups[0]["lr"] == 0.3
+    assert isinstance(second.param_groups[0]["damping"], Damping)
+
+
+def test_foreign_state_is_refused_and_nothing_changed(mlp):
+    first = DirectionalDampedNewton(mlp[0].named_parameters(), lr=0.3)
+    other = DirectionalDampedNewton(mlp[0].named_parameters(), [{**GROUP, "criterion": {"kind": "top-k"}}])
+    with pytest.raises(StrategyError, match="group 0 was saved with criterion"):
+        other.load_state_dict(first.state_dict())
+    assert other.param_groups[0]["lr"] == 1.0
+    two = DirectionalDampedNewton(mlp[0].named_parameters(), [{**GROUP, "params": ["0.*"]}, GROUP])
+    with pytest.raises(ArgumentError, match="groups of"):
+        two.load_state_dict(first.state_dict())
+
+
+def test_state_of_an_optimizer_of_torch_is_refused(mlp):
+    optimizer = DirectionalDampedNewton(mlp[0].named_parameters())
+    with pytest.raises(DdnError, match="not saved by"):
+        optimizer.load_state_dict(torch.optim.SGD(mlp[0].parameters(), lr=0.1).state_dict())
+
+
+def test_add_param_group(extended):
+    model = extended[0]
+    optimizer = DirectionalDampedNewton(model[0].named_parameters(), [GROUP])
+    optimizer.add_param_group({**GROUP, "params": list(model[2].named_parameters()), "lr": 0.5})
+    train_step(optimizer, extended)
+    assert len(optimizer.last_step) == 2
+    with pytest.raises(ArgumentError, match="more than one parameter group"):
+        optimizer.add_param_group({**GROUP, "params": list(model[2].named_parameters())})
+    with pytest.raises(ArgumentError, match="group 2 has no 'damping'"):
+        optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))], "criterion": {"kind": "all"}})
+    assert len(optimizer.param_groups) == 2
+
+
+def _bad(model):
+    weight = model[0].weight
+    return {
+        "no parameters": (lambda: DirectionalDampedNewton([]), "there are no parameters"),
+        "tables in place of parameters": (
+            lambda: DirectionalDampedNewton([{"params": [weight]}]),
+            "is no parameter. Pass model.named",
+        ),
+        "no groups": (lambda: DirectionalDampedNewton(model.named_parameters(), []), "no parameter groups"),
+        "idle glob": (
+            lambda: DirectionalDampedNewton(model.named_parameters(), [{**GROUP, "params": ["*", "7.*"]}]),
+            r"groups.0.params.1: '7.\*' matches no parameter",
+        ),
+        "left over": (
+            lambda: DirectionalDampedNewton(model.named_parameters(), [{**GROUP, "params": ["0.*"]}]),
+            "no group takes 2.weight, 2.bias",
+        ),
+        "nothing left": (
+            lambda: DirectionalDampedNewton(model.named_parameters(), [GROUP, {**GROUP, "params": ["0.*"]}]),
+            "groups.1.params: takes no parameter",
+        ),
+        "empty params": (
+            lambda: DirectionalDampedNewton(model.named_parameters(), [{**GROUP, "params": []}]),
+            "group 0 has no params",
+        ),
+        "foreign tensor": (
+            lambda: DirectionalDampedNewton(
+                model.named_parameters(), [{**GROUP, "params": [nn.Parameter(torch.ones(2))]}]
+            ),
+            r"a parameter of shape \[2\] that is not among",
+        ),
+        "in two groups": (
+            lambda: DirectionalDampedNewton(
+                model.named_parameters(), [{**GROUP, "params": [weight]}, {**GROUP, "params": ["*", weight]}]
+            ),
+            "0.weight is in group 0 and in group 1",
+        ),
+        "negative lr": (lambda: DirectionalDampedNewton(model.named_parameters(), lr=-1.0), "lr = -1.0"),
+        "NaN lr": (lambda: DirectionalDampedNewton(model.named_parameters(), lr=float("nan")), "lr = nan"),
+    }
+
+
+@pytest.mark.parametrize("name", _bad(nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3))))
+def test_bad_arguments(mlp, name):
+    make, message = _bad(mlp[0])[name]
+    with pytest.raises(ArgumentError, match=message):
+        make()
+
+
+def test_unextended_model_is_named(mlp):
+    model, loss_function, inputs, targets = mlp
+    optimizer = DirectionalDampedNewton(model.named_parameters())
+    with pytest.raises(CurvatureError, match="no curvature for 0.weight, 0.bias, 2.weight, 2.bias"):
+        train_step(optimizer, (model, extend(loss_function), inputs, targets))
+
+
+def test_no_warnings_in_normal_use(extended):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer = DirectionalDampedNewton(extended[0].named_parameters())
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+        train_step(optimizer, extended)
+        scheduler.step()
+        repr(optimizer)
+
+
+def test_last_step_is_what_happened(extended):
+    optimizer = DirectionalDampedNewton(
+        extended[0].named_parameters(), [{**GROUP, "criterion": {"kind": "top-k", "k": 3}}], lr=0.5
+    )
+    assert optimizer.last_step == ()
+    train_step(optimizer, extended)
+    (report,) = optimizer.last_step
+    assert report.evals.shape == report.deltas.shape == report.coefficients.shape == (3,)
+    assert report.all_evals.shape == (24,)
+    assert report.lr == 0.5
+    assert float(report.step_norm) == pytest.approx(float(report.coefficients.norm()))
+    assert float(report.predicted_decrease) > 0
