@@ -16,7 +16,7 @@ demo: $(VENV)/run.done ## Install, and train an MLP on the digits
 	$(BIN)/ddn train docs/examples/digits.toml
 
 test: $(VENV)/dev.done ## Install what the tests need, and run them
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: $(VENV)/dev.done ## Check format and style
 	$(BIN)/ruff format --check $(SOURCES)

@@ -1,0 +1,246 @@
+"""Plugins for real: packages built, installed and discovered, one of them broken, two claiming one name."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ddn_core.api import Criterion, Damping, Directions
+from ddn_core.config import load_config, parse_config
+from ddn_core.config.provenance import resolved_config
+from ddn_core.errors import ConfigError, PluginError
+from ddn_core.plugins.discovery import PluginEntry, installed_entries
+from ddn_core.plugins.registry import Registry, installed_registry
+
+PACKAGES = Path(__file__).parent / "plugins"
+NAMES = ["acme", "broken", "misspelt", "intruder", "twin_first", "twin_second"]
+
+pytestmark = pytest.mark.xdist_group("plugins")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A folder with the packages, built and installed by pip."""
+    folder, sources = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("sources")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
+    for name in NAMES:
+        subprocess.run(["cp", "-r", PACKAGES / name, sources / name], check=True)
+    subprocess.run([*command, "--target", folder, *(sources / name for name in NAMES)], check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture
+def registry(site, monkeypatch):
+    """The registry of an environment in which the packages are installed."""
+    monkeypatch.syspath_prepend(str(site))
+    importlib.invalidate_caches()
+    before = set(sys.modules)
+    yield Registry(installed_entries())
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+def ddn(site, *arguments, **options):
+    """Run the real command in an environment with the packages."""
+    environment = {"PYTHONPATH": str(site), "PATH": "", "COLUMNS": "160", "PYTHONWARNINGS": "error"}
+    command = [sys.executable, "-c", "from ddn_core.cli import main; main()", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, **options)
+
+
+def test_entries_are_found_without_an_import(registry):
+    found = {(entry.name, entry.distribution, entry.version) for entry in installed_entries()}
+    assert {("acme", "ddn-acme", "1.2"), ("broken", "ddn-broken", "0.1"), ("twin", "ddn-twin-first", "1.0")} <= found
+    assert ("builtin", "ddn-core") in {entry[:2] for entry in found}
+    registry.lookup("damping", "constant")
+    assert not any(name in sys.modules for name in ("acme_ddn", "broken_ddn", "misspelt_ddn"))
+
+
+def test_a_plugin_is_imported_when_a_config_mentions_it(registry):
+    group = {"params": ["*"], "criterion": {"kind": "all"}, "damping": {"kind": "constant"}}
+    parse_config({"groups": [group]}, registry=registry)
+    assert "acme_ddn" not in sys.modules
+    config = parse_config(
+        {"groups": [{**group, "damping": {"kind": "acme/spectral-floor", "fraction": 0.5}}]}, registry=registry
+    )
+    assert "acme_ddn" in sys.modules
+    damping = config.groups[0].damping
+    evals = torch.tensor([0.1, 1.0])
+    directions = Directions.from_tensors(evals, torch.eye(2), torch.ones(3, 2), evals.expand(3, 2))
+    torch.testing.assert_close(damping(directions), torch.tensor([0.4, 1e-6]))
+    assert damping.label() == "damping 'acme/spectral-floor' (ddn-acme 1.2)"
+
+
+def test_provenance_names_the_plugins_that_were_used(registry):
+    nested = {"kind": "maximum", "of": [{"kind": "constant"}, {"kind": "acme/spectral-floor"}]}
+    config = parse_config(
+        {"groups": [{"params": ["*"], "criterion": {"kind": "all"}, "damping": nested}]}, registry=registry
+    )
+    provenance = resolved_config(config, registry)["provenance"]
+    assert [(plugin["name"], plugin["version"]) for plugin in provenance["plugins"]][0] == ("acme", "1.2")
+    assert {plugin["name"] for plugin in provenance["plugins"]} == {"acme", "builtin"}
+
+
+ERRORS = {
+    "broken/any": "needs plugin 'broken' (ddn-broken 0.1), which failed to import: ModuleNotFoundError: No module named 'a_module_that_nobody_has'",
+    "misspelt/any": "needs plugin 'misspelt' (ddn-misspelt 0.1), which failed to register: unknown hook 'ddn_damping'",
+    "intruder/constant": "which failed to register: ddn_dampings gives Constant of kind 'constant'; expected class Constant(Damping, kind=\"intruder/name\")",
+    "twin/any": "plugin name 'twin' is claimed by ddn-twin-first 1.0 and ddn-twin-second 2.0. Uninstall one of them.",
+    "acmee/floor": "needs plugin 'acmee', which is not installed. Did you mean 'acme'?",
+    "acme/spectral-flor": "no damping named 'acme/spectral-flor'. Did you mean 'acme/spectral-floor'?",
+    "acme/every-second": "no damping named 'acme/every-second'. It is a criterion.",
+    "constnat": "no damping named 'constnat'. Did you mean 'constant'?",
+}
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_what_cannot_be_had_is_told(registry, kind):
+    group = {"params": ["*"], "criterion": {"kind": "all"}, "damping": {"kind": kind}}
+    with pytest.raises(ConfigError) as error:
+        parse_config({"groups": [group]}, "train.toml", registry)
+    head, line = str(error.value).split("\n")
+    assert head == "train.toml: 1 error"
+    assert line.startswith("  groups.0.damping.kind: ")
+    assert ERRORS[kind] in line
+
+
+def test_the_cause_is_chained(registry):
+    with pytest.raises(PluginError) as error:
+        registry.lookup("damping", "broken/any")
+    assert isinstance(error.value.__cause__, ModuleNotFoundError)
+    with pytest.raises(PluginError) as again:  # and told again, without a second import
+        registry.lookup("damping", "broken/any")
+    assert again.value.__cause__ is error.value.__cause__
+
+
+def test_broken_plugins_harm_no_other(registry):
+    for kind in ERRORS:
+        with pytest.raises(PluginError):
+            registry.lookup("damping", kind)
+    assert registry.lookup("damping", "acme/spectral-floor").kind == "acme/spectral-floor"
+    assert registry.lookup("criterion", "top-k").kind == "top-k"
+
+
+def test_records_of_all_plugins(registry):
+    records = {record.name: record for record in registry.plugins()}
+    assert set(records["acme"].components["damping"]) == {"acme/spectral-floor", "acme/ratio"}
+    assert set(records["acme"].components["problem"]) == {"acme/line"}
+    assert {name for name, record in records.items() if record.error is not None} == {
+        "broken",
+        "misspelt",
+        "intruder",
+        "twin",
+    }
+    assert len(records["twin"].entries) == 2
+
+
+def test_builtins_come_through_the_same_loader():
+    (record,) = [record for record in installed_registry().plugins() if record.name == "builtin"]
+    assert record.entries[0].module == "ddn_plugins"
+    assert set(record.components["criterion"]) == {
+        "all",
+        "top-k",
+        "threshold",
+        "relative-threshold",
+        "all-of",
+        "any-of",
+    }
+    assert set(record.components["damping"]) == {"constant", "relative", "maximum", "sum"}
+    assert set(record.components["problem"]) == {"digits-mlp", "digits-cnn"}
+
+
+def test_a_rival_of_the_builtins_is_told():
+    rival = PluginEntry("builtin", "somewhere", "ddn-rival", "1.0")
+    with pytest.raises(PluginError, match=r"claimed by ddn-core \S+ and ddn-rival 1.0"):
+        Registry([*installed_entries(), rival]).lookup("damping", "constant")
+
+
+def test_ddn_plugins_lists_everything(site):
+    result = ddn(site, "plugins")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    for text in ("acme/spectral-floor", "fraction = 0.001", "ddn-acme 1.2", "top-k", "k = 10", "digits-mlp", "problem"):
+        assert text in result.stdout
+    broken = result.stdout.partition("Plugins that failed to load")[2]
+    for text in (
+        "ddn-broken 0.1",
+        "a_module_that_nobody_has",
+        "misspelt",
+        "intruder",
+        "ddn-twin-first 1.0, ddn-twin-second 2.0",
+    ):
+        assert text in broken
+
+
+def test_a_third_party_s_parts_train(site, tmp_path):
+    (tmp_path / "line.toml").write_text(
+        """
+        problem = { kind = "acme/line" }
+        training = { epochs = 30, dtype = "float64" }
+        [[groups]]
+        params = ["*"]
+        criterion = { kind = "acme/every-second" }
+        damping = { kind = "acme/ratio", start = 0.1 }
+        """
+    )
+    result = ddn(site, "train", "line.toml", "--out", "run", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    resolved = (tmp_path / "run" / "config.resolved.json").read_text()
+    assert '"acme/ratio"' in resolved
+    assert '"ddn-acme"' in resolved
+    checkpoint = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    own = checkpoint["optimizer"]["param_groups"][0]["damping"]["state"]["own"]
+    assert own["_factor"] != 1.0  # it has observed the steps
+    # and its own resolved config is a config
+    assert ddn(site, "check", "run/config.resolved.json", cwd=tmp_path).returncode == 0
+
+
+def test_a_config_that_needs_a_broken_plugin(site, tmp_path):
+    (tmp_path / "c.toml").write_text('[[groups]]\nparams=["*"]\ncriterion={kind="all"}\ndamping={kind="broken/x"}\n')
+    result = ddn(site, "check", "c.toml", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "groups.0.damping.kind: 'broken/x' needs plugin 'broken' (ddn-broken 0.1)" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_config_cannot_bring_in_code(tmp_path):
+    for kind in ("os:system", "os.path", "../evil", "builtin/constant/x", "ddn_plugins.damping.constant", ""):
+        with pytest.raises(ConfigError, match="damping"):
+            parse_config({"groups": [{"params": ["*"], "criterion": {"kind": "all"}, "damping": {"kind": kind}}]})
+
+
+@pytest.mark.filterwarnings("ignore:Field name")  # pydantic's own, before our error
+def test_a_field_named_kind_is_refused():
+    with pytest.raises(PluginError, match="a field named 'kind'"):
+
+        class Kind(Damping):
+            """Has a field that a config could not set."""
+
+            kind: str = "x"
+
+            def damp(self, directions):
+                return directions.evals
+
+
+def test_an_unknown_requirement_is_refused():
+    with pytest.raises(PluginError, match=r"requires names \['the moon'\]"):
+
+        class Demanding(Criterion):
+            """Wants what there is not."""
+
+            requires = frozenset({"the moon"})
+
+            def select(self, directions):
+                return []
+
+
+def test_load_config_uses_the_given_registry(registry, tmp_path):
+    path = tmp_path / "c.json"
+    path.write_text(
+        '{"groups": [{"params": ["*"], "criterion": {"kind": "acme/every-second"}, "damping": {"kind": "constant"}}]}'
+    )
+    assert load_config(path, registry=registry).groups[0].criterion.kind == "acme/every-second"
