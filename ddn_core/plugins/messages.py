@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from typing import Any, Self
@@ -37,10 +39,16 @@ def error_lines(error: ValidationError) -> list[str]:
     lines = []
     for line in error.errors(include_url=False):
         message = line["msg"]
-        path = ".".join(map(str, line["loc"]))
+        path = ".".join(_key(part) for part in line["loc"])
         text = message[:1].lower() + message[1:] if not message.startswith("'") else message
         lines.append(f"{path}: {text}" if path else text)
     return lines
+
+
+def _key(part: str | int) -> str:
+    """Return a part of a path as TOML writes it: quoted unless it is a bare key."""
+    text = str(part)
+    return text if re.fullmatch(r"[A-Za-z0-9_-]+", text) else json.dumps(text, ensure_ascii=False)
 
 
 def located(message: str, location: str, given: Any) -> ValidationError:
