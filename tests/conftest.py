@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch: the workers share the cores, and so do the processes they start
+
 import pytest
 import torch
 from torch import nn

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import re
@@ -355,10 +356,8 @@ def test_any_table_loads_or_gives_a_config_error(table):
     | st.builds("{}={}".format, st.sampled_from(["groups.0.lr", "training.epochs", "x.y"]), st.text(max_size=12))
 )
 def test_any_override_works_or_gives_a_config_error(override):
-    try:
-        apply_overrides(tomllib.loads(DESIGN), [override])
-    except ConfigError as error:
-        assert str(error)
+    with contextlib.suppress(ConfigError):
+        assert isinstance(apply_overrides(tomllib.loads(DESIGN), [override]), dict)
 
 
 @settings(deadline=None, max_examples=200)

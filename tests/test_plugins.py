@@ -81,8 +81,9 @@ def test_provenance_names_the_plugins_that_were_used(registry):
         {"groups": [{"params": ["*"], "criterion": {"kind": "all"}, "damping": nested}]}, registry=registry
     )
     provenance = resolved_config(config, registry)["provenance"]
-    assert [(plugin["name"], plugin["version"]) for plugin in provenance["plugins"]][0] == ("acme", "1.2")
-    assert {plugin["name"] for plugin in provenance["plugins"]} == {"acme", "builtin"}
+    acme, builtin = provenance["plugins"]
+    assert acme == {"name": "acme", "distribution": "ddn-acme", "version": "1.2"}
+    assert builtin["distribution"] == "ddn-core"
 
 
 ERRORS = {

@@ -79,8 +79,8 @@ class TrainingDisplay:
         highs = [event.damping_max for event in self._steps if event.damping_max is not None]
         if not lows:
             return "none"
-        low, high = min(lows), max(highs)
-        return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
+        low, high = f"{min(lows):.3g}", f"{max(highs):.3g}"
+        return low if low == high else f"{low} to {high}"
 
     def _print(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -21,9 +21,7 @@ def check_report(config: Config, source: str) -> tuple[RenderableType, list[str]
     model = load_problem(config, source).model
     parameters = dict(model.named_parameters())
     assignment = assign_parameters(list(parameters), [group.params for group in config.groups])
-    table = Table(
-        "group", "parameters", "numbers", "criterion", "damping", title=f"{source}: groups", title_justify="left"
-    )
+    table = _table(f"{source}: groups", "group", "parameters", "numbers", "criterion", "damping")
     for index, (group, names) in enumerate(zip(config.groups, assignment.taken, strict=True)):
         numbers = sum(parameters[name].numel() for name in names if parameters[name].requires_grad)
         frozen = [name for name in names if not parameters[name].requires_grad]
@@ -41,10 +39,8 @@ def check_report(config: Config, source: str) -> tuple[RenderableType, list[str]
 
 def plugin_report(registry: Registry) -> RenderableType:
     """Return a table of every strategy and problem, and one of the plugins that failed to load."""
-    table = Table(
-        "kind", "family", "fields, with defaults", "from", title="Strategies and problems", title_justify="left"
-    )
-    broken = Table("plugin", "from", "error", title="Plugins that failed to load", title_justify="left")
+    table = _table("Strategies and problems", "kind", "family", "fields, with defaults", "from")
+    broken = _table("Plugins that failed to load", "plugin", "from", "error")
     for record in registry.plugins():
         if record.error is not None:
             broken.add_row(Text(record.name), Text(_origin(record)), Text(str(record.error)))
@@ -52,6 +48,14 @@ def plugin_report(registry: Registry) -> RenderableType:
             for kind, cls in kinds.items():
                 table.add_row(Text(kind), family, Text(_fields(cls)), Text(_origin(record)))
     return Group(table, broken) if broken.row_count else table
+
+
+def _table(title: str, *columns: str) -> Table:
+    """Return an empty table that wraps what does not fit, rather than cut it off."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
 
 
 def _origin(record: PluginRecord) -> str:

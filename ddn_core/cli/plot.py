@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from ddn_core.cli.training import History
 
 _GROUP_LINES = ("-", "--", ":", "-.")
+_SHOWN_RANGE = 1e-9  # what is smaller, relative to the largest eigenvalue, is mostly rounding
 _EARLY, _LATE = "#0072b2", "#d55e00"  # of the colour-blind-safe palette by Okabe and Ito
 
 
@@ -28,6 +29,11 @@ def plot_run(history: History) -> Figure:
             line = _GROUP_LINES[group % len(_GROUP_LINES)]
             label = f"step {step + 1}" + (f", group {group}" if len(history.spectra[step]) > 1 else "")
             spectrum.plot(range(1, len(shown) + 1), shown.tolist(), line, color=color, label=label)
-    spectrum.set(xlabel="k", ylabel="eigenvalue λ_k", xscale="log", yscale="log", title="Spectrum of the GGN")
+    spectrum.set(
+        xlabel="k", ylabel="eigenvalue λ_k, loss/param²", xscale="log", yscale="log", title="Spectrum of the GGN"
+    )
+    largest = max((float(evals.max()) for step in chosen for evals in history.spectra[step]), default=1.0)
+    if largest > 0:
+        spectrum.set_ylim(bottom=_SHOWN_RANGE * largest)
     spectrum.legend()
     return figure

@@ -42,7 +42,7 @@ class Component(StrictModel):
 
     def label(self) -> str:
         """Return family, name and origin, for messages: `damping 'acme/floor' (ddn-acme 1.2)`."""
-        return f"{self.family} {type(self).kind or type(self).__qualname__!r} ({origin(type(self))})"
+        return f"{self.family} {type(self).kind or type(self).__name__!r} ({origin(type(self))})"
 
     def table(self) -> dict[str, Any]:
         """Return the config table that makes an equal object: kind and every field, nested ones as tables."""

@@ -1,0 +1,109 @@
+"""Every block of the README and of the documentation pages, run as it stands."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import warnings
+from pathlib import Path
+
+import pytest
+
+from ddn_core.errors import ConfigError
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PAGES = sorted(path for path in (ROOT / "docs").glob("*.md"))
+
+
+def blocks(text, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def run_python(text, name):
+    namespace = {"__name__": "__readme__"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for block in blocks(text, "python"):
+            exec(compile(block, name, "exec", dont_inherit=True), namespace)
+    return namespace
+
+
+def test_python_blocks():
+    from ddn_core import DirectionalDampedNewton
+
+    namespace = run_python(README, "README.md")
+    optimizer = namespace["optimizer"]
+    assert [group["param_names"] for group in optimizer.param_groups] == [
+        ["0.weight", "0.bias"],
+        ["2.weight", "2.bias"],
+    ]
+    assert namespace["ddn_dampings"]() == [namespace["SpectralFloor"]]
+    # «an object of it works at once»
+    model, loss_function, (X, y) = namespace["model"], namespace["loss_function"], namespace["loader"][0]
+    group = {"params": ["*"], "criterion": {"kind": "all"}, "damping": namespace["SpectralFloor"]()}
+    optimizer = DirectionalDampedNewton(model.named_parameters(), [group])
+    with optimizer.curvature():
+        loss_function(model(X), y).backward()
+    optimizer.step()
+    report = optimizer.last_step[0]
+    assert float((report.evals + report.deltas).min()) >= 1e-3 * float(report.evals.max())
+
+
+def test_examples_are_as_short_as_promised():
+    optimizer, _, plugin = blocks(README, "python")
+    loop = optimizer[optimizer.index("optimizer =") :]
+    assert len([line for line in optimizer.splitlines() if line.strip()]) <= 15
+    assert len(loop.splitlines()) <= 15
+    assert len([line for line in plugin.splitlines() if line.strip()]) <= 20
+
+
+def test_config_example_trains(tmp_path):
+    plugin, config = blocks(README, "toml")
+    assert tomllib.loads(plugin)["project"]["entry-points"]["ddn"] == {"acme": "acme_ddn"}
+    (tmp_path / "train.toml").write_text(config)
+    commands = [line.partition("#")[0].split() for line in "\n".join(blocks(README, "console")).splitlines()]
+    ours = [command[1:] for command in commands if command and command[0] == "ddn"]
+    assert [command[0] for command in ours] == ["check", "train", "plugins"]
+    for command in ours:
+        process = [sys.executable, "-W", "error", "-c", "from ddn_core.cli import main; main()", *command]
+        result = subprocess.run(process, cwd=tmp_path, capture_output=True, text=True, env=dict(os.environ))
+        assert result.returncode == 0, result.stderr
+    assert (tmp_path / "run" / "run.png").exists()
+
+
+def test_error_example():
+    from ddn_core.config import parse_config
+
+    table = tomllib.loads(blocks(README, "toml")[1])
+    table["groups"][0]["damping"]["kind"] = "constnat"
+    with pytest.raises(ConfigError) as error:
+        parse_config(table, "train.toml")
+    assert str(error.value) == blocks(README, "text")[0].strip()
+
+
+def test_what_the_readme_names_is_there():
+    targets = re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for target in re.findall(r"`?make ([a-z]+)", README):
+        assert target in targets
+    for link in re.findall(r"\]\(([^)h][^)]*)\)", README):
+        assert (ROOT / link).exists(), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_documentation_pages(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_python(page.read_text(), page.name)
+
+
+@pytest.mark.parametrize("example", sorted((ROOT / "docs" / "examples").glob("*.py")), ids=lambda path: path.name)
+def test_examples(example, tmp_path):
+    environment = {**os.environ, "MPLBACKEND": "agg"}
+    command = [sys.executable, "-W", "error", example]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    if example.name == "plot_damped_newton.py":
+        assert "match" in result.stdout
