@@ -104,7 +104,7 @@ class DirectionalDampedNewton(Optimizer):
         """Add a group; criterion and damping are made the group's own.
 
         Raises:
-            ArgumentError: A key is missing, the learning rate is not positive, or a parameter is in a group already.
+            ArgumentError: A key is missing, the learning rate is negative, or a parameter is in a group already.
             ConfigError: A criterion or damping is none, or its table is wrong.
         """
         where = f"group {len(self.param_groups)}"
@@ -142,12 +142,13 @@ class DirectionalDampedNewton(Optimizer):
                 if some strategy requires the loss after the step.
 
         Returns:
-            The loss: after the step if it was evaluated, otherwise before it.
+            Loss of the batch after the step if it was evaluated, otherwise before it.
 
         Raises:
             CurvatureError: There was no curvature pass since the last step, or a step is not finite.
             ArgumentError: A strategy requires the loss after the step, and there is no closure.
             StrategyError: A criterion or damping raised, or returned the wrong thing; no parameter has been touched.
+                Or one raised in `observe`, after the step.
         """
         capture = self._capture
         if capture is None:
@@ -232,7 +233,7 @@ class DirectionalDampedNewton(Optimizer):
             return float(closure())
 
     def _tell_strategies(self, loss_before: float, loss_after: float | None) -> None:
-        for group, report in zip(self.param_groups, self.last_step, strict=True):
+        for index, (group, report) in enumerate(zip(self.param_groups, self.last_step, strict=True)):
             strategies = (group["criterion"], group["damping"])
             if all(strategy.is_static() for strategy in strategies):
                 continue  # spares the transfers from the device
@@ -246,7 +247,7 @@ class DirectionalDampedNewton(Optimizer):
                 directions=report.evals.numel(),
             )
             for strategy in strategies:
-                strategy.notify(outcome)
+                in_group(strategy.notify, f"group {index}, after the step")(outcome)
 
     def _wanted(self) -> dict[int, tuple[str, Parameter]]:
         found = {}

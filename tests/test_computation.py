@@ -329,10 +329,10 @@ def _returns(value):
 
 
 BAD_DAMPINGS = {
-    "raises": (Broken(), r"group 0: damping 'Broken' \(.*\) raised ZeroDivisionError in `damp`: oh"),
+    "raises": (Broken(), r"group 0: damping 'Broken' \(.*\): `damp` raised ZeroDivisionError: oh"),
     "function raises": (
         lambda *_: 1 / 0,
-        r"group 0: damping '.*lambda.*' \(a function of module .*\) raised ZeroDivisionError",
+        r"group 0: damping '.*lambda.*' \(a function of module .*\): `damp` raised ZeroDivisionError",
     ),
     "no tensor": (_returns(1.0), "returned a float; expected a tensor"),
     "nothing": (lambda *_: None, "returned a NoneType; expected a tensor"),
@@ -368,7 +368,7 @@ def _selects(value):
 
 
 BAD_CRITERIA = {
-    "raises": (lambda evals: evals.nonsense, "raised AttributeError in `select`"),
+    "raises": (lambda evals: evals.nonsense, "`select` raised AttributeError"),
     "no indices": (_selects("top"), "no list of indices"),
     "None": (_selects(None), "no list of indices"),
     "floats": (_selects([0.0, 1.0]), "expected integers"),

@@ -431,3 +431,26 @@ def test_last_step_is_what_happened(extended):
     assert report.lr == 0.5
     assert float(report.step_norm) == pytest.approx(float(report.coefficients.norm()))
     assert float(report.predicted_decrease) > 0
+
+
+def test_an_error_in_observe_names_the_group(extended):
+    class Forgetful(Damping):
+        """Fails to observe."""
+
+        def damp(self, directions):
+            return torch.ones_like(directions.evals)
+
+        def observe(self, outcome):
+            raise KeyError("lost")
+
+    groups = [{**GROUP, "params": ["0.*"]}, {**GROUP, "damping": Forgetful()}]
+    optimizer = DirectionalDampedNewton(extended[0].named_parameters(), groups)
+    with pytest.raises(
+        StrategyError, match=r"group 1, after the step: damping 'Forgetful' .*: `observe` raised KeyError: 'lost'"
+    ):
+        train_step(optimizer, extended)
+
+
+def test_labels_name_the_distribution_of_an_editable_installation(mlp):
+    optimizer = DirectionalDampedNewton(mlp[0].named_parameters(), [GROUP])
+    assert optimizer.param_groups[0]["damping"].label().startswith("damping 'constant' (ddn-core ")

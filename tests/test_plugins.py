@@ -90,7 +90,7 @@ ERRORS = {
     "broken/any": "needs plugin 'broken' (ddn-broken 0.1), which failed to import: ModuleNotFoundError: No module named 'a_module_that_nobody_has'",
     "misspelt/any": "needs plugin 'misspelt' (ddn-misspelt 0.1), which failed to register: unknown hook 'ddn_damping'",
     "intruder/constant": "which failed to register: ddn_dampings gives Constant of kind 'constant'; expected class Constant(Damping, kind=\"intruder/name\")",
-    "twin/any": "plugin name 'twin' is claimed by ddn-twin-first 1.0 and ddn-twin-second 2.0. Uninstall one of them.",
+    "twin/any": "'twin/any' needs plugin 'twin', which is claimed by ddn-twin-first 1.0 and ddn-twin-second 2.0. Uninstall one of them.",
     "acmee/floor": "needs plugin 'acmee', which is not installed. Did you mean 'acme'?",
     "acme/spectral-flor": "no damping named 'acme/spectral-flor'. Did you mean 'acme/spectral-floor'?",
     "acme/every-second": "no damping named 'acme/every-second'. It is a criterion.",

@@ -167,7 +167,7 @@ def test_an_error_inside_a_combinator_names_the_culprit():
         def damp(self, directions):
             return 1.0
 
-    with pytest.raises(StrategyError, match=r"^damping 'Wrong' \(.*\) returned a float"):
+    with pytest.raises(StrategyError, match=r"^damping 'Wrong' \(.*\): `damp` returned a float"):
         DAMPING.validate_python({"kind": "maximum", "of": [{"kind": "constant"}, Wrong()]})(directions_of([1.0]))
 
 

@@ -48,13 +48,13 @@ class TrainingDisplay:
             self._progress.advance(self._task)
             return
         if not self._header_shown:
-            metrics = "".join(f"{f'test {name}':>15}" for name in event.test_metrics)
+            metrics = "".join(f"{_heading(name):>{_width(name)}}" for name in event.test_metrics)
             self._print(
                 f"{'epoch':>5}{'loss':>11}{'test loss':>11}{metrics}{'step norm':>11}{'directions':>12}  damping"
             )
             self._header_shown = True
         last = self._steps[-1]
-        metrics = "".join(f"{value:>15.4f}" for value in event.test_metrics.values())
+        metrics = "".join(f"{value:>{_width(name)}.4f}" for name, value in event.test_metrics.items())
         self._print(
             f"{event.epoch:>5}{event.train_loss:>11.4g}{event.test_loss:>11.4g}{metrics}"
             f"{last.step_norm:>11.3g}{_range(self._steps, 'directions'):>12}  {self._damping_range()}"
@@ -69,7 +69,7 @@ class TrainingDisplay:
         table.add_row("training loss", f"{last.train_loss:.4g}")
         table.add_row("test loss", f"{last.test_loss:.4g}")
         for name, value in last.test_metrics.items():
-            table.add_row(f"test {name}", f"{value:.2%}")
+            table.add_row(f"test {name}", f"{value:.4g}")
         table.add_row("run folder", str(folder))
         table.add_row("written", ", ".join((CONFIG, METRICS, CHECKPOINT, PICTURE)))
         self._console.print(table)
@@ -84,6 +84,14 @@ class TrainingDisplay:
 
     def _print(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _heading(metric: str) -> str:
+    return f"test {metric}"
+
+
+def _width(metric: str) -> int:
+    return max(15, len(_heading(metric)) + 2)
 
 
 def _range(events: list[StepEvent], name: str) -> str:

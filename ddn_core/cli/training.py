@@ -21,7 +21,7 @@ from ddn_core.plugins.problem import ProblemParts
 
 @dataclass(frozen=True)
 class StepEvent:
-    """One optimizer step; norms and ranges are over all groups."""
+    """One optimizer step; norms and ranges are over all groups, and ranges over the finite dampings."""
 
     step: int
     epoch: int
@@ -137,15 +137,16 @@ class Training:
             loss.backward()
         self._optimizer.step(lambda: self._parts.loss_function(self._parts.model(inputs), targets))
         reports = self._optimizer.last_step
-        deltas = torch.cat([report.deltas for report in reports]).tolist()
+        deltas = torch.cat([report.deltas for report in reports])
+        finite = deltas[deltas.isfinite()].tolist()  # the others are directions that the step does not move along
         return StepEvent(
             step=step,
             epoch=epoch,
             loss=loss.item(),
             step_norm=math.hypot(*(report.lr * float(report.step_norm) for report in reports)),
             directions=len(deltas),
-            damping_min=min(deltas, default=None),
-            damping_max=max(deltas, default=None),
+            damping_min=min(finite, default=None),
+            damping_max=max(finite, default=None),
             predicted_decrease=math.fsum(float(report.predicted_decrease) for report in reports),
             seconds=time.perf_counter() - begun,
         )

@@ -35,7 +35,8 @@ class Directions:
     A direction's sign is arbitrary: `evecs[:, k]` and `gammas[:, k]` change sign together.
 
     Attributes:
-        evals: Eigenvalues λ_k, ascending, all numerically nonzero, `[K]`, loss/param².
+        evals: Eigenvalues λ_k, all numerically nonzero, `[K]`, loss/param²; ascending before a criterion has chosen,
+            then in the order of its choice.
         evecs: Gram eigenvectors u_k, `[R, K]`; row `c · N + n` belongs to output (or Monte-Carlo sample) c of sample n.
         all_evals: Eigenvalues before any were left out, ascending, `[R]`, loss/param²; its end is `evals` as long as
             no criterion has chosen.

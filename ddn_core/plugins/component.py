@@ -52,6 +52,9 @@ class Component(StrictModel):
 def origin(of: type) -> str:
     """Return the distribution that brings a class, with its version, or else its module."""
     package = of.__module__.partition(".")[0]
+    for entry in metadata.entry_points(group="ddn"):  # knows editable installations too
+        if entry.value.partition(".")[0] == package and entry.dist is not None:
+            return f"{entry.dist.name} {entry.dist.version}"
     for name in metadata.packages_distributions().get(package, []):
         return f"{name} {metadata.version(name)}"
     return f"module {of.__module__}"

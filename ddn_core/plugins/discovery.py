@@ -92,7 +92,7 @@ class PluginLoader:
         entries = self._entries[name]
         if len(entries) > 1:
             claims = " and ".join(map(str, entries))
-            raise PluginError(f"plugin name {name!r} is claimed by {claims}. Uninstall one of them.")
+            raise PluginError(f"plugin {name!r} is claimed by {claims}. Uninstall one of them.")
         entry = entries[0]
         try:
             module = import_module(entry.module)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from torch import Tensor
 
 from ddn_core.errors import ConfigError, StrategyError
 from ddn_core.plugins.messages import error_lines
 from ddn_core.plugins.reference import WARN, AnyCriterion, AnyDamping
 from ddn_core.plugins.strategy import Criterion, Damping
 
-if TYPE_CHECKING:
-    from ddn_core.engine import Directions
-
 M = TypeVar("M", bound=BaseModel)
+A = TypeVar("A")
+R = TypeVar("R")
 
 _CRITERION: TypeAdapter[Criterion] = TypeAdapter(AnyCriterion)
 _DAMPING: TypeAdapter[Damping] = TypeAdapter(AnyDamping)
@@ -67,12 +65,12 @@ def validated(model: type[M], given: object, where: str) -> M:
         raise _wrong(error, where, given) from error
 
 
-def in_group(strategy: Callable[[Directions], Tensor], where: str) -> Callable[[Directions], Tensor]:
-    """Return the strategy, its errors preceded by the group it acts in."""
+def in_group(function: Callable[[A], R], where: str) -> Callable[[A], R]:
+    """Return a strategy, or a method of one, whose errors are preceded by the group it acts in."""
 
-    def call(directions: Directions) -> Tensor:
+    def call(argument: A) -> R:
         try:
-            return strategy(directions)
+            return function(argument)
         except StrategyError as error:
             raise StrategyError(f"{where}: {error}") from error.__cause__
 

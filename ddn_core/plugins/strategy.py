@@ -109,10 +109,10 @@ class Strategy(Component, ABC):
         except StrategyError:
             raise
         except Exception as error:
-            raise StrategyError(f"{self.label()} raised {type(error).__name__} in `{verb}`: {error}") from error
+            raise StrategyError(f"{self.label()}: `{verb}` raised {type(error).__name__}: {error}") from error
 
     def _fault(self, verb: str, complaint: str) -> StrategyError:
-        return StrategyError(f"{self.label()} returned {complaint} from `{verb}`.")
+        return StrategyError(f"{self.label()}: `{verb}` returned {complaint}.")
 
 
 class Criterion(Strategy, ABC):

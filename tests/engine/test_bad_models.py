@@ -218,6 +218,30 @@ def test_two_losses_in_one_pass():
         loss.backward()
 
 
+@pytest.mark.parametrize("own_class", [False, True])
+def test_a_term_beside_the_loss_that_depends_on_the_output(own_class):
+    """Its gradient would be in the step, its curvature not."""
+
+    class Wrapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(nn.Linear(4, 3))
+
+        def forward(self, x):
+            return self.body(x)
+
+    model, loss_function = extend(Wrapped() if own_class else nn.Sequential(nn.Linear(4, 3))), extend(nn.MSELoss())
+    computation = DirectionalDampedNewtonComputation()
+    group = {"params": list(model.parameters()), "criterion": {"kind": "all"}, "damping": {"kind": "constant"}}
+    output = model(torch.rand(6, 4))
+    loss = loss_function(output, torch.rand(6, 3)) + output.square().mean()
+    with (
+        pytest.raises(CurvatureError, match="something beside it depends on the output"),
+        backpack(*computation.get_extensions(), extension_hook=computation.get_extension_hook([group])),
+    ):
+        loss.backward()
+
+
 def test_backward_twice_on_one_graph():
     model, loss_function = extend(nn.Sequential(nn.Linear(4, 3))), extend(nn.CrossEntropyLoss())
     computation = DirectionalDampedNewtonComputation()

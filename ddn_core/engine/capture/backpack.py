@@ -28,6 +28,7 @@ from torch.nn import Module, Parameter
 from ddn_core.engine.capture.backward_pass import (
     BackwardPass,
     check_kept,
+    check_only_loss,
     gradient_state,
     heed_hook_notice,
     ignore_hook_notice,
@@ -190,11 +191,14 @@ class CurvatureCapture(SecondOrderBackpropExtension):  # type: ignore[misc]  # B
                 return  # a container: its children are visited one by one
             check_layer(module)
             root = self._root_at(current, module)
+            check_only_loss(current, module, g_out[0])
             for name, parameter in module.named_parameters(recurse=False):
                 if parameter.requires_grad and id(parameter) in current.wanted:
                     factor = self._factor(current, module, name, root, g_out[0])
                     known = current.factors.get(id(parameter))
                     current.factors[id(parameter)] = factor if known is None else known + factor
+        else:
+            current.output_gradient = g_inp[0]
         super().__call__(module, g_inp, g_out)
         position = 0
         while (tensor := getattr(module, f"input{position}", None)) is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ class BackwardPass:
         scale: Constant that the loss was multiplied by.
         wanted: By `id` of a parameter that a factor is wanted of, its name and the parameter.
         gradients_before: By `id` of a parameter, the state of its gradient before the pass.
+        output_gradient: Gradient of the loss module with respect to the model output.
         layouts: By data pointer, shape and strides of the tensors that a root was propagated to.
         factors: By `id` of a parameter, its factor.
         columns_per_sample: C, or M with Monte-Carlo samples.
@@ -40,6 +42,7 @@ class BackwardPass:
     scale: float
     wanted: dict[int, tuple[str, Parameter]]
     gradients_before: dict[int, tuple[int, int]]
+    output_gradient: Tensor | None = None
     layouts: dict[int, Layout] = field(default_factory=dict)
     factors: dict[int, Factor] = field(default_factory=dict)
     columns_per_sample: int = 0
@@ -62,6 +65,23 @@ def check_kept(module: Module) -> None:
             f"input and output of module {type(module).__name__} are gone: it was used more than once in the forward "
             "pass (make one instance for each use), or backward was called twice on one graph (run forward again)."
         )
+
+
+def check_only_loss(current: BackwardPass, module: Module, gradient: Tensor) -> None:
+    """Raise if the model output has a gradient that does not come from the loss module.
+
+    Raises:
+        CurvatureError: A term beside the loss depends on the output: its curvature would be missing.
+    """
+    output: Any = module.output
+    if output.data_ptr() == current.loss.output.data_ptr() and current.output_gradient is not None:
+        difference = (gradient - current.output_gradient).abs().max()
+        if bool(difference > 1e-4 * current.output_gradient.abs().max()):
+            raise CurvatureError(
+                f"the gradient at the model output, of layer {type(module).__name__}, is not that of the loss module "
+                f"{current.loss.name}: something beside it depends on the output, and its curvature would be missing. "
+                "Call backward on the result of the loss module, or a constant times it."
+            )
 
 
 def layout(tensor: Tensor) -> Layout:

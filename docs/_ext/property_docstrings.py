@@ -1,0 +1,16 @@
+"""Keeps napoleon from taking what stands before a colon in the docstring of a property for its type."""
+
+from typing import Any
+
+from sphinx.application import Sphinx
+
+
+def begin_with_comment(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Put an empty comment first: napoleon looks for a type in the first line, and types are annotations here."""
+    if what in ("attribute", "property"):
+        lines[:0] = ["..", ""]
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.connect("autodoc-process-docstring", begin_with_comment, priority=400)  # napoleon's is 500
+    return {"version": "1", "parallel_read_safe": True}
