@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.nn import Module, Parameter
 
 from ddn_core.engine import Capture, CurvatureCapture, DampedDirections, damped_newton_directions
 from ddn_core.errors import ArgumentError, NoResultError
+from ddn_core.generators import DeviceGenerators
 from ddn_core.plugins.resolve import as_criterion, as_damping, in_group
 from ddn_core.plugins.strategy import Criterion, Damping
 
@@ -79,8 +80,6 @@ class DirectionalDampedNewtonComputation:
         """
         self._verbose = verbose
         self._warn = warn_small_eigvals > 0
-        self._seed = seed
-        self._generators: dict[torch.device, Generator] = {}
         self._groups: list[_Group] = []
         self._results: dict[int, tuple[DampedDirections, tuple[Tensor, ...]]] = {}
         self._extension = CurvatureCapture(
@@ -90,7 +89,7 @@ class DirectionalDampedNewtonComputation:
             subsampling_grad=subsampling_grad,
             subsampling_ggn=subsampling_ggn,
             mc_samples=mc_samples_ggn,
-            generator=self._generator,
+            generator=DeviceGenerators(seed),
         )
 
     def get_extensions(self) -> list[CurvatureCapture]:
@@ -171,13 +170,6 @@ class DirectionalDampedNewtonComputation:
                 results[id(group.given)] = (directions, directions.step())
             self._tell(f"{group.label}: {len(directions)} of {capture.columns} directions kept")
         self._results = results
-
-    def _generator(self, device: torch.device) -> Generator | None:
-        if self._seed is None:
-            return None
-        if device not in self._generators:
-            self._generators[device] = Generator(device).manual_seed(self._seed)
-        return self._generators[device]
 
     def _tell(self, message: str) -> None:
         if self._verbose:

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from backpack import backpack
 from backpack import disable as backpack_disabled
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from ddn_core.config import Config, CurvatureConfig, GroupConfig
 from ddn_core.engine import Capture, CurvatureCapture, DampedDirections, damped_newton_directions
 from ddn_core.errors import ArgumentError, CurvatureError
+from ddn_core.generators import DeviceGenerators
 from ddn_core.optimizer_state import FAMILIES, check_loadable, load_strategies, save_strategies
 from ddn_core.parameters import group_parameters, named
 from ddn_core.plugins.outcome import Outcome
@@ -83,8 +84,7 @@ class DirectionalDampedNewton(Optimizer):
         if isinstance(groups, Config):
             curvature, groups = curvature or groups.curvature, groups.groups
         settings = validated(CurvatureConfig, curvature or {}, "curvature")
-        self._generators: dict[str, Generator] = {}
-        self._seed = settings.seed
+        self._generators = DeviceGenerators(settings.seed)
         self._capture: Capture | None = None
         self._step_count = 0
         self.last_step = ()
@@ -95,7 +95,7 @@ class DirectionalDampedNewton(Optimizer):
             subsampling_grad=settings.subsampling_grad,
             subsampling_ggn=settings.subsampling_ggn,
             mc_samples=settings.sample_count,
-            generator=self._generator,
+            generator=self._generators,
         )
         tables = [_table(group) for group in (groups if groups is not None else [DEFAULT_GROUP])]
         super().__init__(group_parameters(named(params), tables), {"lr": lr})
@@ -178,10 +178,7 @@ class DirectionalDampedNewton(Optimizer):
         """Return the state as plain data: torch's, with each strategy's table and state, and the random generators'."""
         state = super().state_dict()
         save_strategies(state["param_groups"], self.param_groups)
-        state["ddn"] = {
-            "step_count": self._step_count,
-            "generators": {device: generator.get_state() for device, generator in self._generators.items()},
-        }
+        state["ddn"] = {"step_count": self._step_count, "generators": self._generators.state_dict()}
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -198,9 +195,7 @@ class DirectionalDampedNewton(Optimizer):
         super().load_state_dict({**state_dict, "param_groups": plain})
         load_strategies(saved_groups, self.param_groups, strategies)
         self._step_count = state_dict["ddn"]["step_count"]
-        for device, generator in state_dict["ddn"]["generators"].items():
-            self._generators[device] = Generator(device)
-            self._generators[device].set_state(generator)
+        self._generators.load_state_dict(state_dict["ddn"]["generators"])
 
     def _plan(self, capture: Capture, index: int, group: dict[str, Any]) -> tuple[DampedDirections, tuple[Tensor, ...]]:
         """Return the directions and the step of a group, without moving a parameter."""
@@ -261,13 +256,6 @@ class DirectionalDampedNewton(Optimizer):
 
     def _receive(self, capture: Capture) -> None:
         self._capture = capture
-
-    def _generator(self, device: torch.device) -> Generator | None:
-        if self._seed is None:
-            return None
-        if str(device) not in self._generators:
-            self._generators[str(device)] = Generator(device).manual_seed(self._seed)
-        return self._generators[str(device)]
 
 
 def _table(group: Mapping[str, Any] | GroupConfig) -> dict[str, Any]:

@@ -39,22 +39,22 @@ def check_report(config: Config, source: str) -> tuple[RenderableType, list[str]
 
 def plugin_report(registry: Registry) -> RenderableType:
     """Return a table of every strategy and problem, and one of the plugins that failed to load."""
-    table = _table("Strategies and problems", "kind", "family", "fields, with defaults", "from")
+    table = _table("Strategies and problems", "kind", "family", "what it does", "fields, with defaults", "from")
     broken = _table("Plugins that failed to load", "plugin", "from", "error")
     for record in registry.plugins():
         if record.error is not None:
             broken.add_row(Text(record.name), Text(_origin(record)), Text(str(record.error)))
         for family, kinds in record.components.items():
             for kind, cls in kinds.items():
-                table.add_row(Text(kind), family, Text(_fields(cls)), Text(_origin(record)))
+                table.add_row(Text(kind), family, Text(cls.summary()), Text(_fields(cls)), Text(_origin(record)))
     return Group(table, broken) if broken.row_count else table
 
 
 def _table(title: str, *columns: str) -> Table:
-    """Return an empty table that wraps what does not fit, rather than cut it off."""
+    """Return an empty table that wraps what does not fit, but for its first column, rather than cut it off."""
     table = Table(title=title, title_justify="left", title_style="bold")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column == columns[0])
     return table
 
 

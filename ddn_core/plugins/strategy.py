@@ -6,6 +6,7 @@ is its formula. The engine and combinators call the strategy itself; the base cl
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, final
@@ -63,7 +64,7 @@ class Strategy(Component, ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as plain data: the private attributes, and the states of the strategies inside."""
-        state: dict[str, Any] = {"own": dict(self.__pydantic_private__ or {})}
+        state: dict[str, Any] = {"own": copy.deepcopy(self.__pydantic_private__ or {})}
         if inner := {name: strategy.state_dict() for name, strategy in self._inner()}:
             state["inner"] = inner
         return state
@@ -76,7 +77,7 @@ class Strategy(Component, ABC):
         """
         self.check_state(state)
         for name, value in state["own"].items():
-            setattr(self, name, value)
+            setattr(self, name, copy.deepcopy(value))
         for name, strategy in self._inner():
             strategy.load_state_dict(state["inner"][name])
 

@@ -241,7 +241,6 @@ class CurvatureCapture(SecondOrderBackpropExtension):  # type: ignore[misc]  # B
         self._deliver(
             Capture(
                 factors=current.factors,
-                batch_size=loss.samples,
                 columns_per_sample=current.columns_per_sample,
                 samples_ggn=loss.samples if self._subsampling_ggn is None else len(self._subsampling_ggn),
                 samples_grad=loss.samples if self._subsampling_grad is None else len(self._subsampling_grad),

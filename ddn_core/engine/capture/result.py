@@ -18,7 +18,6 @@ class Capture:
 
     Attributes:
         factors: By `id` of the parameter; a parameter that the loss does not reach has none.
-        batch_size: Number of samples N in the batch.
         columns_per_sample: C for the exact GGN, M with Monte-Carlo samples.
         samples_ggn: Number of samples in the GGN.
         samples_grad: Number of samples in the gradient.
@@ -29,7 +28,6 @@ class Capture:
     """
 
     factors: Mapping[int, Factor]
-    batch_size: int
     columns_per_sample: int
     samples_ggn: int
     samples_grad: int
