@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -178,17 +178,25 @@ class DirectionalDampedNewtonComputation:
 
 def _resolve(param_groups: Sequence[Mapping[str, Any]], warn: bool) -> list[_Group]:
     """Return the groups with their own strategies, or raise if they cannot be used."""
+    if isinstance(param_groups, str | Mapping) or not isinstance(param_groups, Sequence):
+        raise ArgumentError(f"the parameter groups are a {type(param_groups).__name__}. Give a list of tables.")
     groups: list[_Group] = []
     taken: dict[int, str] = {}
     for index, given in enumerate(param_groups):
         label = f"group {index}"
+        if not isinstance(given, Mapping):
+            raise ArgumentError(f"{label} is a {type(given).__name__}. Give a table.")
         if missing := [key for key in ("params", "criterion", "damping") if key not in given]:
             raise ArgumentError(f"{label} has no {missing[0]!r}. A group has 'params', 'criterion' and 'damping'.")
+        if isinstance(given["params"], Tensor | str) or not isinstance(given["params"], Iterable):
+            raise ArgumentError(
+                f"{label} has params of type {type(given['params']).__name__}. Give a list of parameters."
+            )
         parameters = list(given["params"])
         if not parameters:
             raise ArgumentError(f"{label} has an empty list of parameters. Give it at least one, or leave it out.")
         for parameter in parameters:
-            if not isinstance(parameter, Tensor):
+            if not isinstance(parameter, Tensor) or not parameter.is_leaf:
                 raise ArgumentError(f"{label} has {parameter!r} among its params. Give parameters of a model.")
             if id(parameter) in taken:
                 raise ArgumentError(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
+
+from ddn_core.errors import ArgumentError
 
 
 class DeviceGenerators:
@@ -27,8 +30,28 @@ class DeviceGenerators:
         """Return the states by device."""
         return {device: generator.get_state() for device, generator in self._generators.items()}
 
-    def load_state_dict(self, states: Mapping[str, Tensor]) -> None:
-        """Take over states that `state_dict` returned."""
-        self._generators = {device: Generator(device) for device in states}
+    def loaded(self, states: Mapping[str, Tensor]) -> DeviceGenerators:
+        """Return generators with the same seed, in the states that `state_dict` returned.
+
+        Raises:
+            ArgumentError: A state is of a device that is not there.
+        """
+        other = DeviceGenerators(self._seed)
         for device, state in states.items():
-            self._generators[device].set_state(state.cpu())
+            try:
+                other._generators[device] = Generator(device)
+                other._generators[device].set_state(state.cpu())
+            except RuntimeError as error:
+                raise ArgumentError(
+                    f"the state has random numbers of device {device}, which cannot be used: {error}"
+                ) from error
+        return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return seed and states: generators themselves cannot be copied."""
+        return {"seed": self._seed, "states": self.state_dict()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over what `__getstate__` returned."""
+        self._seed = state["seed"]
+        self._generators = DeviceGenerators(self._seed).loaded(state["states"])._generators

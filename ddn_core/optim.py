@@ -17,8 +17,8 @@ from ddn_core.config import Config, CurvatureConfig, GroupConfig
 from ddn_core.engine import Capture, CurvatureCapture, DampedDirections, damped_newton_directions
 from ddn_core.errors import ArgumentError, CurvatureError
 from ddn_core.generators import DeviceGenerators
-from ddn_core.optimizer_state import FAMILIES, check_loadable, load_strategies, save_strategies
-from ddn_core.parameters import group_parameters, named
+from ddn_core.optimizer_state import FAMILIES, loaded_strategies, save_strategies
+from ddn_core.parameters import check_group, group_parameters, named
 from ddn_core.plugins.outcome import Outcome
 from ddn_core.plugins.resolve import as_criterion, as_damping, in_group, validated
 from ddn_core.plugins.strategy import Criterion, Damping
@@ -82,37 +82,50 @@ class DirectionalDampedNewton(Optimizer):
             ConfigError: A criterion, damping or curvature table is wrong.
         """
         if isinstance(groups, Config):
+            if lr != 1.0:
+                raise ArgumentError(f"lr = {lr!r} is given beside a config, whose groups have their own. Set it there.")
             curvature, groups = curvature or groups.curvature, groups.groups
-        settings = validated(CurvatureConfig, curvature or {}, "curvature")
-        self._generators = DeviceGenerators(settings.seed)
-        self._capture: Capture | None = None
+        self._settings = validated(CurvatureConfig, curvature or {}, "curvature")
+        self._generators = DeviceGenerators(self._settings.seed)
         self._step_count = 0
+        self._connect()
+        super().__init__(group_parameters(named(params), [DEFAULT_GROUP] if groups is None else groups), {"lr": lr})
+
+    def _connect(self) -> None:
+        """Make the extension, with no pass to work on yet."""
+        self._capture: Capture | None = None
         self.last_step = ()
         self._extension = CurvatureCapture(
             wanted=self._wanted,
-            begin=self._discard,
+            begin=self._begin,
             deliver=self._receive,
-            subsampling_grad=settings.subsampling_grad,
-            subsampling_ggn=settings.subsampling_ggn,
-            mc_samples=settings.sample_count,
+            subsampling_grad=self._settings.subsampling_grad,
+            subsampling_ggn=self._settings.subsampling_ggn,
+            mc_samples=self._settings.sample_count,
             generator=self._generators,
         )
-        tables = [_table(group) for group in (groups if groups is not None else [DEFAULT_GROUP])]
-        super().__init__(group_parameters(named(params), tables), {"lr": lr})
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or a pickle consists of; a pass that was not used is left out."""
+        own = {"_settings": self._settings, "_generators": self._generators, "_step_count": self._step_count}
+        return {**super().__getstate__(), **own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over what a copy or a pickle consists of, or (from torch) the groups of a loaded state."""
+        super().__setstate__(state)
+        if "_settings" in state:
+            self._connect()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; criterion and damping are made the group's own.
 
         Raises:
-            ArgumentError: A key is missing, the learning rate is negative, or a parameter is in a group already.
+            ArgumentError: A key is missing or unknown, the learning rate is no finite number or negative, or a
+                parameter is in a group already.
             ConfigError: A criterion or damping is none, or its table is wrong.
         """
         where = f"group {len(self.param_groups)}"
-        if missing := [key for key in ("params", "criterion", "damping") if key not in param_group]:
-            raise ArgumentError(f"{where} has no {missing[0]!r}. A group has 'params', 'criterion' and 'damping'.")
-        lr = param_group.get("lr", self.defaults["lr"])
-        if not isinstance(lr, Tensor) and not 0 <= lr < float("inf"):
-            raise ArgumentError(f"{where} has lr = {lr!r}. Use a finite number that is not negative.")
+        check_group(param_group, where, self.defaults["lr"])
         own = {
             "criterion": as_criterion(param_group["criterion"], where),
             "damping": as_damping(param_group["damping"], where),
@@ -130,7 +143,7 @@ class DirectionalDampedNewton(Optimizer):
             CurvatureError: From `backward()`: the model or the loss function is not extended, a layer is not
                 supported, the loss is not finite. Gradients are then either untouched or whole.
         """
-        self._discard()
+        self._capture = None
         with backpack(self._extension):
             yield
 
@@ -138,8 +151,8 @@ class DirectionalDampedNewton(Optimizer):
         """Move every group by `lr` times its damped Newton step; all groups move, or none.
 
         Args:
-            closure: Returns the loss for the same batch. It is called after the step, without backward pass, and only
-                if some strategy requires the loss after the step.
+            closure: Returns the loss for the same batch. It is called after the step, and only if some strategy
+                requires the loss after the step. It may call backward, but need not.
 
         Returns:
             Loss of the batch after the step if it was evaluated, otherwise before it.
@@ -163,8 +176,8 @@ class DirectionalDampedNewton(Optimizer):
         with torch.no_grad():
             for group, (_, step) in zip(self.param_groups, planned, strict=True):
                 for parameter, move in zip(group["params"], step, strict=True):
-                    parameter.add_(move, alpha=float(group["lr"]))
-        self._discard()
+                    parameter.add_(move)
+        self._capture = None
         self.last_step = tuple(
             StepReport.of(directions, float(group["lr"]))
             for group, (directions, _) in zip(self.param_groups, planned, strict=True)
@@ -188,17 +201,17 @@ class DirectionalDampedNewton(Optimizer):
             ArgumentError: The state is another optimizer's, or has other groups; nothing has been changed.
             StrategyError: A strategy differs from the one that the state was saved with; nothing has been changed.
         """
-        check_loadable(state_dict, self.param_groups)
-        saved_groups = state_dict["param_groups"]
-        plain = [{key: saved[key] for key in saved if key not in FAMILIES} for saved in saved_groups]
-        strategies = [{family: group[family] for family in FAMILIES} for group in self.param_groups]
+        strategies = loaded_strategies(state_dict, self.param_groups)
+        generators = self._generators.loaded(state_dict["ddn"]["generators"])
+        plain = [{key: saved[key] for key in saved if key not in FAMILIES} for saved in state_dict["param_groups"]]
         super().load_state_dict({**state_dict, "param_groups": plain})
-        load_strategies(saved_groups, self.param_groups, strategies)
-        self._step_count = state_dict["ddn"]["step_count"]
-        self._generators.load_state_dict(state_dict["ddn"]["generators"])
+        for group, own in zip(self.param_groups, strategies, strict=True):
+            group.update(own)
+        self._generators, self._step_count = generators, int(state_dict["ddn"]["step_count"])
+        self._connect()
 
     def _plan(self, capture: Capture, index: int, group: dict[str, Any]) -> tuple[DampedDirections, tuple[Tensor, ...]]:
-        """Return the directions and the step of a group, without moving a parameter."""
+        """Return the directions of a group and `lr` times its step, without moving a parameter."""
         where = f"group {index}"
         criterion: Criterion = group["criterion"]
         damping: Damping = group["damping"]
@@ -209,13 +222,16 @@ class DirectionalDampedNewton(Optimizer):
             in_group(damping, where),
             criterion.leading_directions(),
         )
-        with torch.no_grad():
-            step = directions.step()
-            if not all(bool(torch.isfinite(move).all()) for move in step):
-                raise CurvatureError(
-                    f"{where}: the step has NaN or infinite entries; no parameter has been touched. Damp more, or use "
-                    "float64."
-                )
+        try:
+            with torch.no_grad():
+                step = tuple(float(group["lr"]) * move for move in directions.step())
+            finite = all(bool(torch.isfinite(move).all()) for move in step)
+        except (CurvatureError, RuntimeError) as error:
+            raise CurvatureError(f"{where}: {error} No parameter has been touched.") from error
+        if not finite:
+            raise CurvatureError(
+                f"{where}: lr = {group['lr']} times the step is not finite. No parameter has been touched."
+            )
         return directions, step
 
     def _strategies_that_need_the_loss(self) -> list[str]:
@@ -224,8 +240,9 @@ class DirectionalDampedNewton(Optimizer):
 
     def _evaluate(self, closure: Callable[[], Any]) -> float:
         """Return the loss after the step; nothing of this evaluation stays on the model."""
-        with torch.no_grad(), backpack_disabled():
-            return float(closure())
+        with torch.enable_grad(), backpack_disabled():
+            loss = closure()
+        return float(loss.detach() if isinstance(loss, Tensor) else loss)
 
     def _tell_strategies(self, loss_before: float, loss_after: float | None) -> None:
         for index, (group, report) in enumerate(zip(self.param_groups, self.last_step, strict=True)):
@@ -251,15 +268,12 @@ class DirectionalDampedNewton(Optimizer):
             found.update({id(p): (name, p) for name, p in zip(names, group["params"], strict=True)})
         return found
 
-    def _discard(self) -> None:
-        self._capture = None
+    def _begin(self) -> None:
+        if self._capture is not None:
+            raise CurvatureError(
+                "a second backward pass in one `with optimizer.curvature():`. Its curvature would replace the first's, "
+                "while its gradient adds up. Use a block, and a step, for each."
+            )
 
     def _receive(self, capture: Capture) -> None:
         self._capture = capture
-
-
-def _table(group: Mapping[str, Any] | GroupConfig) -> dict[str, Any]:
-    """Return a group as a table; what a config leaves at its default is left to the optimizer."""
-    if isinstance(group, GroupConfig):
-        return {name: value for name, value in group if name in group.model_fields_set}
-    return dict(group)

@@ -1,4 +1,4 @@
-"""The strategies' part of an optimizer's `state_dict`: what is saved of them, and whether it fits."""
+"""The strategies' part of an optimizer's `state_dict`: what is saved of them, and how it is loaded."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ddn_core.errors import ArgumentError, StrategyError
+from ddn_core.plugins.strategy import Criterion, Damping
 
 FAMILIES = ("criterion", "damping")
 """The keys of a parameter group that hold strategies."""
@@ -18,34 +19,40 @@ def save_strategies(saved_groups: Sequence[dict[str, Any]], groups: Sequence[Map
             saved[family] = {"table": group[family].table(), "state": group[family].state_dict()}
 
 
-def check_loadable(state_dict: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> None:
-    """Raise unless the state was saved from an optimizer with equal groups and strategies.
+def loaded_strategies(
+    state_dict: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Criterion | Damping]]:
+    """Return copies of the groups' strategies in the states that were saved; the groups' own are not changed.
 
     Raises:
         ArgumentError: The state is another optimizer's, or has other groups.
         StrategyError: A strategy differs from the one that the state was saved with.
     """
-    if "ddn" not in state_dict:
-        raise ArgumentError("the state was not saved by DirectionalDampedNewton. Load it into the optimizer it is of.")
-    saved_groups = state_dict["param_groups"]
-    sizes, own_sizes = ([len(group["params"]) for group in some] for some in (saved_groups, groups))
+    try:
+        saved_groups = state_dict["param_groups"]
+        _ = state_dict["ddn"]["step_count"], state_dict["ddn"]["generators"]
+        saved = [
+            {family: (group[family]["table"], group[family]["state"]) for family in FAMILIES} for group in saved_groups
+        ]
+        sizes, own_sizes = ([len(group["params"]) for group in some] for some in (saved_groups, groups))
+    except (KeyError, TypeError) as error:
+        raise ArgumentError(
+            f"the state was not saved by DirectionalDampedNewton: {error} is missing. Load it into the optimizer that "
+            "saved it."
+        ) from error
     if sizes != own_sizes:
         raise ArgumentError(f"the state has groups of {sizes} parameters, but the optimizer has {own_sizes}.")
-    for index, (saved, group) in enumerate(zip(saved_groups, groups, strict=True)):
-        for family in FAMILIES:
-            if saved[family]["table"] != group[family].table():
+    loaded = []
+    for index, (tables, group) in enumerate(zip(saved, groups, strict=True)):
+        own = {}
+        for family, (table, state) in tables.items():
+            if table != group[family].table():
                 raise StrategyError(
-                    f"group {index} was saved with {family} {saved[family]['table']}, but has "
-                    f"{group[family].table()}. Set the optimizer up as it was when it was saved."
+                    f"group {index} was saved with {family} {table}, but has {group[family].table()}. Set the "
+                    "optimizer up as it was when it was saved."
                 )
-            group[family].check_state(saved[family]["state"])
-
-
-def load_strategies(
-    saved_groups: Sequence[Mapping[str, Any]], groups: Sequence[dict[str, Any]], own: Sequence[Mapping[str, Any]]
-) -> None:
-    """Put the optimizer's own strategies back into its groups, in the states that were saved."""
-    for saved, group, strategies in zip(saved_groups, groups, own, strict=True):
-        for family in FAMILIES:
-            strategies[family].load_state_dict(saved[family]["state"])
-            group[family] = strategies[family]
+            own[family] = group[family].model_copy(deep=True)
+            own[family].check_state(state)
+            own[family].load_state_dict(state)
+        loaded.append(own)
+    return loaded

@@ -9,8 +9,13 @@ from typing import Any, cast
 from torch import Tensor
 from torch.nn import Parameter
 
+from ddn_core.config import GroupConfig
 from ddn_core.config.grouping import assign_parameters
 from ddn_core.errors import ArgumentError
+from ddn_core.plugins.messages import suggestion
+
+GROUP_KEYS = ("params", "criterion", "damping", "lr", "initial_lr", "param_names")
+"""What a parameter group may have; the last two are torch's."""
 
 
 def named(params: Iterable[tuple[str, Parameter]] | Iterable[Parameter]) -> dict[str, Parameter]:
@@ -19,6 +24,8 @@ def named(params: Iterable[tuple[str, Parameter]] | Iterable[Parameter]) -> dict
     Raises:
         ArgumentError: There is none, or something among them is no parameter.
     """
+    if isinstance(params, str | Tensor | Mapping) or not isinstance(params, Iterable):
+        raise ArgumentError(f"params is a {type(params).__name__}. Pass model.named_parameters().")
     found: dict[str, Parameter] = {}
     for place, item in enumerate(params):
         name, parameter = cast("tuple[str, Parameter]", item if isinstance(item, tuple) else (str(place), item))
@@ -26,13 +33,17 @@ def named(params: Iterable[tuple[str, Parameter]] | Iterable[Parameter]) -> dict
             raise ArgumentError(
                 f"{parameter!r} is no parameter. Pass model.named_parameters(), and the parameter groups as `groups`."
             )
+        if name in found:
+            raise ArgumentError(f"two parameters are named {name!r}. Give each a name of its own.")
         found[name] = parameter
     if not found:
         raise ArgumentError("there are no parameters. Pass model.named_parameters() of a model that has some.")
     return found
 
 
-def group_parameters(parameters: Mapping[str, Parameter], groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def group_parameters(
+    parameters: Mapping[str, Parameter], groups: Sequence[Mapping[str, Any] | GroupConfig]
+) -> list[dict[str, Any]]:
     """Return the groups with named parameters in place of globs or tensors.
 
     Args:
@@ -42,19 +53,45 @@ def group_parameters(parameters: Mapping[str, Parameter], groups: Sequence[Mappi
     Raises:
         ArgumentError: A parameter is in two groups or, though it is not frozen, in none; a glob matches nothing.
     """
+    if isinstance(groups, str | Mapping) or not isinstance(groups, Sequence):
+        raise ArgumentError(f"groups is a {type(groups).__name__}. Give a list of tables, or a loaded config.")
     if not groups:
         raise ArgumentError("there are no parameter groups. Give at least one, or leave `groups` out.")
+    tables = [_table(index, group) for index, group in enumerate(groups)]
     names = {id(parameter): name for name, parameter in parameters.items()}
     taken_tensors: dict[int, int] = {}
-    globs = [_globs(index, group, names, taken_tensors) for index, group in enumerate(groups)]
+    globs = [_globs(index, group, names, taken_tensors) for index, group in enumerate(tables)]
     assignment = assign_parameters(list(parameters), globs)
     needed = [name for name, parameter in parameters.items() if parameter.requires_grad]
     if problems := assignment.problems(needed):
         raise ArgumentError("; ".join(problems))
     return [
         {**group, "params": [(name, parameters[name]) for name in taken]}
-        for group, taken in zip(groups, assignment.taken, strict=True)
+        for group, taken in zip(tables, assignment.taken, strict=True)
     ]
+
+
+def check_group(group: Mapping[str, Any], where: str, default_lr: object) -> None:
+    """Raise unless a group has what it needs, and nothing else.
+
+    Raises:
+        ArgumentError: A key is missing or unknown, or the learning rate is no finite number or negative.
+    """
+    if missing := [key for key in ("params", "criterion", "damping") if key not in group]:
+        raise ArgumentError(f"{where} has no {missing[0]!r}. A group has 'params', 'criterion' and 'damping'.")
+    if unknown := [key for key in group if key not in GROUP_KEYS]:
+        raise ArgumentError(f"{where} has an unknown key {unknown[0]!r}.{suggestion(str(unknown[0]), GROUP_KEYS)}")
+    lr = group.get("lr", default_lr)
+    if not isinstance(lr, int | float | Tensor) or not 0 <= float(lr) < float("inf"):
+        raise ArgumentError(f"{where} has lr = {lr!r}. Use a finite number that is not negative.")
+
+
+def _table(index: int, group: Mapping[str, Any] | GroupConfig) -> dict[str, Any]:
+    if isinstance(group, Mapping | GroupConfig):
+        return dict(group)
+    raise ArgumentError(
+        f"group {index} is a {type(group).__name__}. Give a table with 'params', 'criterion', 'damping'."
+    )
 
 
 def _globs(index: int, group: Mapping[str, Any], names: Mapping[int, str], taken_tensors: dict[int, int]) -> list[str]:

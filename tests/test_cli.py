@@ -197,3 +197,22 @@ def test_without_the_extra_the_command_says_what_to_install():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 1
     assert "pip install 'ddn-core[train]'" in result.stderr
+
+
+def test_a_run_that_fails_at_its_first_step_leaves_nothing_behind(tmp_path):
+    result = ddn("train", DIGITS, "--out", tmp_path / "run", "--set", "curvature.subsampling_ggn=[999]")
+    assert result.returncode == 1
+    assert "subsampling_ggn has index 999, but the batch has 128 samples" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_odd_names_of_run_folders_are_only_text(tmp_path):
+    result = ddn("train", DIGITS, "--out", "out[bold][", "--set", "training.epochs=1", *SMALL, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "out[bold][" in result.stdout
+    assert (tmp_path / "out[bold][" / "run.png").exists()
+
+
+def test_groups_that_do_not_fit_are_one_error_for_train_too():
+    result = ddn("train", DIGITS, "--set", 'groups.1.params=["4.weight"]')
+    assert result.stderr.startswith("error: digits.toml: 1 error\n  groups: no group takes 4.bias; add a group")

@@ -257,7 +257,7 @@ def test_no_warning_and_no_lasting_filter(mlp):
 # what cannot work is told, and nothing has been changed
 
 
-@pytest.mark.parametrize("indices", [[0, 0], [1, 2, 1], [-1], [0.5], [True], [], "01"], ids=str)
+@pytest.mark.parametrize("indices", [[0, 0], [1, 2, 1], [-1], [0.5], [True], [], "01", 5], ids=str)
 @pytest.mark.parametrize("name", ["subsampling_grad", "subsampling_ggn"])
 def test_bad_subsampling(name, indices):
     with pytest.raises(ArgumentError, match=name):
@@ -278,6 +278,11 @@ def _bad_groups(model):
         "no criterion": ([{"params": [weight], "damping": ONE}], "no 'criterion'"),
         "no damping": ([{"params": [weight], "criterion": ALL}], "no 'damping'"),
         "empty params": ([_group([])], "empty list of parameters"),
+        "one tensor": ([_group([weight]) | {"params": weight}], "has params of type Parameter"),
+        "no leaf": ([_group([2 * weight])], "among its params"),
+        "a table of groups": ({"params": [weight]}, "the parameter groups are a dict"),
+        "nothing": (None, "the parameter groups are a NoneType"),
+        "a list as group": ([[weight]], "group 0 is a list"),
         "a name": ([_group(["0.weight"])], "'0.weight' among its params"),
         "in two groups": ([_group([weight]), _group([bias, weight])], r"\[6, 5\] is in group 0 and in group 1"),
         "twice": ([_group([weight, weight])], "in group 0 and in group 0"),

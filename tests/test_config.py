@@ -204,15 +204,35 @@ def test_set_of_a_kind_replaces_the_table():
         ("=1", "is no assignment"),
         ("a..b=1", "is no assignment"),
         ("groups.0.criterion.kind=all", "'all' is no TOML literal.*quotes"),
-        ("groups.7.lr=1", "groups.7: there are 2 entries, so use an index from 0 to 1"),
+        ("groups.7.lr=1", "groups.7: there are 2 entries, counted from 0; '7' is none of them"),
         ("groups.first.lr=1", "groups.first: there are 2 entries"),
         ("groups.0.params.0.x=1", "groups.0.params.0: is '0.\\*', which has nothing inside it"),
         ("groups.0.lr=1\nx=2", "more than one TOML literal"),
+        ("groups.0.lr=" + "9" * 5000, "is no TOML literal"),
+        ("groups." + "9" * 5000 + ".lr=1", "is none of them"),
     ],
 )
 def test_bad_set(override, message):
     with pytest.raises(ConfigError, match=message):
         apply_overrides(tomllib.loads(DESIGN), [override])
+
+
+def test_numbers_and_depths_that_python_refuses(tmp_path):
+    for name, text in [("a.toml", f"x = {'9' * 5000}"), ("a.json", f'{{"x": {"9" * 5000}}}')]:
+        with pytest.raises(ConfigError, match="is no valid"):
+            load_config(_write(tmp_path / name, text))
+    damping = {"kind": "constant"}
+    for _ in range(400):
+        damping = {"kind": "sum", "of": [damping]}
+    with pytest.raises(ConfigError, match="nested too deeply"):
+        parse_config({"groups": [{"params": ["*"], "criterion": {"kind": "all"}, "damping": damping}]})
+    with pytest.raises(ConfigError, match="must be a table"):
+        parse_config([1])
+    for path in ("training", "curvature"):
+        with pytest.raises(ConfigError, match=f"{path}.seed: input should be less than"):
+            parse_config({**tomllib.loads(DESIGN), path: {"seed": 2**64}})
+    with pytest.raises(ConfigError, match=r"training\.epochs"):
+        parse_config({**tomllib.loads(DESIGN), "training": {"epochs": tomllib.loads("x = 2020-01-01")["x"]}})
 
 
 def test_set_from_a_file(tmp_path):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
+import pickle
+import threading
 import warnings
 from typing import ClassVar
 
@@ -15,8 +17,9 @@ from torch import nn
 from torch.nn.utils import parameters_to_vector
 
 from ddn_core import DirectionalDampedNewton
-from ddn_core.api import Damping, Outcome
+from ddn_core.api import AnyDamping, Damping, Outcome
 from ddn_core.config import parse_config
+from ddn_core.config.provenance import resolved_config
 from ddn_core.errors import ArgumentError, ConfigError, CurvatureError, DdnError, StrategyError
 from ddn_core.testing import dense_twin
 
@@ -87,10 +90,16 @@ def test_a_parameter_belongs_to_the_first_group_that_names_it(mlp):
     ]
 
 
-def test_lr_goes_to_groups_without_their_own(mlp):
-    config = parse_config({"groups": [{**GROUP, "params": ["0.*"]}, {**GROUP, "lr": 0.25}]})
-    optimizer = DirectionalDampedNewton(mlp[0].named_parameters(), config, lr=0.125)
+def test_lr_of_groups(mlp):
+    tables = [{**GROUP, "params": ["0.*"]}, {**GROUP, "lr": 0.25}]
+    optimizer = DirectionalDampedNewton(mlp[0].named_parameters(), tables, lr=0.125)
     assert [group["lr"] for group in optimizer.param_groups] == [0.125, 0.25]
+    config = parse_config({"groups": tables})
+    for same in (config, parse_config(resolved_config(config))):
+        optimizer = DirectionalDampedNewton(mlp[0].named_parameters(), same)
+        assert [group["lr"] for group in optimizer.param_groups] == [1.0, 0.25]
+    with pytest.raises(ArgumentError, match=r"lr = 0.5 is given beside a config"):
+        DirectionalDampedNewton(mlp[0].named_parameters(), config, lr=0.5)
 
 
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing")  # torch's, of a pass that is not ours
@@ -223,6 +232,10 @@ def test_adaptive_strategies_observe_each_step(extended):
     assert outcome.predicted_decrease == pytest.approx(float(optimizer.last_step[0].predicted_decrease))
     assert 0.3 < (outcome.loss_before - outcome.loss_after) / outcome.predicted_decrease < 3
     assert outcome.step == 0
+    assert outcome.lr == 1.0
+    assert outcome.directions == len(optimizer.last_step[0].evals)
+    assert outcome.step_norm == pytest.approx(float(optimizer.last_step[0].step_norm))
+    assert all(not hasattr(module, "input0") for module in model.modules())  # the closure left nothing behind
     train_step(optimizer, extended, closure)
     assert optimizer.last_step[0].deltas[0] == 2.0
     assert Adapting.seen[-1].step == 1
@@ -307,11 +320,11 @@ def test_state_round_trip_continues_exactly(mlp):
     steps(start(whole), whole, 4)
     first = start(part)
     steps(first, part, 2)
-    first.param_groups[0]["lr"] = 0.5
     second = start(part)
     second.load_state_dict(_saved(first))
     assert second.param_groups[0]["damping"].of[0]._value == 4.0
     steps(second, part, 2)
+    assert Adapting.seen[-1].step == 3
     assert torch.equal(parameters_to_vector(whole.parameters()), parameters_to_vector(part.parameters()))
 
 
@@ -390,6 +403,21 @@ def _bad(model):
             ),
             "0.weight is in group 0 and in group 1",
         ),
+        "lr of text": (lambda: DirectionalDampedNewton(model.named_parameters(), lr="1"), "lr = '1'"),
+        "no lr": (lambda: DirectionalDampedNewton(model.named_parameters(), lr=None), "lr = None"),
+        "groups of text": (lambda: DirectionalDampedNewton(model.named_parameters(), "*"), "groups is a str"),
+        "groups as a table": (lambda: DirectionalDampedNewton(model.named_parameters(), GROUP), "groups is a dict"),
+        "a glob as a group": (lambda: DirectionalDampedNewton(model.named_parameters(), ["*"]), "group 0 is a str"),
+        "a number of parameters": (lambda: DirectionalDampedNewton(5), "params is a int"),
+        "one tensor": (lambda: DirectionalDampedNewton(weight), "params is a Parameter"),
+        "one name twice": (
+            lambda: DirectionalDampedNewton([("a", weight), ("a", model[0].bias)]),
+            "two parameters are named 'a'",
+        ),
+        "unknown key": (
+            lambda: DirectionalDampedNewton(model.named_parameters(), [{**GROUP, "larning_rate": 1}]),
+            "unknown key 'larning_rate'",
+        ),
         "negative lr": (lambda: DirectionalDampedNewton(model.named_parameters(), lr=-1.0), "lr = -1.0"),
         "NaN lr": (lambda: DirectionalDampedNewton(model.named_parameters(), lr=float("nan")), "lr = nan"),
     }
@@ -454,3 +482,121 @@ def test_an_error_in_observe_names_the_group(extended):
 def test_labels_name_the_distribution_of_an_editable_installation(mlp):
     optimizer = DirectionalDampedNewton(mlp[0].named_parameters(), [GROUP])
     assert optimizer.param_groups[0]["damping"].label().startswith("damping 'constant' (ddn-core ")
+
+
+def test_lr_times_a_step_that_overflows_moves_nothing(extended):
+    model = extended[0].float()
+    groups = [{**GROUP, "params": ["0.*"]}, GROUP]
+    optimizer = DirectionalDampedNewton(model.named_parameters(), groups)
+    before = parameters_to_vector(model.parameters()).detach().clone()
+    for lr in (1e300, 1e39):
+        optimizer.param_groups[1]["lr"] = lr
+        with pytest.raises(CurvatureError, match=r"group 1: .*No parameter has been touched"):
+            train_step(optimizer, (model, extended[1], 1e3 * extended[2].float(), extended[3]))
+        assert torch.equal(parameters_to_vector(model.parameters()), before)
+
+
+@pytest.mark.parametrize("way", ["deepcopy", "pickle"])
+def test_copies_of_the_optimizer_go_on(mlp, way):
+    """A copy of model and optimizer together trains on, as the original does."""
+    model, loss_function = extend(mlp[0]), extend(mlp[1])
+    optimizer = DirectionalDampedNewton(
+        model.named_parameters(), [{**GROUP, "damping": Adapting()}], curvature={"kind": "ggn-mc", "seed": 0}
+    )
+    closure = lambda model: lambda: loss_function(model(mlp[2]), mlp[3])  # noqa: E731
+    train_step(optimizer, (model, loss_function, *mlp[2:]), closure(model))
+    twins = copy.deepcopy((model, optimizer)) if way == "deepcopy" else pickle.loads(pickle.dumps((model, optimizer)))
+    for own_model, own_optimizer in ((model, optimizer), twins):
+        train_step(own_optimizer, (own_model, loss_function, *mlp[2:]), closure(own_model))
+    assert torch.equal(parameters_to_vector(model.parameters()), parameters_to_vector(twins[0].parameters()))
+    assert twins[1].param_groups[0]["damping"]._value == 4.0
+
+
+def test_two_passes_in_one_block_are_refused(extended):
+    model, loss_function, inputs, targets = extended
+    optimizer = DirectionalDampedNewton(model.named_parameters())
+    with optimizer.curvature():
+        loss_function(model(inputs), targets).backward()
+        before = [parameter.grad.clone() for parameter in model.parameters()]
+        with pytest.raises(CurvatureError, match="a second backward pass in one"):
+            loss_function(model(inputs), targets).backward()
+    for parameter, gradient in zip(model.parameters(), before, strict=True):
+        assert torch.equal(parameter.grad, gradient)
+
+
+def test_a_closure_may_call_backward(extended):
+    """As torch's own closures do; the gradient is then that after the step."""
+    model, loss_function, inputs, targets = extended
+    optimizer = DirectionalDampedNewton(model.named_parameters(), [{**GROUP, "damping": Adapting()}])
+
+    def closure():
+        optimizer.zero_grad()
+        loss = loss_function(model(inputs), targets)
+        with warnings.catch_warnings(action="ignore"):
+            loss.backward()
+        return loss
+
+    train_step(optimizer, extended, closure)
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda s: s.pop("ddn"),
+        lambda s: s["ddn"].clear(),
+        lambda s: s["param_groups"][0].pop("damping"),
+        lambda s: s["param_groups"][0]["damping"].pop("state"),
+        lambda s: s["ddn"]["generators"].update({"nowhere": torch.zeros(3, dtype=torch.uint8)}),
+        lambda s: s["param_groups"][0]["damping"].update(state={"own": {"_x": 1}}),
+    ],
+)
+def test_damaged_states_are_refused_and_nothing_changed(mlp, damage):
+    first = DirectionalDampedNewton(mlp[0].named_parameters(), lr=0.3)
+    state = copy.deepcopy(first.state_dict())
+    damage(state)
+    second = DirectionalDampedNewton(mlp[0].named_parameters())
+    with pytest.raises(DdnError):
+        second.load_state_dict(state)
+    assert second.param_groups[0]["lr"] == 1.0
+    assert isinstance(second.param_groups[0]["damping"], Damping)
+
+
+def test_strategies_in_tables_and_lists_are_found(extended):
+    class Several(Damping):
+        """Takes dampings at any depth."""
+
+        named: dict[str, AnyDamping]
+        rows: list[list[AnyDamping]]
+
+        def damp(self, directions):
+            return self.named["a"](directions) + self.rows[0][0](directions)
+
+    damping = Several(named={"a": Adapting()}, rows=[[Adapting()]])
+    optimizer = DirectionalDampedNewton(extended[0].named_parameters(), [{**GROUP, "damping": damping}])
+    with pytest.raises(ArgumentError, match="requires the loss after the step"):
+        train_step(optimizer, extended)
+    train_step(optimizer, extended, lambda: extended[1](extended[0](extended[2]), extended[3]))
+    state = optimizer.state_dict()["param_groups"][0]["damping"]["state"]
+    assert [state["inner"][path]["own"]["_value"] for path in ("named.a", "rows.0.0")] == [2.0, 2.0]
+
+
+def test_functions_are_used_as_they_are(extended):
+    """Not copied: they may hold what cannot be copied, and their author may want to look at them."""
+
+    class Recording:
+        def __init__(self):
+            self.lock, self.calls = threading.Lock(), 0
+
+        def __call__(self, evals, evecs, gammas, lambdas):
+            self.calls += 1
+            gammas.zero_()  # its own affair
+            evals.mul_(2)
+            return torch.ones_like(evals)
+
+    recording = Recording()
+    twin = copy.deepcopy(extended[0])
+    train_step(DirectionalDampedNewton(extended[0].named_parameters(), [{**GROUP, "damping": recording}]), extended)
+    assert recording.calls == 1
+    train_step(DirectionalDampedNewton(twin.named_parameters()), (extend(twin), *extended[1:]))
+    torch.testing.assert_close(parameters_to_vector(extended[0].parameters()), parameters_to_vector(twin.parameters()))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 import torch
 
-from ddn_core.api import Criterion, Damping, Directions
+from ddn_core.api import Criterion, Damping, Directions, hookimpl
 from ddn_core.config import load_config, parse_config
 from ddn_core.config.provenance import resolved_config
 from ddn_core.errors import ConfigError, PluginError
@@ -245,3 +246,99 @@ def test_load_config_uses_the_given_registry(registry, tmp_path):
         '{"groups": [{"params": ["*"], "criterion": {"kind": "acme/every-second"}, "damping": {"kind": "constant"}}]}'
     )
     assert load_config(path, registry=registry).groups[0].criterion.kind == "acme/every-second"
+
+
+def _registered(*, plugin="acme", **hooks):
+    """Load a module made on the spot, as the plugin of an entry point."""
+    module = types.ModuleType("made_on_the_spot")
+    for name, result in hooks.items():
+        setattr(module, name, hookimpl(result if callable(result) else lambda result=result: result))
+    sys.modules["made_on_the_spot"] = module
+    try:
+        return Registry([PluginEntry(plugin, "made_on_the_spot", "ddn-spot", "0.1")]).plugins()[0]
+    finally:
+        del sys.modules["made_on_the_spot"]
+
+
+class Abstract(Damping, kind="acme/abstract"):
+    """Lacks its formula."""
+
+
+class Whole(Damping, kind="acme/whole"):
+    """Has it."""
+
+    def damp(self, directions):
+        return directions.evals
+
+
+class Nameless(Damping):
+    """Has no kind."""
+
+    def damp(self, directions):
+        return directions.evals
+
+
+class Oddly(Damping, kind=3):
+    """Has a number as kind."""
+
+    def damp(self, directions):
+        return directions.evals
+
+
+def _exits():
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize(
+    ("hooks", "message"),
+    [
+        ({"ddn_dampings": [Abstract]}, "gives Abstract, which lacks damp"),
+        ({"ddn_dampings": [Nameless]}, 'expected class Nameless(Damping, kind="acme/name")'),
+        ({"ddn_dampings": [Oddly]}, "gives Oddly of kind 3"),
+        ({"ddn_dampings": [Whole()]}, "expected subclasses of Damping"),
+        ({"ddn_dampings": [int]}, "expected subclasses of Damping"),
+        ({"ddn_criteria": [Whole]}, "expected subclasses of Criterion"),
+        ({"ddn_dampings": [Whole, Whole]}, "two classes of kind 'acme/whole'"),
+        ({"ddn_dampings": Whole}, "failed to register"),
+        ({"ddn_dampings": lambda: None}, "it gives nothing"),
+        ({"ddn_dampings": _exits}, "failed to register: 3"),
+        ({}, "it gives nothing"),
+    ],
+)
+def test_plugins_that_give_the_wrong_thing(hooks, message):
+    record = _registered(**hooks)
+    assert record.error is not None
+    assert message in str(record.error)
+    assert record.components == {}
+
+
+def test_a_plugin_that_gives_the_right_thing():
+    assert _registered(ddn_dampings=[Whole]).components["damping"] == {"acme/whole": Whole}
+
+
+@pytest.mark.filterwarnings("ignore:Field name")
+@pytest.mark.parametrize("name", ["table", "requires", "family", "label"])
+def test_fields_that_the_base_class_uses_are_refused(name):
+    with pytest.raises(PluginError, match=f"a field named {name!r}"):
+        type("Own", (Damping,), {"__annotations__": {name: int}, "__module__": __name__, "damp": Whole.damp})
+
+
+def test_an_author_s_validator_that_raises_is_told(monkeypatch):
+    class Raising(Damping, kind="acme/raising"):
+        """Raises when it is made."""
+
+        def model_post_init(self, context, /):
+            raise KeyError("oh")
+
+        def damp(self, directions):
+            return directions.evals
+
+    module = types.ModuleType("made_on_the_spot")
+    module.ddn_dampings = hookimpl(lambda: [Raising])
+    monkeypatch.setitem(sys.modules, "made_on_the_spot", module)
+    registry = Registry([PluginEntry("acme", "made_on_the_spot", "ddn-spot", "0.1"), *installed_entries()])
+    group = {"params": ["*"], "criterion": {"kind": "all"}, "damping": {"kind": "acme/raising"}}
+    with pytest.raises(
+        ConfigError, match=r"groups\.0\.damping\.kind: 'acme/raising' failed to validate: KeyError: 'oh'"
+    ):
+        parse_config({"groups": [group]}, registry=registry)

@@ -171,6 +171,15 @@ def test_an_error_inside_a_combinator_names_the_culprit():
         DAMPING.validate_python({"kind": "maximum", "of": [{"kind": "constant"}, Wrong()]})(directions_of([1.0]))
 
 
+def test_a_function_cannot_count_from_a_part():
+    """A function counts from all eigenvalues: given only some of the directions, its indices would mean others."""
+    some = directions_of([1.0, 2.0, 3.0]).select([0, 1])
+    function = CRITERION.validate_python(lambda evals: [0])
+    assert function(directions_of([1.0, 2.0, 3.0])).tolist() == [0]
+    with pytest.raises(StrategyError, match="a function counts from all of them"):
+        function(some)
+
+
 def test_top_k_needs_only_the_leading_part():
     assert CRITERION.validate_python({"kind": "top-k", "k": 7}).leading_directions() == 7
     assert CRITERION.validate_python({"kind": "all"}).leading_directions() is None

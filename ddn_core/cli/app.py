@@ -45,9 +45,11 @@ def train(config: ConfigPath, out: OutFolder = None, overrides: Overrides = None
         loaded = load_config(config, overrides or [])
         resolved = resolved_config(loaded)
         training = Training.of(loaded, config.name)
-        folder = RunFolder.create(out or _default_folder(config), resolved)
+        folder = RunFolder.claim(out or _default_folder(config))
         with TrainingDisplay(Console(), training.total_steps) as display:
-            for event in training.events():
+            for number, event in enumerate(training.events()):
+                if number == 0:  # a run that fails at its first step leaves nothing behind
+                    folder.begin(resolved)
                 folder.record(event)
                 display.show(event)
         folder.finish(training.checkpoint(resolved), training.history)

@@ -9,6 +9,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from ddn_core.cli.run_folder import CHECKPOINT, CONFIG, METRICS, PICTURE
 from ddn_core.cli.training import EpochEvent, History, StepEvent
@@ -69,8 +70,8 @@ class TrainingDisplay:
         table.add_row("training loss", f"{last.train_loss:.4g}")
         table.add_row("test loss", f"{last.test_loss:.4g}")
         for name, value in last.test_metrics.items():
-            table.add_row(f"test {name}", f"{value:.4g}")
-        table.add_row("run folder", str(folder))
+            table.add_row(Text(f"test {name}"), f"{value:.4g}")
+        table.add_row("run folder", Text(str(folder)))
         table.add_row("written", ", ".join((CONFIG, METRICS, CHECKPOINT, PICTURE)))
         self._console.print(table)
 

@@ -9,9 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ddn_core.cli.training import load_problem
+from ddn_core.cli.training import load_problem, model_assignment
 from ddn_core.config import Config
-from ddn_core.config.grouping import assign_parameters
 from ddn_core.plugins.component import Component
 from ddn_core.plugins.registry import PluginRecord, Registry
 
@@ -20,7 +19,7 @@ def check_report(config: Config, source: str) -> tuple[RenderableType, list[str]
     """Return a table of what each group takes, and a line for each thing that keeps the config from being used."""
     model = load_problem(config, source).model
     parameters = dict(model.named_parameters())
-    assignment = assign_parameters(list(parameters), [group.params for group in config.groups])
+    assignment, problems = model_assignment(config, model)
     table = _table(f"{source}: groups", "group", "parameters", "numbers", "criterion", "damping")
     for index, (group, names) in enumerate(zip(config.groups, assignment.taken, strict=True)):
         numbers = sum(parameters[name].numel() for name in names if parameters[name].requires_grad)
@@ -33,8 +32,7 @@ def check_report(config: Config, source: str) -> tuple[RenderableType, list[str]
         Text(f"{name} is named by groups {', '.join(map(str, groups))}; group {groups[0]} takes it")
         for name, groups in assignment.contested.items()
     ]
-    needed = [name for name, parameter in parameters.items() if parameter.requires_grad]
-    return Group(table, *notes), assignment.problems(needed)
+    return Group(table, *notes), problems
 
 
 def plugin_report(registry: Registry) -> RenderableType:
@@ -52,7 +50,7 @@ def plugin_report(registry: Registry) -> RenderableType:
 
 def _table(title: str, *columns: str) -> Table:
     """Return an empty table that wraps what does not fit, but for its first column, rather than cut it off."""
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=Text(title), title_justify="left", title_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold", no_wrap=column == columns[0])
     return table
@@ -81,4 +79,8 @@ def _fields(cls: type[Component]) -> str:
 
 
 def _default(field: FieldInfo) -> str:
-    return " (required)" if field.is_required() else f" = {field.get_default(call_default_factory=False)!r}"
+    return (
+        " (required)"
+        if field.is_required()
+        else f" = {field.get_default(call_default_factory=True, validated_data={})!r}"
+    )

@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from backpack import extend
 from torch import Tensor
+from torch.nn import Module
 
 from ddn_core.config import Config
+from ddn_core.config.grouping import Assignment, assign_parameters
 from ddn_core.config.load import config_error
-from ddn_core.errors import ArgumentError, ConfigError, PluginError
+from ddn_core.errors import ConfigError, DdnError, PluginError
 from ddn_core.optim import DirectionalDampedNewton
-from ddn_core.plugins.problem import ProblemParts
+from ddn_core.plugins.problem import Batches, ProblemParts
 
 
 @dataclass(frozen=True)
@@ -80,11 +82,11 @@ class Training:
             PluginError: The problem failed to load.
         """
         parts = load_problem(config, source)
+        if problems := model_assignment(config, parts.model)[1]:
+            raise config_error(source, problems)
         try:
             model = extend(parts.model.to(device=config.training.device, dtype=getattr(torch, config.training.dtype)))
             optimizer = DirectionalDampedNewton(model.named_parameters(), groups=config)
-        except ArgumentError as error:
-            raise config_error(source, str(error).split("; ")) from error
         except (RuntimeError, AssertionError) as error:  # torch's, for a device that is not there
             raise ConfigError(f"{source}: training.device: {config.training.device!r}: {error}") from error
         extend(parts.loss_function)
@@ -105,7 +107,7 @@ class Training:
         for epoch in range(1, self._config.training.epochs + 1):
             self._parts.model.train()
             losses = []
-            for inputs, targets in self._parts.train_batches:
+            for inputs, targets in self._batches(self._parts.train_batches):
                 event = self._step(step, epoch, self._cast(inputs), self._cast(targets))
                 losses.append(event.loss)
                 self.history.steps.append(event)
@@ -116,7 +118,12 @@ class Training:
             if not losses:
                 raise PluginError(f"{self._label()} gave no training batch in epoch {epoch}.")
             self._note_spectra(step - 1)
-            epoch_event = self._evaluate(epoch, step, math.fsum(losses) / len(losses))
+            try:
+                epoch_event = self._evaluate(epoch, step, math.fsum(losses) / len(losses))
+            except DdnError:
+                raise
+            except Exception as error:
+                raise PluginError(f"{self._label()} failed in evaluation: {type(error).__name__}: {error}") from error
             self.history.epochs.append(epoch_event)
             yield epoch_event
 
@@ -157,7 +164,7 @@ class Training:
         loss_function = self._parts.loss_function
         total, samples = 0.0, 0
         sums = dict.fromkeys(self._parts.metrics, 0.0)
-        for inputs, targets in self._parts.test_batches:
+        for inputs, targets in self._batches(self._parts.test_batches):
             outputs, expected = self._parts.model(self._cast(inputs)), self._cast(targets)
             loss = float(loss_function(outputs, expected))
             total += loss * len(inputs) if loss_function.reduction == "mean" else loss
@@ -181,6 +188,14 @@ class Training:
         dtype = getattr(torch, self._config.training.dtype) if tensor.is_floating_point() else tensor.dtype
         return tensor.to(device=self._config.training.device, dtype=dtype)
 
+    def _batches(self, batches: Batches) -> Batches:
+        """Yield the batches, or raise if one is no pair of tensors."""
+        for batch in batches:
+            if not isinstance(batch, tuple | list) or [type(item) for item in batch] != [Tensor, Tensor]:
+                raise PluginError(f"{self._label()} gave a batch that is no pair of tensors (inputs, targets).")
+            inputs, targets = batch
+            yield inputs, targets
+
     def _label(self) -> str:
         return self._config.problem.label() if self._config.problem is not None else "the problem"
 
@@ -195,7 +210,24 @@ def load_problem(config: Config, source: str) -> ProblemParts:
     if config.problem is None:
         raise ConfigError(f"{source}: problem: is missing; add a [problem] table with a kind, such as 'digits-mlp'")
     torch.manual_seed(config.training.seed)
+    label = config.problem.label()
     try:
-        return config.problem.load()
+        parts = config.problem.load()
     except Exception as error:
-        raise PluginError(f"{config.problem.label()} failed to load: {type(error).__name__}: {error}") from error
+        raise PluginError(f"{label} failed to load: {type(error).__name__}: {error}") from error
+    if not isinstance(parts, ProblemParts):
+        raise PluginError(f"{label}: `load` returned a {type(parts).__name__}; expected ProblemParts.")
+    for name in ("model", "loss_function"):
+        if not isinstance(getattr(parts, name), Module):
+            raise PluginError(
+                f"{label}: {name} is a {type(getattr(parts, name)).__name__}; expected a torch.nn.Module."
+            )
+    return parts
+
+
+def model_assignment(config: Config, model: Module) -> tuple[Assignment, list[str]]:
+    """Return which group takes which parameter, and a line for all that keeps the groups from being used."""
+    parameters = dict(model.named_parameters())
+    assignment = assign_parameters(list(parameters), [group.params for group in config.groups])
+    needed = [name for name, parameter in parameters.items() if parameter.requires_grad]
+    return assignment, assignment.problems(needed)

@@ -50,8 +50,12 @@ def parse_config(table: Mapping[str, Any], source: str = "config", registry: Reg
     Raises:
         ConfigError: The table says something that it may not.
     """
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{source}: is a {type(table).__name__}; it must be a table")
     try:
         return Config.model_validate(dict(table), context={REGISTRY: registry})
+    except RecursionError as error:
+        raise ConfigError(f"{source}: tables are nested too deeply") from error
     except ValidationError as error:
         raise config_error(source, error_lines(error)) from error
 
@@ -77,6 +81,8 @@ def _read(path: Path) -> dict[str, Any]:
             if not isinstance(table, dict):
                 raise ConfigError(f"{path.name}: the top level is a {type(table).__name__}; it must be a table")
             return table
-    except (tomllib.TOMLDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: a number with thousands of digits, too
+        if isinstance(error, ConfigError):
+            raise
         raise ConfigError(f"{path.name}: is no valid {path.suffix[1:].upper()}: {error}") from error
     raise ConfigError(f"{path.name}: unknown format {path.suffix!r}. Use a .toml or a .json file.")

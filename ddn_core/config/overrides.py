@@ -32,7 +32,7 @@ def apply_overrides(table: Mapping[str, Any], overrides: Sequence[str]) -> dict[
 def _parse(path: str, literal: str) -> Any:
     try:
         parsed = tomllib.loads(f"value = {literal.strip()}")
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: a number with thousands of digits, too
         raise ConfigError(
             f"{path}: {literal!r} is no TOML literal. Write numbers as they are and text in quotes: "
             f"--set '{path}=\"{literal.strip()}\"'."
@@ -60,6 +60,7 @@ def _assign(table: dict[str, Any], keys: list[str], value: Any) -> None:
 
 
 def _index(place: list[Any], key: str, path: str) -> int:
-    if not key.isdecimal() or int(key) >= len(place):
-        raise ConfigError(f"{path}: there are {len(place)} entries, so use an index from 0 to {len(place) - 1}")
-    return int(key)
+    indices = {str(index): index for index in range(len(place))}
+    if key not in indices:
+        raise ConfigError(f"{path}: there are {len(place)} entries, counted from 0; {key!r} is none of them")
+    return indices[key]

@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
 
+from pydantic import BaseModel
+
 from ddn_core.config.schema import Config
+from ddn_core.plugins.component import Component
 from ddn_core.plugins.registry import Registry, installed_registry
 
 
@@ -16,9 +19,9 @@ def resolved_config(config: Config, registry: Registry | None = None) -> dict[st
 
     The provenance names the versions of Python, ddn, torch and BackPACK, and each plugin that the config uses.
     """
-    table = config.model_dump(mode="json", exclude={"provenance"}, exclude_none=True)
+    table = config.model_dump(mode="json", exclude={"provenance"}, exclude_none=True, by_alias=True)
     registry = registry or installed_registry()
-    used = {registry.origin_of(kind) for kind in _kinds(table)}
+    used = {registry.origin_of(kind) for kind in _kinds(config)}
     table["provenance"] = {
         "python": platform.python_version(),
         "ddn": metadata.version("ddn-core"),
@@ -32,17 +35,14 @@ def resolved_config(config: Config, registry: Registry | None = None) -> dict[st
     return table
 
 
-def _kinds(table: dict[str, Any]) -> Iterator[str]:
-    """Yield the kind of every strategy and problem in a dumped config, nested ones too."""
-    places = [
-        table.get("problem"),
-        *(group[family] for group in table["groups"] for family in ("criterion", "damping")),
-    ]
-    while places:
-        place = places.pop()
-        if isinstance(place, dict):
-            if isinstance(place.get("kind"), str):
-                yield place["kind"]
-            places.extend(place.values())
-        elif isinstance(place, list):
-            places.extend(place)
+def _kinds(place: Any) -> Iterator[str]:
+    """Yield the kind of every strategy and problem in a config, nested ones too."""
+    if isinstance(place, Component) and (kind := type(place).kind) is not None:
+        yield kind
+    if isinstance(place, BaseModel):
+        place = [getattr(place, name) for name in type(place).model_fields]
+    if isinstance(place, dict):
+        place = list(place.values())
+    if isinstance(place, list | tuple):
+        for item in place:
+            yield from _kinds(item)

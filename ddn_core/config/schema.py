@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from ddn_core.plugins.messages import StrictModel
+from ddn_core.plugins.messages import TableModel
 from ddn_core.plugins.reference import AnyCriterion, AnyDamping, AnyProblem
 
 
@@ -19,7 +19,10 @@ def _distinct(indices: list[int] | None) -> list[int] | None:
 SampleIndices = Annotated[list[NonNegativeInt] | None, Field(min_length=1), AfterValidator(_distinct)]
 
 
-class CurvatureConfig(StrictModel):
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what torch's generators take
+
+
+class CurvatureConfig(TableModel):
     """Which curvature the steps use."""
 
     kind: Literal["ggn", "ggn-mc"] = Field(
@@ -28,7 +31,7 @@ class CurvatureConfig(StrictModel):
     mc_samples: PositiveInt | None = Field(
         None, description="Number of Monte-Carlo samples for each data sample, with `ggn-mc` only; 1 by default."
     )
-    seed: NonNegativeInt | None = Field(
+    seed: Seed | None = Field(
         None, description="Seed of the Monte-Carlo samples; by default they come from torch's own generator."
     )
     subsampling_grad: SampleIndices = Field(
@@ -50,7 +53,7 @@ class CurvatureConfig(StrictModel):
         return 0 if self.kind == "ggn" else self.mc_samples or 1
 
 
-class GroupConfig(StrictModel):
+class GroupConfig(TableModel):
     """A parameter group: its block of the GGN is used, with its own criterion and damping."""
 
     params: list[str] = Field(
@@ -62,16 +65,16 @@ class GroupConfig(StrictModel):
     lr: PositiveFloat = Field(1.0, description="Factor on the step, without unit.")
 
 
-class TrainingConfig(StrictModel):
+class TrainingConfig(TableModel):
     """How `ddn train` trains."""
 
     epochs: PositiveInt = Field(10, description="Number of passes over the training data.")
-    seed: NonNegativeInt = Field(0, description="Seed of initialization, data split and data order.")
+    seed: Seed = Field(0, description="Seed of initialization, data split and data order.")
     dtype: Literal["float32", "float64"] = Field("float32", description="Dtype of parameters and data.")
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="`cpu`, `cuda`, or `cuda:1`, ...")
 
 
-class Config(StrictModel):
+class Config(TableModel):
     """A config file."""
 
     problem: AnyProblem | None = Field(None, description="What `ddn train` trains; a table with a `kind`.")

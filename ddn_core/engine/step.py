@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from ddn_core.engine.directions import Directions
+from ddn_core.errors import CurvatureError
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,9 +39,16 @@ class DampedDirections(Directions):
         return -self.loss_gammas / (self.loss_lambdas + self.deltas)
 
     def step(self) -> tuple[Tensor, ...]:
-        """Return the step in parameter space, in the shapes of the group's parameters."""
+        """Return the step in parameter space, in the shapes of the group's parameters.
+
+        Raises:
+            CurvatureError: The step has a NaN or an infinity in it.
+        """
         weights = self.evecs @ (self.coefficients / self.evals.sqrt())
-        return tuple(vectors[0] for vectors in self.source.combine(weights[:, None]))
+        step = tuple(vectors[0] for vectors in self.source.combine(weights[:, None]))
+        if not all(bool(torch.isfinite(move).all()) for move in step):
+            raise CurvatureError("the step has NaN or infinite entries. Damp more, scale the loss, or use float64.")
+        return step
 
     def step_norm(self) -> Tensor:
         """Return the Euclidean norm of the step, a scalar in param: directions are orthonormal."""

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
+import torch
 from torch import Tensor
 
+from ddn_core.errors import StrategyError
 from ddn_core.plugins.strategy import Criterion, Damping
 
 if TYPE_CHECKING:
@@ -24,10 +26,18 @@ class CallableCriterion(Criterion):
     function: Callable[[Tensor], Sequence[int] | Tensor]
     warn: bool = True
 
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """Return a copy with the very same function: it may hold what cannot be copied, and has no state of ours."""
+        return self.model_copy()
+
     def select(self, directions: Directions) -> Sequence[int] | Tensor:
         """Return what the function selects, counted from the first numerically nonzero eigenvalue."""
-        evals = directions.all_evals
+        evals = directions.all_evals.clone()  # what a function does to its arguments is its own affair
         null = len(evals) - len(directions)
+        if not torch.equal(evals[null:], directions.evals):
+            raise StrategyError(
+                f"{self.label()} was given some of the directions, but a function counts from all of them."
+            )
         selected = self._checked_indices(self.function(evals), len(evals), evals.device)
         kept = selected[selected >= null]
         if self.warn and (dropped := len(selected) - len(kept)):
@@ -54,9 +64,14 @@ class CallableDamping(Damping):
 
     function: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """Return a copy with the very same function: it may hold what cannot be copied, and has no state of ours."""
+        return self.model_copy()
+
     def damp(self, directions: Directions) -> Tensor:
         """Return what the function returns."""
-        return self.function(directions.evals, directions.evecs, directions.gammas, directions.lambdas)
+        quantities = (directions.evals, directions.evecs, directions.gammas, directions.lambdas)
+        return self.function(*(quantity.clone() for quantity in quantities))
 
     def table(self) -> dict[str, Any]:
         """Return a table that names the function; it cannot be loaded from a config."""

@@ -7,10 +7,10 @@ from importlib import metadata
 from typing import Any, ClassVar
 
 from ddn_core.errors import PluginError
-from ddn_core.plugins.messages import StrictModel
+from ddn_core.plugins.messages import TableModel
 
 
-class Component(StrictModel):
+class Component(TableModel):
     """A frozen pydantic model with a kind: the name under which a config selects it.
 
     The kind is given with the class, `class SpectralFloor(Damping, kind="acme/spectral-floor")`. A class without a
@@ -32,8 +32,11 @@ class Component(StrictModel):
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         """Check the fields of the finished class."""
         super().__pydantic_init_subclass__()
-        if "kind" in cls.model_fields:
-            raise PluginError(f"{cls.__qualname__} has a field named 'kind', which a config uses to select the class.")
+        bases = [base for base in cls.__mro__[1:] if base.__module__.startswith("ddn_core.plugins.")]
+        if taken := [name for name in cls.model_fields if any(name in vars(base) for base in bases)]:
+            raise PluginError(
+                f"{cls.__qualname__} has a field named {taken[0]!r}, which its base class uses: rename it."
+            )
 
     @classmethod
     def summary(cls) -> str:
@@ -46,7 +49,7 @@ class Component(StrictModel):
 
     def table(self) -> dict[str, Any]:
         """Return the config table that makes an equal object: kind and every field, nested ones as tables."""
-        return {"kind": type(self).kind, **self.model_dump(mode="json")}
+        return {"kind": type(self).kind, **self.model_dump(mode="json", by_alias=True)}
 
 
 def origin(of: type) -> str:

@@ -5,6 +5,7 @@ pluggy's own `load_setuptools_entrypoints` imports all or nothing, and hides it 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module, metadata
@@ -96,15 +97,13 @@ class PluginLoader:
         entry = entries[0]
         try:
             module = import_module(entry.module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise PluginError(f"plugin {name!r} ({entry}) failed to import: {type(error).__name__}: {error}") from error
         try:
             self._manager.register(module, name=name)
             self._manager.check_pending()
             return self._collect(name)
-        except PluginError as error:
-            cause: Exception = error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             cause = error
         if self._manager.has_plugin(name):
             self._manager.unregister(name=name)
@@ -122,6 +121,10 @@ class PluginLoader:
                     if cls.kind in kinds:
                         raise PluginError(f"{hook} gives two classes of kind {cls.kind!r}, {kinds[cls.kind]} and {cls}")
                     kinds[cls.kind] = cls
+        if not any(collected.values()):
+            raise PluginError(
+                "it gives nothing: a hook, such as ddn_dampings, is marked with @hookimpl and returns classes"
+            )
         return collected
 
 
@@ -129,8 +132,13 @@ def _check_class(plugin: str, hook: str, base: type[Component], cls: object) -> 
     """Raise unless a hook gave a class of its family, with a kind of its plugin."""
     if not isinstance(cls, type) or not issubclass(cls, base):
         raise PluginError(f"{hook} gives {cls!r}; expected subclasses of {base.__name__}")
+    if inspect.isabstract(cls):
+        raise PluginError(f"{hook} gives {cls.__name__}, which lacks {', '.join(sorted(cls.__abstractmethods__))}")
+    if not cls.__pydantic_complete__ and cls.model_rebuild(raise_errors=False) is not True:
+        raise PluginError(f"{hook} gives {cls.__name__}, whose fields have types that are not defined in its module")
     prefix = "" if plugin == BUILTIN else f"{plugin}/"
-    name = (cls.kind or "").removeprefix(prefix)
-    if not (cls.kind or "").startswith(prefix) or not name or "/" in name:
+    kind = cls.kind if isinstance(cls.kind, str) else ""
+    name = kind.removeprefix(prefix)
+    if not kind.startswith(prefix) or not name or "/" in name:
         example = f'class {cls.__name__}({base.__name__}, kind="{prefix}name")'
         raise PluginError(f"{hook} gives {cls.__name__} of kind {cls.kind!r}; expected {example}")

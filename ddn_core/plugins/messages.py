@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 
-class StrictModel(BaseModel):
-    """A frozen model that takes no unknown field, and suggests the nearest known one."""
+class TableModel(BaseModel):
+    """A frozen model of a config table, that takes no unknown field, and suggests the nearest known one."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
     @model_validator(mode="wrap")
     @classmethod

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import GetCoreSchemaHandler, ValidationInfo
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from pydantic_core import CoreSchema, PydanticCustomError, ValidationError, core_schema
 
 from ddn_core.errors import PluginError
 from ddn_core.plugins.callables import CallableCriterion, CallableDamping
@@ -65,7 +65,12 @@ class Reference:
         except PluginError as error:
             raise located(str(error), "kind", kind) from error
         fields = {name: item for name, item in value.items() if name != "kind"}
-        return cls.model_validate(fields, context=info.context)
+        try:
+            return cls.model_validate(fields, context=info.context)
+        except (ValidationError, RecursionError):
+            raise
+        except Exception as error:  # of a validator that the author wrote
+            raise located(f"{kind!r} failed to validate: {type(error).__name__}: {error}", "kind", kind) from error
 
 
 AnyCriterion = Annotated[Criterion, Reference("criterion")]

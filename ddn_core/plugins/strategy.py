@@ -95,13 +95,16 @@ class Strategy(Component, ABC):
             strategy.check_state(state["inner"][name])
 
     def _inner(self) -> Iterator[tuple[str, Strategy]]:
-        """Yield the strategies among the fields, with their paths."""
-        for name in type(self).model_fields:
-            value = getattr(self, name)
+        """Yield the strategies in the fields, at any depth of lists and tables, with their paths."""
+        places: list[tuple[str, Any]] = [(name, getattr(self, name)) for name in reversed(type(self).model_fields)]
+        while places:
+            path, value = places.pop()
             if isinstance(value, Strategy):
-                yield name, value
+                yield path, value
+            elif isinstance(value, dict):
+                places += [(f"{path}.{key}", item) for key, item in reversed(value.items())]
             elif isinstance(value, list | tuple):
-                yield from ((f"{name}.{i}", item) for i, item in enumerate(value) if isinstance(item, Strategy))
+                places += [(f"{path}.{index}", item) for index, item in reversed(list(enumerate(value)))]
 
     def _guard(self, verb: str, method: Any, argument: Any) -> Any:
         """Call a method that the author wrote; what it raises becomes a `StrategyError` that names the strategy."""

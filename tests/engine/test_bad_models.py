@@ -7,8 +7,10 @@ import copy
 import pytest
 import torch
 from backpack import backpack, extend
+from backpack.custom_module.branching import SumModule
 from torch import nn
 from torch.nn.functional import relu
+from torch.nn.utils import parametrizations, prune
 
 from ddn_core import DirectionalDampedNewtonComputation
 from ddn_core.errors import ArgumentError, CurvatureError
@@ -106,6 +108,120 @@ class Transposing(nn.Module):
 
     def forward(self, x):
         return self.head(self.flat(self.second(self.first(x).transpose(1, 2))))
+
+
+class LostBranch(nn.Module):
+    """Adds up two branches by a module, but one of them ends in an operation that is none."""
+
+    def __init__(self, operation):
+        super().__init__()
+        self.first, self.branch, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+        self.sum, self.operation = SumModule(), operation
+
+    def forward(self, x):
+        y = self.first(x)
+        return self.head(self.sum(self.branch(y), self.operation(y)))
+
+
+def _pruned():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
+    prune.random_unstructured(model[0], "weight", 0.5)
+    return model
+
+
+def _spectral():
+    return nn.Sequential(parametrizations.spectral_norm(nn.Linear(4, 4)), nn.ReLU(), nn.Linear(4, 3))
+
+
+def _doubling():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
+    model[0].register_forward_hook(lambda module, inputs, output: 2 * output)  # before extend: BackPACK sees its result
+    return model
+
+
+SILENT = {
+    "lost branch": (lambda: LostBranch(lambda y: 2 * y), "a branch that parameter . of group 0 .* takes part in"),
+    "lost branch, relu": (lambda: LostBranch(relu), "a branch that parameter"),
+    "pruned": (_pruned, "parameter 'weight_orig' of layer Linear is not supported"),
+    "spectral norm": (_spectral, "parameters\\.weight.original0|weight_orig|is not supported|do not add up"),
+    "hook": (_doubling, "do not add up to its gradient|an operation that is no module"),
+}
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_what_would_be_silently_wrong_is_told(name):
+    make, message = SILENT[name]
+    with pytest.raises(CurvatureError, match=message):
+        _pass(extend(make()), extend(nn.CrossEntropyLoss()))
+
+
+CONVOLUTIONS = {
+    "circular": nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular"),
+    "replicate": nn.Conv2d(1, 2, 3, padding=1, padding_mode="replicate"),
+    "same": nn.Conv2d(1, 2, 2, padding="same"),
+    "output padding": nn.ConvTranspose2d(1, 2, 2, stride=2, output_padding=1),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolutions_that_backpack_does_not_describe(name):
+    first = CONVOLUTIONS[name]
+    model = nn.Sequential(first, nn.Tanh(), nn.Flatten(), nn.Linear(first(torch.rand(1, 1, 4, 4)).numel(), 3))
+    with pytest.raises(CurvatureError, match=r"is not supported\. (Give the padding as numbers|Leave it at 0)"):
+        _pass(extend(model), extend(nn.CrossEntropyLoss()), torch.rand(6, 1, 4, 4))
+
+
+def test_batch_norm_without_running_statistics():
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, 3)).eval()
+    with pytest.raises(CurvatureError, match="without running statistics"):
+        _pass(extend(model), extend(nn.CrossEntropyLoss()))
+
+
+@pytest.mark.parametrize("setting", [{"padding_idx": 0}, {"max_norm": 1.0}, {"scale_grad_by_freq": True}])
+def test_embedding_settings(setting):
+    model = nn.Sequential(nn.Embedding(5, 4, **setting), nn.Flatten(), nn.Linear(8, 3))
+    with pytest.raises(CurvatureError, match=f"Embedding with {next(iter(setting))} set is not supported"):
+        _pass(extend(model), extend(nn.CrossEntropyLoss()), torch.randint(0, 5, (6, 2)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_a_penalty_on_parameters_is_noticed(reduction, dtype):
+    model = extend(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3)).to(dtype))
+    loss_function, inputs = extend(nn.CrossEntropyLoss(reduction=reduction)), torch.rand(6, 4, dtype=dtype)
+    penalty = lambda loss: loss + 0.01 * sum(p.square().sum() for p in model.parameters())  # noqa: E731
+    with pytest.raises(CurvatureError, match="do not add up to its gradient"):
+        _pass(model, loss_function, inputs, loss_map=penalty)
+    for _ in range(2):  # without it all is well, with gradients from before too
+        _pass(model, loss_function, inputs)
+
+
+def test_forward_of_the_next_batch_before_backward_is_noticed():
+    model, loss_function = (
+        extend(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))),
+        extend(nn.CrossEntropyLoss()),
+    )
+    computation = DirectionalDampedNewtonComputation()
+    group = {"params": list(model.parameters()), "criterion": {"kind": "all"}, "damping": {"kind": "constant"}}
+    loss = loss_function(model(torch.rand(6, 4)), torch.randint(0, 3, (6,)))
+    loss_function(model(torch.rand(6, 4)), torch.randint(0, 3, (6,)))
+    with (
+        pytest.raises(CurvatureError, match="forward was called again before backward"),
+        backpack(*computation.get_extensions(), extension_hook=computation.get_extension_hook([group])),
+    ):
+        loss.backward()
+
+
+def test_gradients_near_zero_are_no_false_alarm():
+    """At a minimum the gradient is a difference of large numbers: rounding is measured by the samples' gradients."""
+    inputs = torch.randn(64, 4)
+    model = nn.Sequential(nn.Linear(4, 2))
+    targets = torch.randn(64, 2)
+    solution = torch.linalg.lstsq(torch.cat([inputs, torch.ones(64, 1)], 1), targets).solution
+    model[0].weight.data, model[0].bias.data = solution[:4].T.contiguous(), solution[4].clone()
+    _pass(extend(model), extend(nn.MSELoss()), inputs, targets)
+    assert float(model[0].weight.grad.norm()) < 1e-5
 
 
 def test_a_view_between_layers_is_noticed():

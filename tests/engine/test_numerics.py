@@ -275,3 +275,27 @@ def test_null_space_of_random_grams(size, rank, exponent, double, seed):
 def test_overflowing_gram_is_an_error():
     with pytest.raises(CurvatureError, match="NaN or infinite"):
         eigendecompose(torch.full((2, 2), float("inf")))
+
+
+def test_a_failing_solver_gets_a_second_try_in_float64(monkeypatch):
+    solver, seen = torch.linalg.eigh, []
+
+    def fails_in_float32(matrix):
+        seen.append(matrix.dtype)
+        if matrix.dtype == torch.float32:
+            raise torch.linalg.LinAlgError("did not converge")
+        return solver(matrix)
+
+    monkeypatch.setattr(torch.linalg, "eigh", fails_in_float32)
+    matrix = torch.tensor([[2.0, 1.0], [1.0, 2.0]])
+    spectrum = eigendecompose(matrix)
+    assert seen == [torch.float32, torch.float64]
+    torch.testing.assert_close(spectrum.evals, torch.tensor([1.0, 3.0]))
+    assert spectrum.evecs.dtype == torch.float32
+
+    def fails(matrix):
+        raise torch.linalg.LinAlgError("did not converge")
+
+    monkeypatch.setattr(torch.linalg, "eigh", fails)
+    with pytest.raises(CurvatureError, match="the eigensolver failed on a Gram matrix of 2 columns"):
+        eigendecompose(matrix)

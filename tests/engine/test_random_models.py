@@ -71,25 +71,16 @@ def test_random_problems_match_the_twin(problem):
     for group, twin in zip(groups, twins, strict=True):
         directions = computation.get_directions(group)
         largest = float(twin.evals.max())
-        nonzero = twin.evals > max(1e-13 * largest, 1e-300)
-        # what lies at rounding level of the spectrum may be counted or not: along it the step is ambiguous, if tiny
-        kept = nonzero.nonzero()[:, 0].tolist()
+        kept = (twin.evals > 1e-13 * largest).nonzero()[:, 0].tolist()
         torch.testing.assert_close(directions.evals.sum(), twin.evals.clamp(min=0).sum(), rtol=1e-8, atol=1e-12)
         torch.testing.assert_close(directions.lambdas.sum(), twin.lambdas.sum(), rtol=1e-7, atol=1e-10)
         step = parameters_to_vector(computation.get_result(group))
         expected = twin.step(kept, DAMPING)
-        torch.testing.assert_close(
-            step,
-            expected,
-            rtol=1e-5,
-            atol=1e-6
-            * max(
-                1.0,
-                float(
-                    expected.abs().max(),
-                ),
-            ),
-        )
+        # A direction at the edge of the null space, λ_k ≤ R ε λ_max, may be kept on one side and dropped on the other.
+        # With g = V c its part of the step is at most √λ_k ‖c‖ / δ, and ‖c‖ ≤ ‖γ̄ / √λ‖ over what is kept.
+        edge = (directions.all_evals.numel() * torch.finfo(torch.float64).eps * largest) ** 0.5
+        size = float((directions.loss_gammas / directions.evals.sqrt()).norm())
+        torch.testing.assert_close(step, expected, rtol=1e-6, atol=1e-9 + 3 * edge * size / DAMPING)
 
 
 @pytest.mark.parametrize("slice_elements", [1, 7, 50])

@@ -35,6 +35,7 @@ from ddn_core.engine.capture.backward_pass import (
     layout,
     running_task,
 )
+from ddn_core.engine.capture.completeness import check_complete
 from ddn_core.engine.capture.layers import check_layer, layer_columns, layer_derivatives, unsupported_layer
 from ddn_core.engine.capture.loss import LOSSES, LossCall, check_loss, loss_root
 from ddn_core.engine.capture.result import Capture
@@ -203,6 +204,8 @@ class CurvatureCapture(SecondOrderBackpropExtension):  # type: ignore[misc]  # B
         position = 0
         while (tensor := getattr(module, f"input{position}", None)) is not None:
             current.layouts[tensor.data_ptr()] = layout(tensor)
+            if tensor.grad_fn is not None:
+                current.unclaimed[tensor.data_ptr()] = tensor.grad_fn
             position += 1
 
     def _root_at(self, current: BackwardPass, module: Module) -> Tensor:
@@ -216,6 +219,7 @@ class CurvatureCapture(SecondOrderBackpropExtension):  # type: ignore[misc]  # B
                 "operations, nn.ReLU() rather than torch.relu, nn.Flatten() rather than reshape, or try "
                 "`backpack.extend(model, use_converter=True)`."
             )
+        current.unclaimed.pop(output.data_ptr(), None)
         return root
 
     def _factor(self, current: BackwardPass, layer: Module, name: str, root: Tensor, g_out: Tensor) -> Factor:
@@ -236,7 +240,7 @@ class CurvatureCapture(SecondOrderBackpropExtension):  # type: ignore[misc]  # B
         assert current is not None
         if current.error is not None:
             raise current.error
-        self._check_nothing_missed(current)
+        check_complete(current, all_samples=self._subsampling_grad is None)
         loss = current.loss
         self._deliver(
             Capture(
@@ -250,19 +254,6 @@ class CurvatureCapture(SecondOrderBackpropExtension):  # type: ignore[misc]  # B
                 device=loss.output.device,
             )
         )
-
-    def _check_nothing_missed(self, current: BackwardPass) -> None:
-        """Raise if a wanted parameter got a gradient but no factor."""
-        missed = [
-            name
-            for key, (name, parameter) in current.wanted.items()
-            if key not in current.factors and current.gradients_before.get(key) != gradient_state(parameter)
-        ]
-        if missed:
-            raise CurvatureError(
-                f"got a gradient but no curvature for {', '.join(missed)}: no extended module holds them. Extend the "
-                "model before the forward pass, model = backpack.extend(model)."
-            )
 
 
 class _LossRoot(ModuleExtension):  # type: ignore[misc]  # BackPACK has no types

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node
 from torch.nn import Module, Parameter
 
 from ddn_core.engine.capture.loss import LossCall
@@ -14,6 +15,7 @@ from ddn_core.engine.factors import Factor
 from ddn_core.errors import CurvatureError, DdnError
 
 Layout = tuple[list[int], list[int]]
+GradientState = tuple[int, int, Tensor | None]
 
 _HOOK_NOTICE = "Full backward hook is firing when gradients are computed with respect to module outputs"
 """A notice of torch, harmless and frequent: BackPACK's hook on a first layer whose input needs no gradient."""
@@ -30,6 +32,7 @@ class BackwardPass:
         wanted: By `id` of a parameter that a factor is wanted of, its name and the parameter.
         gradients_before: By `id` of a parameter, the state of its gradient before the pass.
         output_gradient: Gradient of the loss module with respect to the model output, until it has been compared.
+        unclaimed: By data pointer, the graph node of a module input whose root no module has taken up yet.
         layouts: By data pointer, shape and strides of the tensors that a root was propagated to.
         factors: By `id` of a parameter, its factor.
         columns_per_sample: C, or M with Monte-Carlo samples.
@@ -40,8 +43,9 @@ class BackwardPass:
     loss: LossCall
     scale: float
     wanted: dict[int, tuple[str, Parameter]]
-    gradients_before: dict[int, tuple[int, int]]
+    gradients_before: dict[int, GradientState]
     output_gradient: Tensor | None = None
+    unclaimed: dict[int, Node] = field(default_factory=dict)
     layouts: dict[int, Layout] = field(default_factory=dict)
     factors: dict[int, Factor] = field(default_factory=dict)
     columns_per_sample: int = 0
@@ -89,9 +93,10 @@ def layout(tensor: Tensor) -> Layout:
     return [size for size, _ in axes], [stride for _, stride in axes]
 
 
-def gradient_state(parameter: Tensor) -> tuple[int, int]:
-    """Return what changes when a gradient is accumulated into the parameter."""
-    return (0, 0) if parameter.grad is None else (id(parameter.grad), parameter.grad._version)
+def gradient_state(parameter: Tensor) -> GradientState:
+    """Return what changes when a gradient is accumulated into the parameter, and a copy of the gradient."""
+    gradient = parameter.grad
+    return (0, 0, None) if gradient is None else (id(gradient), gradient._version, gradient.clone())
 
 
 def ignore_hook_notice() -> None:

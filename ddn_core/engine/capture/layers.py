@@ -79,6 +79,16 @@ AVERAGE_POOLING: tuple[type[Module], ...] = (
 """Layers with derivatives of our own."""
 
 
+CONVOLUTIONS = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
+
+
 def layer_derivatives() -> dict[type[Module], BaseDerivatives]:
     """Return the derivatives of every supported layer."""
     derivatives = {layer: extension().derivatives for layer, extension in LAYERS.items()}
@@ -86,16 +96,27 @@ def layer_derivatives() -> dict[type[Module], BaseDerivatives]:
 
 
 def check_layer(layer: Module) -> None:
-    """Raise if what a supported layer computes in its present state has no per-sample derivative.
+    """Raise if a supported layer is set up in a way that BackPACK's derivatives do not describe.
 
     Raises:
-        CurvatureError: A batch normalization layer is in training mode, where it mixes the samples.
+        CurvatureError: A batch normalization layer mixes the samples, a convolution pads otherwise than by given
+            numbers of zeros, or a transposed one has output padding.
     """
-    if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) and layer.training:
-        raise CurvatureError(
-            f"{type(layer).__name__} is in training mode, where it mixes the samples of a batch, so that no per-sample "
-            "curvature exists. Put it in evaluation mode (layer.eval()), or leave it out of the model."
-        )
+    name = type(layer).__name__
+    if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
+        if layer.training or layer.running_mean is None:
+            raise CurvatureError(
+                f"{name} is in training mode or without running statistics, where it mixes the samples of a batch, so "
+                "that no per-sample curvature exists. Put it in evaluation mode (layer.eval()), or leave it out."
+            )
+    elif isinstance(layer, CONVOLUTIONS):
+        if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+            raise CurvatureError(
+                f"{name} with padding={layer.padding!r} and padding_mode={layer.padding_mode!r} is not supported. Give "
+                "the padding as numbers, with padding_mode='zeros'."
+            )
+        if any(layer.output_padding):
+            raise CurvatureError(f"{name} with output_padding={layer.output_padding} is not supported. Leave it at 0.")
 
 
 def unsupported_layer(layer: Module) -> CurvatureError:
@@ -124,6 +145,11 @@ def layer_columns(
     layer_input: Tensor = kept.detach()
     if subsampling is not None:
         layer_input = layer_input[list(subsampling)]
+    if name not in ("weight", "bias") or not hasattr(derivatives, f"_{name}_jac_t_mat_prod"):
+        raise CurvatureError(
+            f"parameter {name!r} of layer {type(layer).__name__} is not supported (pruning and reparametrizations add "
+            "such). Leave it out of the parameter groups, or freeze it with requires_grad_(False)."
+        )
     if isinstance(layer, nn.Linear):
         positions = backpropagated.reshape(*backpropagated.shape[:2], -1, backpropagated.shape[-1])  # [A, B, L, out]
         if name == "bias":
@@ -131,11 +157,6 @@ def layer_columns(
         return LinearWeightColumns(positions, layer_input.reshape(layer_input.shape[0], -1, layer_input.shape[-1]))
     if isinstance(layer, nn.Embedding):
         return DenseColumns(_embedding_columns(layer, backpropagated, layer_input))
-    if not hasattr(derivatives, f"_{name}_jac_t_mat_prod"):
-        raise CurvatureError(
-            f"parameter {name!r} of layer {type(layer).__name__} is not supported. Leave it out of the parameter "
-            "groups, or freeze it with requires_grad_(False)."
-        )
     columns = derivatives.param_mjp(
         name,
         layer,

@@ -15,7 +15,11 @@ def checked_subsampling(name: str, indices: Sequence[int] | None) -> list[int] |
     """
     if indices is None:
         return None
-    if isinstance(indices, str) or not all(isinstance(i, int) and not isinstance(i, bool) for i in indices):
+    if (
+        isinstance(indices, str)
+        or not isinstance(indices, Sequence)
+        or not all(isinstance(i, int) and not isinstance(i, bool) for i in indices)
+    ):
         raise ArgumentError(f"{name} is {indices!r}. Use a list of sample indices, or None for all samples.")
     if not len(indices):
         raise ArgumentError(f"{name} is empty. Give at least one sample index, or None for all samples.")

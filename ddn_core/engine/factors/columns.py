@@ -45,6 +45,10 @@ class Columns(ABC):
         """
 
     @abstractmethod
+    def norm_bound(self) -> Tensor:
+        """Return an upper bound of the sum of the columns' Euclidean norms, a scalar."""
+
+    @abstractmethod
     def dense(self) -> Tensor:
         """Return the columns themselves, `[count, *shape]`: large, for what has no structured form."""
 

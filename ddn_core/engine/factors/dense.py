@@ -28,6 +28,10 @@ class DenseColumns(Columns):
         """Return linear combinations of the columns, `[K, *shape]`."""
         return (weights.T @ self._columns.reshape(self.count, -1)).reshape(-1, *self.shape)
 
+    def norm_bound(self) -> Tensor:
+        """Return the sum of the columns' norms."""
+        return self._columns.reshape(self.count, -1).square().sum(1).sqrt().sum()
+
     def dense(self) -> Tensor:
         """Return the columns, `[count, *shape]`."""
         return self._columns

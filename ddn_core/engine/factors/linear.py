@@ -56,6 +56,11 @@ class LinearWeightColumns(Columns):
         backpropagated = torch.einsum("cnk,cnlo->nlok", weights, self._root)
         return torch.einsum("nlok,nli->koi", backpropagated, self._input)
 
+    def norm_bound(self) -> Tensor:
+        """Return the sum over columns of root norm times input norm, by Cauchy and Schwarz."""
+        roots = self._root.square().sum((2, 3)).sqrt()  # [A, B]
+        return (roots * self._input.square().sum((1, 2)).sqrt()).sum()
+
     def dense(self) -> Tensor:
         """Return the columns, `[count, out, in]`."""
         return self._form(slice(None))
