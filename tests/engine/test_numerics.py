@@ -299,3 +299,41 @@ def test_a_failing_solver_gets_a_second_try_in_float64(monkeypatch):
     monkeypatch.setattr(torch.linalg, "eigh", fails)
     with pytest.raises(CurvatureError, match="the eigensolver failed on a Gram matrix of 2 columns"):
         eigendecompose(matrix)
+
+
+@pytest.mark.parametrize("subsampling", [None, [3, 1]])
+@pytest.mark.parametrize("zeros", ["none", "weights", "relu"])
+def test_dropout_in_training(zeros, subsampling):
+    """With MSE the gradient lies in the span of V: a wrong mask anywhere takes it out. Zeros hide the mask."""
+    torch.manual_seed(3)
+    first = nn.Linear(4, 8)
+    if zeros == "weights":
+        nn.init.zeros_(first.weight), nn.init.zeros_(first.bias)
+    layers = [
+        first,
+        *([nn.ReLU()] if zeros == "relu" else []),
+        nn.Dropout(0.4),
+        nn.Linear(8, 5),
+        nn.Tanh(),
+        nn.Linear(5, 2),
+    ]
+    model = nn.Sequential(*layers).double().train()
+    inputs, targets = torch.randn(6, 4, dtype=torch.float64), torch.randn(6, 2, dtype=torch.float64)
+    settings = {"subsampling_grad": subsampling, "subsampling_ggn": subsampling}
+    _, directions = _step(model, nn.MSELoss(), inputs, targets, _constant(1.0), {"kind": "all"}, **settings)
+    assert len(directions) > 0
+    vectors = torch.cat([part.flatten(1) for part in directions.eigenvectors()], dim=1)
+    torch.testing.assert_close(vectors @ vectors.T, torch.eye(len(directions), dtype=torch.float64), rtol=0, atol=1e-7)
+    if subsampling is None:
+        gradient = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+        torch.testing.assert_close(directions.loss_gammas.norm(), gradient.norm())
+        torch.testing.assert_close(vectors.T @ (vectors @ gradient), gradient, rtol=1e-6, atol=1e-9)
+
+
+def test_dropout_in_evaluation_is_nothing():
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2))
+    dropping = copy.deepcopy(nn.Sequential(plain[0], nn.Dropout(0.5), *plain[1:], nn.Dropout(0.5))).eval()
+    data = (torch.rand(6, 4), torch.rand(6, 2), _constant(1.0), {"kind": "all"})
+    steps = [parameters_to_vector(_step(model, nn.MSELoss(), *data)[0]) for model in (plain, dropping)]
+    torch.testing.assert_close(*steps)

@@ -18,7 +18,6 @@ from backpack.extensions.secondorder.sqrt_ggn import (
     convnd,
     convtransposend,
     custom_module,
-    dropout,
     embedding,
     flatten,
     linear,
@@ -32,6 +31,7 @@ from torch.nn import Module
 from torch.nn.functional import one_hot
 
 from ddn_core.engine.capture.average_pooling import AveragePoolingDerivatives
+from ddn_core.engine.capture.dropout import DropoutDerivatives
 from ddn_core.engine.factors import Columns, DenseColumns, LinearWeightColumns
 from ddn_core.errors import CurvatureError
 
@@ -59,7 +59,6 @@ LAYERS: dict[type[Module], type[ModuleExtension]] = {
     nn.MaxPool3d: pooling.SqrtGGNMaxPool3d,
     nn.ZeroPad2d: padding.SqrtGGNZeroPad2d,
     nn.Flatten: flatten.SqrtGGNFlatten,
-    nn.Dropout: dropout.SqrtGGNDropout,
     nn.Identity: custom_module.SqrtGGNScaleModule,
     ScaleModule: custom_module.SqrtGGNScaleModule,
     SumModule: custom_module.SqrtGGNSumModule,
@@ -68,14 +67,15 @@ LAYERS: dict[type[Module], type[ModuleExtension]] = {
 }
 """Layers that BackPACK backpropagates the square root of the GGN through."""
 
-AVERAGE_POOLING: tuple[type[Module], ...] = (
-    nn.AvgPool1d,
-    nn.AvgPool2d,
-    nn.AvgPool3d,
-    nn.AdaptiveAvgPool1d,
-    nn.AdaptiveAvgPool2d,
-    nn.AdaptiveAvgPool3d,
-)
+OWN_LAYERS: dict[type[Module], type[AveragePoolingDerivatives] | type[DropoutDerivatives]] = {
+    nn.AvgPool1d: AveragePoolingDerivatives,
+    nn.AvgPool2d: AveragePoolingDerivatives,
+    nn.AvgPool3d: AveragePoolingDerivatives,
+    nn.AdaptiveAvgPool1d: AveragePoolingDerivatives,
+    nn.AdaptiveAvgPool2d: AveragePoolingDerivatives,
+    nn.AdaptiveAvgPool3d: AveragePoolingDerivatives,
+    nn.Dropout: DropoutDerivatives,
+}
 """Layers with derivatives of our own."""
 
 
@@ -92,7 +92,7 @@ CONVOLUTIONS = (
 def layer_derivatives() -> dict[type[Module], BaseDerivatives]:
     """Return the derivatives of every supported layer."""
     derivatives = {layer: extension().derivatives for layer, extension in LAYERS.items()}
-    return derivatives | dict.fromkeys(AVERAGE_POOLING, AveragePoolingDerivatives())
+    return derivatives | {layer: own() for layer, own in OWN_LAYERS.items()}
 
 
 def check_layer(layer: Module) -> None:
@@ -121,7 +121,7 @@ def check_layer(layer: Module) -> None:
 
 def unsupported_layer(layer: Module) -> CurvatureError:
     """Return the error for a module that backpropagation cannot pass."""
-    supported = ", ".join(sorted({kind.__name__ for kind in (*LAYERS, *AVERAGE_POOLING)}))
+    supported = ", ".join(sorted({kind.__name__ for kind in (*LAYERS, *OWN_LAYERS)}))
     return CurvatureError(
         f"layer {type(layer).__name__} ({type(layer).__module__}) is not supported. Replace it by supported layers "
         f"({supported}); for a model with code of its own in `forward`, try "
