@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import Module, Parameter
 
-from ddn_core.engine import Capture, CurvatureCapture, DampedDirections, damped_newton_directions
+from ddn_core.engine import Capture, CurvatureCapture, DampedDirections, GroupStep, Wanted, damped_newton_step
 from ddn_core.errors import ArgumentError, NoResultError
 from ddn_core.generators import DeviceGenerators
-from ddn_core.plugins.resolve import as_criterion, as_damping, in_group
+from ddn_core.plugins.resolve import as_criterion, as_damping, group_choice
 from ddn_core.plugins.strategy import Criterion, Damping
 
 
@@ -81,7 +81,7 @@ class DirectionalDampedNewtonComputation:
         self._verbose = verbose
         self._warn = warn_small_eigvals > 0
         self._groups: list[_Group] = []
-        self._results: dict[int, tuple[DampedDirections, tuple[Tensor, ...]]] = {}
+        self._results: dict[int, tuple[GroupStep, tuple[Tensor, ...]]] = {}
         self._extension = CurvatureCapture(
             wanted=self._wanted,
             begin=self._discard,
@@ -130,13 +130,13 @@ class DirectionalDampedNewtonComputation:
         Raises:
             NoResultError: No backward pass has computed directions for this group.
         """
-        return self._result(group)[0]
+        return self._result(group)[0].directions
 
     def _hook(self, module: Module) -> None:
         """Take part in BackPACK's protocol; the work is done by the extension."""
         self._tell(f"backward pass reached {type(module).__name__}")
 
-    def _result(self, group: Mapping[str, Any]) -> tuple[DampedDirections, tuple[Tensor, ...]]:
+    def _result(self, group: Mapping[str, Any]) -> tuple[GroupStep, tuple[Tensor, ...]]:
         try:
             return self._results[id(group)]
         except KeyError:
@@ -145,10 +145,12 @@ class DirectionalDampedNewtonComputation:
                 "of an extended model and an extended loss function inside `with backpack(...)`."
             ) from None
 
-    def _wanted(self) -> dict[int, tuple[str, Parameter]]:
+    def _wanted(self) -> dict[int, Wanted]:
         return {
-            id(parameter): (f"parameter {index} of {group.label} (shape {list(parameter.shape)})", parameter)
-            for group in self._groups
+            id(parameter): Wanted(
+                f"parameter {index} of {group.label} (shape {list(parameter.shape)})", parameter, number
+            )
+            for number, group in enumerate(self._groups)
             for index, parameter in enumerate(group.parameters)
         }
 
@@ -159,21 +161,21 @@ class DirectionalDampedNewtonComputation:
         """Compute the step of every group; there are results only if all succeed."""
         results = {}
         for group in self._groups:
-            directions = damped_newton_directions(
-                capture,
-                group.parameters,
-                in_group(group.criterion, group.label),
-                in_group(group.damping, group.label),
-                group.criterion.leading_directions(),
+            step = damped_newton_step(
+                capture, group.parameters, group_choice(group.criterion, group.damping, group.label)
             )
             with torch.no_grad():
-                results[id(group.given)] = (directions, directions.step())
-            self._tell(f"{group.label}: {len(directions)} of {capture.columns} directions kept")
+                results[id(group.given)] = (step, step.step())
+            self._tell(f"{group.label}: {_kept(step)} of {capture.columns} directions kept")
         self._results = results
 
     def _tell(self, message: str) -> None:
         if self._verbose:
             print(f"ddn: {message}")
+
+
+def _kept(step: GroupStep) -> str:
+    return "all" if step.uniform_damping is not None else str(len(step.directions))
 
 
 def _resolve(param_groups: Sequence[Mapping[str, Any]], warn: bool) -> list[_Group]:

@@ -14,13 +14,13 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from ddn_core.config import Config, CurvatureConfig, GroupConfig
-from ddn_core.engine import Capture, CurvatureCapture, DampedDirections, damped_newton_directions
-from ddn_core.errors import ArgumentError, CurvatureError
+from ddn_core.engine import Capture, CurvatureCapture, GroupStep, Wanted, damped_newton_step
+from ddn_core.errors import ArgumentError, CurvatureError, StrategyError
 from ddn_core.generators import DeviceGenerators
 from ddn_core.optimizer_state import FAMILIES, loaded_strategies, save_strategies
 from ddn_core.parameters import check_group, group_parameters, named
 from ddn_core.plugins.outcome import Outcome
-from ddn_core.plugins.resolve import as_criterion, as_damping, in_group, validated
+from ddn_core.plugins.resolve import as_criterion, as_damping, group_choice, in_group, validated
 from ddn_core.plugins.strategy import Criterion, Damping
 from ddn_core.step_report import StepReport
 
@@ -174,13 +174,12 @@ class DirectionalDampedNewton(Optimizer):
             raise ArgumentError(f"{needs_loss[0]} requires the loss after the step: call step(closure).")
         planned = [self._plan(capture, index, group) for index, group in enumerate(self.param_groups)]
         with torch.no_grad():
-            for group, (_, step) in zip(self.param_groups, planned, strict=True):
-                for parameter, move in zip(group["params"], step, strict=True):
+            for group, (_, moves) in zip(self.param_groups, planned, strict=True):
+                for parameter, move in zip(group["params"], moves, strict=True):
                     parameter.add_(move)
         self._capture = None
         self.last_step = tuple(
-            StepReport.of(directions, float(group["lr"]))
-            for group, (directions, _) in zip(self.param_groups, planned, strict=True)
+            StepReport.of(step, float(group["lr"])) for group, (step, _) in zip(self.param_groups, planned, strict=True)
         )
         loss_after = self._evaluate(closure) if needs_loss and closure is not None else None
         self._step_count += 1
@@ -210,29 +209,25 @@ class DirectionalDampedNewton(Optimizer):
         self._generators, self._step_count = generators, int(state_dict["ddn"]["step_count"])
         self._connect()
 
-    def _plan(self, capture: Capture, index: int, group: dict[str, Any]) -> tuple[DampedDirections, tuple[Tensor, ...]]:
-        """Return the directions of a group and `lr` times its step, without moving a parameter."""
+    def _plan(self, capture: Capture, index: int, group: dict[str, Any]) -> tuple[GroupStep, tuple[Tensor, ...]]:
+        """Return the step of a group, and `lr` times its step, without moving a parameter."""
         where = f"group {index}"
         criterion: Criterion = group["criterion"]
         damping: Damping = group["damping"]
-        directions = damped_newton_directions(
-            capture,
-            group["params"],
-            in_group(criterion, where),
-            in_group(damping, where),
-            criterion.leading_directions(),
-        )
         try:
+            step = damped_newton_step(capture, group["params"], group_choice(criterion, damping, where))
             with torch.no_grad():
-                step = tuple(float(group["lr"]) * move for move in directions.step())
-            finite = all(bool(torch.isfinite(move).all()) for move in step)
+                moves = tuple(float(group["lr"]) * move for move in step.step())
+            finite = all(bool(torch.isfinite(move).all()) for move in moves)
+        except StrategyError:
+            raise
         except (CurvatureError, RuntimeError) as error:
             raise CurvatureError(f"{where}: {error} No parameter has been touched.") from error
         if not finite:
             raise CurvatureError(
                 f"{where}: lr = {group['lr']} times the step is not finite. No parameter has been touched."
             )
-        return directions, step
+        return step, moves
 
     def _strategies_that_need_the_loss(self) -> list[str]:
         strategies = [group[family] for group in self.param_groups for family in ("criterion", "damping")]
@@ -256,16 +251,16 @@ class DirectionalDampedNewton(Optimizer):
                 loss_after=loss_after,
                 predicted_decrease=float(report.predicted_decrease),
                 step_norm=float(report.step_norm),
-                directions=report.evals.numel(),
+                directions=report.directions,
             )
             for strategy in strategies:
                 in_group(strategy.notify, f"group {index}, after the step")(outcome)
 
-    def _wanted(self) -> dict[int, tuple[str, Parameter]]:
+    def _wanted(self) -> dict[int, Wanted]:
         found = {}
         for index, group in enumerate(self.param_groups):
             names = group.get("param_names") or [f"parameter {i} of group {index}" for i in range(len(group["params"]))]
-            found.update({id(p): (name, p) for name, p in zip(names, group["params"], strict=True)})
+            found.update({id(p): Wanted(name, p, index) for name, p in zip(names, group["params"], strict=True)})
         return found
 
     def _begin(self) -> None:

@@ -144,16 +144,15 @@ class Training:
             loss.backward()
         self._optimizer.step(lambda: self._parts.loss_function(self._parts.model(inputs), targets))
         reports = self._optimizer.last_step
-        deltas = torch.cat([report.deltas for report in reports])
-        finite = deltas[deltas.isfinite()].tolist()  # the others are directions that the step does not move along
+        ranges = [limits for report in reports if (limits := report.damping_range()) is not None]
         return StepEvent(
             step=step,
             epoch=epoch,
             loss=loss.item(),
             step_norm=math.hypot(*(report.lr * float(report.step_norm) for report in reports)),
-            directions=len(deltas),
-            damping_min=min(finite, default=None),
-            damping_max=max(finite, default=None),
+            directions=sum(report.directions for report in reports),
+            damping_min=min((lowest for lowest, _ in ranges), default=None),
+            damping_max=max((highest for _, highest in ranges), default=None),
             predicted_decrease=math.fsum(float(report.predicted_decrease) for report in reports),
             seconds=time.perf_counter() - begun,
         )

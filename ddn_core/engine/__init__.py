@@ -2,27 +2,34 @@
 
 Data goes one way, one file each::
 
-    capture/        loss.backward()                   -> Capture: a Factor for each parameter
-    factors/        rows of V that belong to a parameter, in structured form
-    gram.py         factors of a group                -> Gram matrix VᵀV and VᵀG
-    spectrum.py     Gram matrix                       -> eigenvalues, Gram eigenvectors
-    directions.py   spectrum                          -> Directions: gammas, lambdas when first read
+    capture/        loss.backward()                   -> Capture: factors for each group's parameters
+    factors/        rows of V that belong to a layer's parameters, in structured form
+    gram.py         factors of a group                -> GroupCurvature: VᵀV, V·w, Vᵀ·v
+    spectrum.py     Gram matrix                       -> eigenvalues, Gram eigenvectors (krylov.py: the leading ones)
+    directions.py   spectrum                          -> Directions: gammas, lambdas when first read (source.py)
     step.py         directions, dampings              -> coefficients, and the step in parameter space
+    solved.py       one damping for all directions    -> the same step, without eigenvectors
     pipeline.py     calls the above in order
 
 Knows torch (and BackPACK in `capture/`), no plugin, no config, no pydantic. What other rooms may use is what
 this module exports.
 """
 
-from ddn_core.engine.capture import Capture, CurvatureCapture
+from ddn_core.engine.capture import Capture, CurvatureCapture, Wanted
 from ddn_core.engine.directions import Directions
-from ddn_core.engine.pipeline import damped_newton_directions
-from ddn_core.engine.step import DampedDirections
+from ddn_core.engine.pipeline import Choice, damped_newton_step, group_directions, group_eigenvalues
+from ddn_core.engine.step import DampedDirections, GroupStep, Spectral
 
 __all__ = [
     "Capture",
+    "Choice",
     "CurvatureCapture",
     "DampedDirections",
     "Directions",
-    "damped_newton_directions",
+    "GroupStep",
+    "Spectral",
+    "Wanted",
+    "damped_newton_step",
+    "group_directions",
+    "group_eigenvalues",
 ]

@@ -1,8 +1,8 @@
-"""The Gram matrix of a group: the sum of its factors' inner products."""
+"""The curvature of a group: V and the per-sample gradients as sums over its factors, and their products."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,63 +10,161 @@ import torch
 from torch import Size, Tensor
 
 from ddn_core.engine.capture import Capture
-from ddn_core.engine.factors import Factor
+from ddn_core.engine.factors import Columns, Factor, mirror
 
 
 @dataclass(frozen=True, eq=False)
 class GroupCurvature:
     """V and the per-sample gradients of one group, as the sum over its parameters' factors.
 
+    Columns and rows are counted samples first, `n · C + c`, in all of this class.
+
     Attributes:
         capture: What the backward pass gave.
-        factors: A factor for each parameter of the group, `None` for one that the loss does not reach.
-        shapes: Shapes of the group's parameters, in order.
+        factors: Factors of the parameters that the loss reaches.
+        parameters: `id`s of the group's parameters, in order.
+        shapes: Their shapes.
     """
 
     capture: Capture
-    factors: tuple[Factor | None, ...]
+    factors: tuple[Factor, ...]
+    parameters: tuple[int, ...]
     shapes: tuple[Size, ...]
 
     @classmethod
     def of(cls, capture: Capture, parameters: Sequence[Tensor]) -> GroupCurvature:
         """Return the curvature of a group of parameters."""
+        ids = tuple(id(parameter) for parameter in parameters)
         return cls(
             capture=capture,
-            factors=tuple(capture.factors.get(id(parameter)) for parameter in parameters),
+            factors=tuple(factor for factor in capture.factors if set(factor.parameters) <= set(ids)),
+            parameters=ids,
             shapes=tuple(parameter.shape for parameter in parameters),
         )
 
     @property
-    def _reached(self) -> list[Factor]:
-        return [factor for factor in self.factors if factor is not None]
-
-    def gram(self) -> Tensor:
-        """Return the Gram matrix VᵀV, `[R, R]`, in loss/param²."""
-        gram = self.capture.zeros(self.capture.columns, self.capture.columns)
-        for factor in self._reached:
-            gram += factor.root.inner(factor.root)
-        return gram
+    def size(self) -> int:
+        """Number of entries P of the parameters that the loss reaches."""
+        return sum(factor.root.size for factor in self.factors)
 
     @cached_property
-    def gradient_products(self) -> Tensor:
-        """VᵀG, the inner products of the columns of V with the per-sample gradients, `[R, N_grad]`."""
-        products = self.capture.zeros(self.capture.columns, self.capture.samples_grad)
-        for factor in self._reached:
-            products += factor.root.inner(factor.gradient)
-        return products
+    def roots(self) -> tuple[Columns, ...]:
+        """For each factor, the columns of the samples of the GGN: V."""
+        return self.roots_of(self.capture.ggn)
 
-    def combine(self, weights: Tensor) -> tuple[Tensor, ...]:
-        """Return V · weights.
+    def roots_of(self, samples: Sequence[int]) -> tuple[Columns, ...]:
+        """Return, for each factor, the columns of the samples at some positions."""
+        everything = tuple(samples) == tuple(range(self.capture.samples))
+        return tuple(factor.root if everything else factor.root.select(samples) for factor in self.factors)
 
-        Args:
-            weights: Tensor `[R, K]`.
+    @cached_property
+    def gram(self) -> Tensor:
+        """The Gram matrix VᵀV, `[R, R]`, in loss/param²."""
+        return self._gram_and_products[0]
 
-        Returns:
-            For each parameter of the group a tensor `[K, *parameter.shape]`; zeros for one that is not reached.
-        """
+    @property
+    def products(self) -> Tensor:
+        """Vᵀg for the gradient g of the loss, `[R]`."""
+        if (span := self.span) is not None:
+            return self.gram @ span
+        return self._gram_and_products[1]
+
+    @cached_property
+    def span(self) -> Tensor | None:
+        """Coefficients c of the gradient of the loss in V, `g = V c`, `[R]`; `None` where g is not in its span."""
+        capture = self.capture
+        if capture.coefficients is None or not set(capture.grad) <= set(capture.ggn):
+            return None
+        coefficients = torch.zeros_like(capture.coefficients)
+        share = 1 / capture.samples_grad if capture.reduction == "mean" else 1.0
+        coefficients[list(capture.grad)] = capture.coefficients[list(capture.grad)] * share
+        return coefficients[list(capture.ggn)].reshape(-1)
+
+    @cached_property
+    def _gram_and_products(self) -> tuple[Tensor, Tensor]:
+        gram = self.capture.zeros(self.capture.columns, self.capture.columns)
+        products = self.capture.zeros(self.capture.columns)
+        for index, root in enumerate(self.roots):
+            root.accumulate(gram, None if self.span is not None else self.gradient_of(index), products)
+        return mirror(gram, len(self.capture.ggn), self.capture.columns_per_sample), products
+
+    def gradient_of(self, index: int) -> Tensor:
+        """Return the gradient of the loss with respect to the parameters of a factor, `[size]`."""
+        factor, capture = self.factors[index], self.capture
+        if all(key in capture.gradients for key in factor.parameters):
+            return factor.layout.join([capture.gradients[key][None] for key in factor.parameters])[0]
+        share = 1 / capture.samples_grad if capture.reduction == "mean" else 1.0
+        if factor.gradient is not None:
+            return factor.gradient.combine(capture.zeros(capture.samples_grad, 1) + share)[0]
+        assert capture.coefficients is not None
+        weights = torch.zeros_like(capture.coefficients)
+        weights[list(capture.grad)] = capture.coefficients[list(capture.grad)] * share
+        return factor.root.combine(weights.reshape(-1, 1))[0]
+
+    @cached_property
+    def gradient(self) -> Tensor:
+        """The gradient of the loss, entries in the order of the factors, `[P]`."""
+        return torch.cat([self.gradient_of(index) for index in range(len(self.factors))] or [self.capture.zeros(0)])
+
+    def formed(self) -> Tensor:
+        """Return V itself, transposed, `[R, P]`."""
+        return torch.cat([root.formed() for root in self.roots] or [self.capture.zeros(self.capture.columns, 0)], dim=1)
+
+    def combine(self, weights: Tensor) -> list[Tensor]:
+        """Return V · weights, `[K, size]` for each factor, for weights `[R, K]`."""
+        return [root.combine(weights) for root in self.roots]
+
+    def nothing(self, count: int) -> list[Tensor]:
+        """Return zeros in parts, `[count, size]` for each factor."""
+        return [self.capture.zeros(count, factor.root.size) for factor in self.factors]
+
+    def parts(self, vectors: Tensor) -> list[Tensor]:
+        """Return vectors `[K, P]` in parts, `[K, size]` for each factor."""
+        sizes = [factor.root.size for factor in self.factors]
+        return list(torch.split(vectors, sizes, dim=1))
+
+    def in_parameters(self, parts: Sequence[Tensor], count: int) -> tuple[Tensor, ...]:
+        """Return vectors in parts as `[count, *shape]` for each parameter; zeros for one that is not reached."""
+        found: dict[int, Tensor] = {}
+        for factor, part in zip(self.factors, parts, strict=True):
+            found.update(zip(factor.parameters, factor.layout.split(part), strict=True))
         return tuple(
-            factor.root.combine(weights)
-            if factor is not None
-            else torch.zeros(weights.shape[1], *shape, dtype=weights.dtype, device=weights.device)
-            for factor, shape in zip(self.factors, self.shapes, strict=True)
+            found[key].contiguous() if key in found else self.capture.zeros(count, *shape)
+            for key, shape in zip(self.parameters, self.shapes, strict=True)
         )
+
+    def gradient_columns(self) -> dict[tuple[int, ...], Columns]:
+        """Return the per-sample gradients by the parameters of their factor; none where they are in the span."""
+        return {factor.parameters: factor.gradient for factor in self.factors if factor.gradient is not None}
+
+    def root_columns(self, samples: Sequence[int]) -> dict[tuple[int, ...], Columns]:
+        """Return the columns of the samples at some positions, by the parameters of their factor."""
+        return dict(zip((factor.parameters for factor in self.factors), self.roots_of(samples), strict=True))
+
+    def against(self, columns: Mapping[tuple[int, ...], Columns], weights: Tensor) -> Tensor:
+        """Return Wᵀ V · weights for other columns W of the same parameters, `[count, K]`, in the cheaper order."""
+        total = self.capture.zeros(max((one.count for one in columns.values()), default=0), weights.shape[1])
+        few = 4 * weights.shape[1] <= weights.shape[0]
+        for factor, root in zip(self.factors, self.roots, strict=True):
+            if (other := columns.get(factor.parameters)) is not None:
+                total += other.project(root.combine(weights)) if few else other.inner(root) @ weights
+        return total
+
+    def along(self, columns: Mapping[tuple[int, ...], Columns], vectors: Tensor) -> Tensor:
+        """Return Wᵀ · vectors for other columns W of the same parameters, `[count, K]`, for vectors `[K, P]`."""
+        total = self.capture.zeros(max((one.count for one in columns.values()), default=0), len(vectors))
+        for factor, part in zip(self.factors, self.parts(vectors), strict=True):
+            if (other := columns.get(factor.parameters)) is not None:
+                total += other.project(part)
+        return total
+
+    def products_with(self, data: GroupCurvature) -> Tensor:
+        """Return Vᵀg for the gradient g of the loss on other data, `[R]`."""
+        if data is self:
+            return self.products
+        total = self.capture.zeros(self.capture.columns)
+        places = {factor.parameters: index for index, factor in enumerate(data.factors)}
+        for factor, root in zip(self.factors, self.roots, strict=True):
+            if factor.parameters in places:
+                total += root.project(data.gradient_of(places[factor.parameters])[None])[:, 0]
+        return total

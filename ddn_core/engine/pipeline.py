@@ -3,38 +3,110 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ddn_core.engine.capture import Capture
-from ddn_core.engine.directions import Directions, EngineSource
+from ddn_core.engine.directions import Directions
 from ddn_core.engine.gram import GroupCurvature
-from ddn_core.engine.spectrum import eigendecompose
-from ddn_core.engine.step import DampedDirections
+from ddn_core.engine.solved import SolvedStep
+from ddn_core.engine.source import EngineSource, outputs_first
+from ddn_core.engine.spectrum import eigendecompose, eigenvalues, fix_signs
+from ddn_core.engine.step import DampedDirections, GroupStep
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a criterion and a damping choose, as functions; the engine knows no strategies.
+
+    Attributes:
+        criterion: Gives the indices of the directions to keep; not asked where there is none.
+        damping: Gives the dampings of the kept directions, `[K]`; not asked where none is kept.
+        largest: Number of leading eigenpairs that the criterion needs; all by default.
+        uniform_damping: The damping of every direction, if all are kept and all are damped alike; no eigenvectors are
+            computed then, unless they are read.
+    """
+
+    criterion: Callable[[Directions], Tensor]
+    damping: Callable[[Directions], Tensor]
+    largest: int | None = None
+    uniform_damping: float | None = None
 
 
 @torch.no_grad()
-def damped_newton_directions(
-    capture: Capture,
-    parameters: Sequence[Tensor],
-    criterion: Callable[[Directions], Tensor],
-    damping: Callable[[Directions], Tensor],
-    largest: int | None = None,
-) -> DampedDirections:
-    """Return the chosen and damped directions of one group; their `step()` is the Newton step.
+def damped_newton_step(
+    capture: Capture, parameters: Sequence[Tensor], choice: Choice, derivatives: Capture | None = None
+) -> GroupStep:
+    """Return the damped Newton step of one group.
 
     Args:
         capture: What the backward pass gave.
         parameters: The group's parameters.
-        criterion: Gives the indices of the directions to keep; not asked where there is none.
-        damping: Gives the dampings of the kept directions, `[K]`; not asked where none is kept.
-        largest: Number of leading eigenpairs that the criterion needs; all by default.
+        choice: What criterion and damping choose.
+        derivatives: What a backward pass on another batch gave, to read gradients and directional curvatures from; by
+            default they are those of the batch that gives the directions.
+    """
+    basis = GroupCurvature.of(capture, parameters)
+    data = basis if derivatives is None else GroupCurvature.of(derivatives, parameters)
+
+    def decompose() -> DampedDirections:
+        with torch.no_grad():
+            directions = _directions(basis, data, choice.largest)
+            chosen = directions.select(choice.criterion(directions)) if len(directions) else directions
+            return DampedDirections.of(chosen, choice.damping(chosen) if len(chosen) else chosen.evals)
+
+    if choice.uniform_damping is not None and data is basis and capture.lambdas == capture.ggn:
+        solved = SolvedStep.of(basis, choice.uniform_damping, decompose)
+        if solved is not None:
+            return solved
+    return decompose()
+
+
+@torch.no_grad()
+def group_directions(capture: Capture, parameters: Sequence[Tensor], largest: int | None = None) -> Directions:
+    """Return all directions of one group, or the leading ones.
+
+    Args:
+        capture: What the backward pass gave.
+        parameters: The group's parameters.
+        largest: Number of leading eigenpairs that are needed; all by default.
     """
     curvature = GroupCurvature.of(capture, parameters)
-    spectrum = eigendecompose(curvature.gram(), largest)
-    directions = Directions(
-        spectrum.evals, spectrum.evecs, spectrum.all_evals, capture.reduction, EngineSource(curvature)
-    )
-    chosen = directions.select(criterion(directions)) if len(directions) else directions
-    return DampedDirections.of(chosen, damping(chosen) if len(chosen) else chosen.evals)
+    return _directions(curvature, curvature, largest)
+
+
+@torch.no_grad()
+def group_eigenvalues(capture: Capture, parameters: Sequence[Tensor]) -> Tensor:
+    """Return all R eigenvalues of the Gram matrix of one group, ascending, without eigenvectors.
+
+    Numerically zero ones are what the solver gave; where the GGN is smaller, it was decomposed, and the eigenvalues
+    that only the Gram matrix has are exactly zero.
+
+    Args:
+        capture: What the backward pass gave.
+        parameters: The group's parameters.
+    """
+    curvature = GroupCurvature.of(capture, parameters)
+    if curvature.size >= capture.columns:
+        return eigenvalues(curvature.gram)[0]
+    columns = curvature.formed()
+    evals, _ = eigenvalues(columns.T @ columns)
+    return torch.cat([evals.new_zeros(capture.columns - len(evals)), evals])
+
+
+def _directions(basis: GroupCurvature, data: GroupCurvature, largest: int | None) -> Directions:
+    """Return the directions of a group, from the smaller of the Gram matrix and the GGN."""
+    capture, source = basis.capture, EngineSource(basis, data)
+    vectors = None
+    if basis.size < capture.columns:
+        columns = basis.formed()
+        spectrum = eigendecompose(columns.T @ columns, largest).padded(capture.columns)
+        plain = outputs_first(columns @ spectrum.evecs / spectrum.evals.sqrt(), capture.columns_per_sample)
+        evecs = fix_signs(plain)
+        vectors = torch.where((plain * evecs).sum(0) < 0, -spectrum.evecs, spectrum.evecs).T
+    else:
+        spectrum = eigendecompose(basis.gram, largest)
+        evecs = fix_signs(outputs_first(spectrum.evecs, capture.columns_per_sample))
+    return Directions(spectrum.evals, evecs, spectrum.all_evals, capture.reduction, source, vectors, spectrum.fallbacks)

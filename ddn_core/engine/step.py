@@ -2,14 +2,69 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ddn_core.engine.directions import Directions
+from ddn_core.engine.directions import COMPUTED, Directions
 from ddn_core.errors import CurvatureError
+
+
+class Spectral(Protocol):
+    """What is told of a step along its directions, one entry for each."""
+
+    @property
+    def count(self) -> int:
+        """Number of chosen directions; of all that there can be, where none were computed."""
+
+    @property
+    def all_evals(self) -> Tensor:
+        """Eigenvalues before the criterion chose, ascending, loss/param²."""
+
+    @property
+    def evals(self) -> Tensor:
+        """Eigenvalues of the chosen directions, `[K]`, loss/param²."""
+
+    @property
+    def deltas(self) -> Tensor:
+        """Their dampings, `[K]`, loss/param²."""
+
+    @property
+    def coefficients(self) -> Tensor:
+        """Lengths of the step along them, `[K]`, param."""
+
+    @property
+    def fallbacks(self) -> tuple[str, ...]:
+        """What a solver had to try beyond the first attempt."""
+
+
+class GroupStep(Protocol):
+    """The step of a group: along chosen directions, or solved for without any."""
+
+    @property
+    def directions(self) -> DampedDirections:
+        """The chosen directions with their dampings; computed now, where the step was solved for without them."""
+
+    @property
+    def spectral(self) -> Spectral:
+        """What is told of the step along its directions; does not hold the factors."""
+
+    @property
+    def uniform_damping(self) -> float | None:
+        """The damping of every direction, if the step was solved for without any."""
+
+    def step(self) -> tuple[Tensor, ...]:
+        """Return the step in parameter space, in the shapes of the group's parameters."""
+
+    def step_norm(self) -> Tensor:
+        """Return the Euclidean norm of the step, a scalar in param."""
+
+    def predicted_decrease(self, lr: float = 1.0) -> Tensor:
+        """Return by how much the quadratic model of the loss decreases along `lr` times the step, a scalar in loss."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,18 +75,38 @@ class DampedDirections(Directions):
         deltas: Dampings δ_k, `[K]`, loss/param²; +inf means that the step does not move along the direction.
     """
 
-    deltas: Tensor
+    deltas: Tensor = field(kw_only=True)
 
     @classmethod
     def of(cls, directions: Directions, deltas: Tensor) -> DampedDirections:
         """Return the directions with these dampings; what was computed of them is kept."""
         damped = cls(
-            directions.evals, directions.evecs, directions.all_evals, directions.reduction, directions.source, deltas
+            directions.evals,
+            directions.evecs,
+            directions.all_evals,
+            directions.reduction,
+            directions.source,
+            directions.vectors,
+            directions.fallbacks,
+            deltas=deltas,
         )
-        vars(damped).update(
-            {name: vars(directions)[name] for name in ("gammas", "lambdas") if name in vars(directions)}
-        )
+        vars(damped).update({name: vars(directions)[name] for name in COMPUTED if name in vars(directions)})
         return damped
+
+    @property
+    def directions(self) -> DampedDirections:
+        """These directions."""
+        return self
+
+    @cached_property
+    def spectral(self) -> Spectral:
+        """What is told of the step along its directions."""
+        return SpectralSummary(self.all_evals, self.evals, self.deltas, self.coefficients, self.fallbacks)
+
+    @property
+    def uniform_damping(self) -> None:
+        """Nothing: each direction was damped on its own."""
+        return
 
     @cached_property
     def coefficients(self) -> Tensor:
@@ -44,11 +119,7 @@ class DampedDirections(Directions):
         Raises:
             CurvatureError: The step has a NaN or an infinity in it.
         """
-        weights = self.evecs @ (self.coefficients / self.evals.sqrt())
-        step = tuple(vectors[0] for vectors in self.source.combine(weights[:, None]))
-        if not all(bool(torch.isfinite(move).all()) for move in step):
-            raise CurvatureError("the step has NaN or infinite entries. Damp more, scale the loss, or use float64.")
-        return step
+        return checked_step([vectors[0] for vectors in self.source.move(self, self.coefficients[:, None])])
 
     def step_norm(self) -> Tensor:
         """Return the Euclidean norm of the step, a scalar in param: directions are orthonormal."""
@@ -58,3 +129,30 @@ class DampedDirections(Directions):
         """Return by how much the quadratic model of the loss decreases along `lr` times the step, a scalar in loss."""
         lengths = lr * self.coefficients
         return -(self.loss_gammas * lengths + 0.5 * self.loss_lambdas * lengths.square()).sum()
+
+
+@dataclass(frozen=True, eq=False)
+class SpectralSummary:
+    """What is told of a step along its directions, as plain tensors."""
+
+    all_evals: Tensor
+    evals: Tensor
+    deltas: Tensor
+    coefficients: Tensor
+    fallbacks: tuple[str, ...]
+
+    @property
+    def count(self) -> int:
+        """Number of chosen directions."""
+        return len(self.evals)
+
+
+def checked_step(step: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return a step, or raise.
+
+    Raises:
+        CurvatureError: The step has a NaN or an infinity in it.
+    """
+    if not all(bool(torch.isfinite(move).all()) for move in step):
+        raise CurvatureError("the step has NaN or infinite entries. Damp more, scale the loss, or use float64.")
+    return tuple(step)

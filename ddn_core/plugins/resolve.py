@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from ddn_core.engine import Choice
 from ddn_core.errors import ConfigError, StrategyError
 from ddn_core.plugins.messages import error_lines
 from ddn_core.plugins.reference import WARN, AnyCriterion, AnyDamping
@@ -63,6 +64,17 @@ def validated(model: type[M], given: object, where: str) -> M:
         return model.model_validate(given)
     except ValidationError as error:
         raise _wrong(error, where, given) from error
+
+
+def group_choice(criterion: Criterion, damping: Damping, where: str) -> Choice:
+    """Return what a criterion and a damping choose in a group, for the engine."""
+    uniform = damping.uniform() if criterion.keeps_all() else None
+    return Choice(
+        criterion=in_group(criterion, where),
+        damping=in_group(damping, where),
+        largest=criterion.leading_directions(),
+        uniform_damping=uniform if uniform is not None and 0 < uniform < float("inf") else None,
+    )
 
 
 def in_group(function: Callable[[A], R], where: str) -> Callable[[A], R]:

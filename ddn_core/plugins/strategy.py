@@ -132,6 +132,13 @@ class Criterion(Strategy, ABC):
         """Return how many leading eigenpairs suffice to select from, `None` if all are needed (the default)."""
         return None
 
+    def keeps_all(self) -> bool:
+        """Return whether every direction is selected, whatever the directions are; False by default.
+
+        Together with a damping that is `uniform`, no eigenvectors need to be computed.
+        """
+        return False
+
     @final
     def __call__(self, directions: Directions) -> Tensor:
         """Return the checked indices of the directions to keep, int64 `[K]`.
@@ -173,6 +180,10 @@ class Damping(Strategy, ABC):
     @abstractmethod
     def damp(self, directions: Directions) -> Tensor:
         """Return the dampings δ_k, `[K]`, loss/param²; there is at least one direction."""
+
+    def uniform(self) -> float | None:
+        """Return the damping of every direction, if it is one number whatever they are; `None` by default."""
+        return None
 
     @final
     def __call__(self, directions: Directions) -> Tensor:

@@ -15,6 +15,10 @@ class All(Criterion, kind="all"):
     the dtype.
     """
 
+    def keeps_all(self) -> bool:
+        """Return True."""
+        return True
+
     def select(self, directions: Directions) -> Tensor:
         """Return all indices."""
         return torch.arange(len(directions))

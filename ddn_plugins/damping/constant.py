@@ -14,6 +14,10 @@ class Constant(Damping, kind="constant"):
 
     value: NonNegativeFloat = Field(1.0, description="Damping, in loss/param².")
 
+    def uniform(self) -> float:
+        """Return the value."""
+        return self.value
+
     def damp(self, directions: Directions) -> Tensor:
         """Return the value for each direction."""
         return torch.full_like(directions.evals, self.value)

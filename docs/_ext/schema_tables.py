@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from ddn_core.engine.capture.layers import LAYERS, OWN_LAYERS
+from ddn_core.engine.capture.jacobians import JACOBIANS
 from ddn_core.engine.capture.loss import LOSSES
 from ddn_core.plugins.component import Component
 from ddn_core.plugins.discovery import BUILTIN
@@ -65,7 +65,7 @@ class SupportedModules(SphinxDirective):
     """Two paragraphs: the supported layers, and the supported losses."""
 
     def run(self) -> list[nodes.Node]:
-        return [self._listed("Layers", {*LAYERS, *OWN_LAYERS}), self._listed("Losses", set(LOSSES))]
+        return [self._listed("Layers", set(JACOBIANS)), self._listed("Losses", set(LOSSES))]
 
     def _listed(self, head: str, modules: set[type]) -> nodes.paragraph:
         torchs = sorted(f"nn.{module.__name__}" for module in modules if module.__module__.startswith("torch."))

@@ -136,6 +136,33 @@ CASES: dict[str, Case] = {
         ),
         lambda: torch.rand(N, 1, 5, 5),
     ),
+    "transposed-all-settings": Case(
+        lambda: nn.Sequential(
+            nn.ConvTranspose2d(
+                2, 4, (3, 2), stride=(2, 3), padding=(1, 0), output_padding=1, dilation=(1, 2), groups=2
+            ),
+            nn.Softplus(),
+            nn.Flatten(),
+            nn.Linear(168, 3),
+        ),
+        lambda: torch.rand(N, 2, 3, 2),
+    ),
+    "conv-all-settings": Case(
+        lambda: nn.Sequential(
+            nn.Conv1d(4, 6, 3, stride=2, padding=2, dilation=2, groups=2, bias=False),
+            nn.GELU(),
+            nn.Conv1d(6, 6, 2, groups=6),
+            nn.SiLU(),
+            nn.MaxPool1d(2, stride=1, padding=1),
+            nn.Flatten(),
+            nn.Linear(18, 3),
+        ),
+        lambda: torch.rand(N, 4, 5),
+    ),
+    "short-sequence": Case(
+        lambda: nn.Sequential(nn.Linear(9, 8), nn.Mish(), nn.Linear(8, 7), nn.Flatten(), nn.Linear(14, 3)),
+        lambda: torch.rand(N, 2, 9),
+    ),
     "batch-norm-1d": Case(
         lambda: _eval(nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3))),
         lambda: torch.rand(N, 4),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from backpack import backpack, extend
 
-from ddn_core.engine import CurvatureCapture
+from ddn_core.engine import CurvatureCapture, Wanted
 from tests.engine.cases import LOSSES, group_of, make_problem, run
 
 ALL = {"kind": "all"}
@@ -22,7 +22,9 @@ def _ggn(problem, mc_samples, seed, subsampling_ggn=None):
     captures = []
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     capture = CurvatureCapture(
-        wanted=lambda: {id(parameter): (name, parameter) for name, parameter in problem.model.named_parameters()},
+        wanted=lambda: {
+            id(parameter): Wanted(name, parameter, 0) for name, parameter in problem.model.named_parameters()
+        },
         begin=captures.clear,
         deliver=captures.append,
         mc_samples=mc_samples,
@@ -32,9 +34,12 @@ def _ggn(problem, mc_samples, seed, subsampling_ggn=None):
     loss = extend(problem.loss_function)(extend(problem.model)(problem.inputs), problem.targets)
     with backpack(capture):
         loss.backward()
-    factors = captures[0].factors
-    rows = torch.cat([factors[id(p)].root.dense().flatten(1) for p in problem.model.parameters()], dim=1)
-    return rows.T @ rows
+    rows = {}
+    for factor in captures[0].factors:
+        columns = factor.layout.split(factor.root.formed())
+        rows.update({key: part.flatten(1) for key, part in zip(factor.parameters, columns, strict=True)})
+    every = torch.cat([rows[id(parameter)] for parameter in problem.model.parameters()], dim=1)
+    return every.T @ every
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])

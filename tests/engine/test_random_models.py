@@ -1,4 +1,4 @@
-"""Random models, batches, losses, groupings and sub-samplings against the twin; slices; devices."""
+"""Random models, batches, losses, groupings and sub-samplings against the twin; devices."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from torch import nn
 from torch.nn.utils import parameters_to_vector
 
 from ddn_core import DirectionalDampedNewton, DirectionalDampedNewtonComputation
-from ddn_core.engine.factors import DenseColumns, LinearWeightColumns, linear
 from ddn_core.testing import dense_twin
 from tests.engine.cases import LOSSES
 
@@ -81,30 +80,6 @@ def test_random_problems_match_the_twin(problem):
         edge = (directions.all_evals.numel() * torch.finfo(torch.float64).eps * largest) ** 0.5
         size = float((directions.loss_gammas / directions.evals.sqrt()).norm())
         torch.testing.assert_close(step, expected, rtol=1e-6, atol=1e-9 + 3 * edge * size / DAMPING)
-
-
-@pytest.mark.parametrize("slice_elements", [1, 7, 50])
-def test_slices_change_nothing(monkeypatch, slice_elements):
-    torch.manual_seed(0)
-    root, other = torch.rand(3, 4, 5, 6, dtype=torch.float64), torch.rand(1, 2, 5, 6, dtype=torch.float64)
-    ours = LinearWeightColumns(root, torch.rand(4, 5, 7, dtype=torch.float64))
-    theirs = LinearWeightColumns(other, torch.rand(2, 5, 7, dtype=torch.float64))
-    dense = [DenseColumns(columns.dense()) for columns in (ours, theirs)]
-    monkeypatch.setattr(linear, "SLICE_ELEMENTS", slice_elements)
-    torch.testing.assert_close(ours.inner(ours), dense[0].inner(dense[0]))
-    torch.testing.assert_close(ours.inner(theirs), dense[0].inner(dense[1]))
-    weights = torch.rand(12, 3, dtype=torch.float64)
-    torch.testing.assert_close(ours.combine(weights), dense[0].combine(weights))
-    assert ours.combine(weights).shape == (3, 6, 7)
-    torch.testing.assert_close(ours.inner(dense[1]), dense[0].inner(dense[1]))
-
-
-def test_columns_of_a_linear_layer_are_never_formed_without_positions(monkeypatch):
-    """Without a sequence axis the inner products come from two small Gram matrices."""
-    columns = LinearWeightColumns(torch.rand(3, 4, 1, 6), torch.rand(4, 1, 7))
-    monkeypatch.setattr(LinearWeightColumns, "_form", lambda *_: pytest.fail("the columns were formed"))
-    assert columns.inner(columns).shape == (12, 12)
-    assert columns.combine(torch.rand(12, 2)).shape == (2, 6, 7)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

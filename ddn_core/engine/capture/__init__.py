@@ -1,10 +1,12 @@
 """One backward pass to factors.
 
-`loss.py` gives the square root of the loss Hessian, BackPACK (through `backpack.py`) propagates it back, `layers.py`
-turns what reaches a layer into factors, and `result.py` is what comes out.
+`backpack.py` notes in a backward pass how each layer was called (`tape.py`). At its end (`finish.py`), `loss.py` gives
+the square root of the loss Hessian, `backpropagation.py` propagates its columns through the layers' `jacobians.py` and
+makes the factors, and `result.py` is what comes out.
 """
 
 from ddn_core.engine.capture.backpack import CurvatureCapture
+from ddn_core.engine.capture.backward_pass import Wanted
 from ddn_core.engine.capture.result import Capture
 
-__all__ = ["Capture", "CurvatureCapture"]
+__all__ = ["Capture", "CurvatureCapture", "Wanted"]

@@ -11,14 +11,28 @@ from torch.autograd.graph import Node
 from torch.nn import Module, Parameter
 
 from ddn_core.engine.capture.loss import LossCall
-from ddn_core.engine.factors import Factor
+from ddn_core.engine.capture.tape import Key, LayerCall
 from ddn_core.errors import CurvatureError, DdnError
 
-Layout = tuple[list[int], list[int]]
 GradientState = tuple[int, int, Tensor | None]
 
 _HOOK_NOTICE = "Full backward hook is firing when gradients are computed with respect to module outputs"
 """A notice of torch, harmless and frequent: BackPACK's hook on a first layer whose input needs no gradient."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A parameter that factors are wanted of.
+
+    Attributes:
+        name: Name, for messages.
+        parameter: The parameter.
+        group: Number of its group: weight and bias of a layer make one factor if they are in one group.
+    """
+
+    name: str
+    parameter: Parameter
+    group: int
 
 
 @dataclass
@@ -29,26 +43,26 @@ class BackwardPass:
         task: Number that autograd gave the pass.
         loss: The call of the loss module.
         scale: Constant that the loss was multiplied by.
-        wanted: By `id` of a parameter that a factor is wanted of, its name and the parameter.
+        wanted: By `id`, the parameters that factors are wanted of.
         gradients_before: By `id` of a parameter, the state of its gradient before the pass.
-        output_gradient: Gradient of the loss module with respect to the model output, until it has been compared.
-        unclaimed: By data pointer, the graph node of a module input whose root no module has taken up yet.
-        layouts: By data pointer, shape and strides of the tensors that a root was propagated to.
-        factors: By `id` of a parameter, its factor.
-        columns_per_sample: C, or M with Monte-Carlo samples.
+        output_gradient: Gradient of the loss module with respect to the model output.
+        calls: Calls of the layers so far, in the order of the backward pass.
+        expected: Keys of the tensors that columns will be propagated to.
+        unclaimed: By key, the graph node of a module input that no module has been seen to give yet.
+        reached: `id`s of the wanted parameters that a visited module holds.
         error: The first thing that went wrong.
     """
 
     task: int
     loss: LossCall
     scale: float
-    wanted: dict[int, tuple[str, Parameter]]
+    wanted: dict[int, Wanted]
     gradients_before: dict[int, GradientState]
     output_gradient: Tensor | None = None
-    unclaimed: dict[int, Node] = field(default_factory=dict)
-    layouts: dict[int, Layout] = field(default_factory=dict)
-    factors: dict[int, Factor] = field(default_factory=dict)
-    columns_per_sample: int = 0
+    calls: list[LayerCall] = field(default_factory=list)
+    expected: set[Key] = field(default_factory=set)
+    unclaimed: dict[Key, Node] = field(default_factory=dict)
+    reached: set[int] = field(default_factory=set)
     error: DdnError | None = None
 
 
@@ -76,8 +90,8 @@ def check_only_loss(current: BackwardPass, module: Module, gradient: Tensor) -> 
     Raises:
         CurvatureError: A term beside the loss depends on the output: its curvature would be missing.
     """
-    expected, current.output_gradient = current.output_gradient, None  # only the layer before the loss is compared
-    if expected is not None:
+    expected = current.output_gradient
+    if expected is not None and not current.calls:  # only the layer before the loss is compared
         difference = (gradient - expected).abs().max()
         if bool(difference > 1e-4 * expected.abs().max()):
             raise CurvatureError(
@@ -85,12 +99,6 @@ def check_only_loss(current: BackwardPass, module: Module, gradient: Tensor) -> 
                 f"{current.loss.name}: something beside it depends on the output, and its curvature would be missing. "
                 "Call backward on the result of the loss module, or a constant times it."
             )
-
-
-def layout(tensor: Tensor) -> Layout:
-    """Return shape and strides, without the axes of length one, whose strides mean nothing."""
-    axes = [(size, stride) for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size != 1]
-    return [size for size, _ in axes], [stride for _, stride in axes]
 
 
 def gradient_state(parameter: Tensor) -> GradientState:

@@ -2,44 +2,41 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Iterable, Sequence
 
+import torch
+from torch import Tensor
+
+from ddn_core.engine.capture.backpropagation import Part
 from ddn_core.engine.capture.backward_pass import BackwardPass, gradient_state
 from ddn_core.errors import CurvatureError
 
 
-def check_complete(current: BackwardPass, all_samples: bool) -> None:
-    """Raise unless the factors account for all of the loss's dependence on the wanted parameters.
-
-    Args:
-        current: The pass, after all gradients.
-        all_samples: Whether the per-sample gradients are those of all samples, so that they add up to the gradient.
+def check_nothing_missed(current: BackwardPass) -> None:
+    """Raise if a wanted parameter got a gradient, but no visited module holds it.
 
     Raises:
-        CurvatureError: A parameter got a gradient but no factor, a branch was lost, or gradients do not add up.
+        CurvatureError: A parameter got a gradient but no curvature.
     """
-    _check_nothing_missed(current)
-    _check_no_branch_lost(current)
-    if all_samples:
-        _check_gradients_add_up(current)
-
-
-def _check_nothing_missed(current: BackwardPass) -> None:
-    """Raise if a wanted parameter got a gradient but no factor."""
     missed = [
-        name
-        for key, (name, parameter) in current.wanted.items()
-        if key not in current.factors and current.gradients_before[key][:2] != gradient_state(parameter)[:2]
+        wanted.name
+        for key, wanted in current.wanted.items()
+        if key not in current.reached and current.gradients_before[key][:2] != gradient_state(wanted.parameter)[:2]
     ]
     if missed:
         raise CurvatureError(
             f"got a gradient but no curvature for {', '.join(missed)}: no extended module holds them. Extend the "
-            "model before the forward pass, model = backpack.extend(model)."
+            "model before the forward pass, model = backpack.extend(model), and do not compile it: hooks of a model "
+            "that torch.compile has compiled do not tell what the curvature needs."
         )
 
 
-def _check_no_branch_lost(current: BackwardPass) -> None:
-    """Raise if a root was propagated to a tensor that no module gave, and wanted parameters lie behind it."""
+def check_no_branch_lost(current: BackwardPass) -> None:
+    """Raise if columns are propagated to a tensor that no module gave, and wanted parameters lie behind it.
+
+    Raises:
+        CurvatureError: A branch has an operation that is no module.
+    """
     nodes, seen = list(current.unclaimed.values()), set()
     while nodes:
         node = nodes.pop()
@@ -47,31 +44,73 @@ def _check_no_branch_lost(current: BackwardPass) -> None:
             continue
         seen.add(node)
         variable = getattr(node, "variable", None)
-        if variable is not None and id(variable) in current.factors:
+        if variable is not None and id(variable) in current.reached:
             raise CurvatureError(
-                f"a branch that {current.wanted[id(variable)][0]} takes part in has an operation that is no module, so "
-                "that its curvature is lost. Use modules for all operations, nn.ReLU() rather than torch.relu, or try "
-                "`backpack.extend(model, use_converter=True)`."
+                f"a branch that {current.wanted[id(variable)].name} takes part in has an operation that is no module, "
+                "so that its curvature is lost. Use modules for all operations, nn.ReLU() rather than torch.relu, or "
+                "try `backpack.extend(model, use_converter=True)`."
             )
         nodes += [following for following, _ in node.next_functions if following is not None]
 
 
-def _check_gradients_add_up(current: BackwardPass) -> None:
-    """Raise if the per-sample gradients of a parameter do not add up to what autograd accumulated."""
-    mean = current.loss.reduction == "mean"
-    for key, factor in current.factors.items():
-        name, parameter = current.wanted[key]
-        accumulated, before = parameter.grad, current.gradients_before[key][2]
-        if accumulated is None or accumulated.is_sparse:
+def gradient_of_pass(current: BackwardPass, parameter: Tensor) -> Tensor | None:
+    """Return what the pass added to the gradient of a parameter, `None` where that cannot be told."""
+    accumulated, before = parameter.grad, current.gradients_before[id(parameter)][2]
+    if accumulated is None or accumulated.is_sparse:
+        return None
+    return accumulated if before is None else accumulated - before
+
+
+def check_gradients_add_up(current: BackwardPass, parts: Iterable[Part], dtype: torch.dtype) -> None:
+    """Raise if the per-sample gradients of a parameter do not add up to what the pass added to its gradient.
+
+    Args:
+        current: The pass, after all gradients.
+        parts: What factors are made of; each has its parameters to itself.
+        dtype: Dtype that curvature is computed in.
+
+    Raises:
+        CurvatureError: They do not.
+    """
+    shared: dict[int, list[Part]] = {}
+    for part in parts:
+        if part.formed:
+            shared.setdefault(id(part.parameters[0]), []).append(part)
             continue
-        share = 1 / current.loss.samples if mean else 1.0
-        expected = factor.gradient.combine(accumulated.new_full((factor.gradient.count, 1), share))[0]
-        difference = accumulated - expected - (0 if before is None else before)
-        scale = share * factor.gradient.norm_bound() + (0 if before is None else before.norm())
-        if bool(difference.norm() > torch.finfo(difference.dtype).eps ** 0.5 * scale):
-            raise CurvatureError(
-                f"the per-sample gradients of {name} do not add up to its gradient. Either something beside the loss "
-                "depends on it (a penalty that is added to the loss, a hook on it), or its layer computes something "
-                "else than its kind says (pruning, spectral normalization, a hook), or forward was called again before "
-                "backward. Its curvature would be wrong."
-            )
+        gradients = [gradient_of_pass(current, parameter) for parameter in part.parameters]
+        known = [gradient for gradient in gradients if gradient is not None]
+        if len(known) == len(gradients):
+            total = part.layout().join([gradient.to(dtype)[None] for gradient in known])[0]
+            deviation, scale = part.gradient(part.call.output_gradient, dtype).check_sum(total)
+            _refuse_deviation(current, part, deviation, scale, known)
+    for same in shared.values():
+        gradient = gradient_of_pass(current, same[0].parameters[0])
+        if gradient is not None:
+            sums = [_gradient_sum(part, dtype) for part in same]
+            deviation = (gradient.to(dtype) - torch.stack(sums).sum(0)).norm()
+            scale = torch.stack(sums).norm() * len(sums) * current.loss.samples
+            _refuse_deviation(current, same[0], deviation, scale, [gradient])
+
+
+def _gradient_sum(part: Part, dtype: torch.dtype) -> Tensor:
+    """Return the sum of the per-sample gradients of a part's one parameter, from one layer that holds it."""
+    gradient = part.gradient(part.call.output_gradient, dtype)
+    ones = torch.ones(gradient.count, 1, dtype=dtype, device=part.call.output.device)
+    return part.layout().split(gradient.combine(ones))[0][0]
+
+
+def _refuse_deviation(
+    current: BackwardPass, part: Part, deviation: Tensor, scale: Tensor, gradients: Sequence[Tensor]
+) -> None:
+    precision = max(torch.finfo(tensor.dtype).eps for tensor in (*gradients, part.call.output))
+    for parameter in part.parameters:
+        before = current.gradients_before[id(parameter)][2]
+        scale = scale + (0 if before is None else before.norm())
+    if bool(deviation > precision**0.5 * scale):
+        names = " and ".join(current.wanted[id(parameter)].name for parameter in part.parameters)
+        raise CurvatureError(
+            f"the per-sample gradients of {names} do not add up to its gradient. Either something beside the loss "
+            "depends on it (a penalty that is added to the loss, a hook on it), or its layer computes something "
+            "else than its kind says (pruning, spectral normalization, a hook), or forward was called again before "
+            "backward. Its curvature would be wrong."
+        )

@@ -1,4 +1,4 @@
-"""Backpropagation through dropout, whose mask BackPACK takes from the zeros of the output alone.
+"""The mask of dropout, which nothing keeps: from the layer's input and output, and the gradients before and behind it.
 
 A unit is dropped where a nonzero input has become zero. Where the input itself is zero, the gradients tell: a nonzero
 gradient behind the layer that is zero before it. Where both are zero the unit is taken as kept, which no derivative of
@@ -12,22 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddn_core.engine.capture.tape import LayerCall
 
-class DropoutDerivatives:
-    """The transposed Jacobian of dropout: the mask that the forward pass drew, times 1 / (1 - p)."""
 
-    def jac_t_mat_prod(
-        self,
-        module: Any,
-        g_inp: tuple[Tensor, ...],
-        g_out: tuple[Tensor, ...],
-        mat: Tensor,
-        subsampling: list[int] | None = None,
-    ) -> Tensor:
-        """Return the vectors `[V, N, *output]` times the Jacobian, `[V, N, *input]`."""
-        if not module.training:
-            return mat
-        kept_by_gradient = (g_inp[0] != 0) | (g_out[0] == 0)
-        kept: Tensor = torch.where(module.input0 != 0, module.output != 0, kept_by_gradient)
-        scale = kept.to(mat.dtype) / (1 - module.p) if module.p < 1 else torch.zeros_like(kept, dtype=mat.dtype)
-        return mat * (scale if subsampling is None else scale[subsampling])
+def dropout_mask(call: LayerCall, samples: slice, dtype: torch.dtype) -> Tensor:
+    """Return the mask that the forward pass drew, times 1 / (1 - p), for some samples."""
+    layer: Any = call.layer
+    values, output = call.inputs[0][samples].detach(), call.output[samples].detach()
+    before = call.output_gradient[samples] if call.input_gradient is None else call.input_gradient[samples]
+    kept_by_gradient = (before != 0) | (call.output_gradient[samples] == 0)
+    kept: Tensor = torch.where(values != 0, output != 0, kept_by_gradient)
+    return kept.to(dtype) / (1 - layer.p) if layer.p < 1 else torch.zeros_like(kept, dtype=dtype)

@@ -10,12 +10,21 @@ al. 2019 for the equality of Fisher and GGN):
 | mean squared error | 2 I | √2 ξ, ξ standard normal |
 | cross-entropy, p = softmax(f) | diag(p) - p pᵀ | p - onehot(y), y drawn from p |
 | binary cross-entropy, p = sigmoid(f) | diag(p (1 - p)) | p - y, y drawn from p |
+
+The gradient of each of these losses lies in the span of the exact root, `∇_n = S_n c_n`, so that gradients along
+directions follow from c without a division (with e_y for the target, or its probabilities):
+
+| loss | S | c |
+| --- | --- | --- |
+| mean squared error | √2 I | √2 (f - y) |
+| cross-entropy, τ = √p | diag(τ) (I - τ τᵀ), a column τ_v (e_v - p) for each class v | τ - e_y / τ |
+| binary cross-entropy | diag(√(p (1 - p))) | (p - y) / √(p (1 - p)) |
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -57,6 +66,11 @@ class LossCall:
             )
         return cls(module, module.reduction, module.input0.detach(), module.input1.detach(), module.output.detach())
 
+    def cast(self, dtype: torch.dtype) -> LossCall:
+        """Return the call with output, and target if it has numbers, in a dtype."""
+        target = self.target.to(dtype) if self.target.is_floating_point() else self.target
+        return replace(self, output=self.output.to(dtype), target=target)
+
     @property
     def name(self) -> str:
         """Name of the loss, for messages."""
@@ -77,18 +91,20 @@ class LossFamily:
         normalizer: By what a mean-reduced loss divides, for the model output.
         exact: Exact root `[C, N, *output]` for the model output `[N, *output]`.
         sampled: Monte-Carlo root `[M, N, *output]`, not divided by √M.
+        coefficients: Coefficients of the gradient in the exact root, `[N, C]`; not finite where rounding leaves none.
     """
 
     check: Callable[[LossCall], None]
     normalizer: Callable[[Tensor], int]
     exact: Callable[[Tensor], Tensor]
     sampled: Callable[[Tensor, int, Generator | None], Tensor]
+    coefficients: Callable[[LossCall], Tensor]
 
 
 def loss_root(
     loss: LossCall, subsampling: Sequence[int] | None, mc_samples: int, generator: Generator | None
 ) -> Tensor:
-    """Return the square root of the loss Hessian for the chosen samples, with the normalization of the loss.
+    """Return the square root of the loss Hessian for the chosen samples, without the normalization of the loss.
 
     Args:
         loss: The call of the loss module.
@@ -97,12 +113,22 @@ def loss_root(
         generator: Source of the random numbers; torch's own by default.
 
     Returns:
-        Tensor `[C, N, *output]` or `[M, N, *output]`.
+        Tensor `[N, C, *output]` or `[N, M, *output]`.
     """
     family = LOSSES[type(loss.module)]
     chosen = loss.output if subsampling is None else loss.output[list(subsampling)]
     root = family.sampled(chosen, mc_samples, generator) / mc_samples**0.5 if mc_samples else family.exact(chosen)
-    return root / family.normalizer(loss.output) ** 0.5 if loss.reduction == "mean" else root
+    return root.transpose(0, 1)
+
+
+def normalizer(loss: LossCall) -> int:
+    """Return by what the sum of the loss over samples and outputs is divided."""
+    return LOSSES[type(loss.module)].normalizer(loss.output) if loss.reduction == "mean" else 1
+
+
+def gradient_coefficients(loss: LossCall) -> Tensor:
+    """Return the coefficients of the gradient of the unnormalized loss in the exact root, `[N, C]`."""
+    return LOSSES[type(loss.module)].coefficients(loss)
 
 
 def check_loss(loss: LossCall) -> None:
@@ -197,24 +223,41 @@ def _mse_sampled(output: Tensor, mc_samples: int, generator: Generator | None) -
     return 2**0.5 * torch.randn(shape, dtype=output.dtype, device=output.device, generator=generator)
 
 
+def _cross_entropy_coefficients(loss: LossCall) -> Tensor:
+    tau, target = torch.softmax(loss.output, dim=1).sqrt(), loss.target
+    if not target.is_floating_point():
+        target = one_hot(target, loss.output.shape[1]).movedim(-1, 1).to(tau.dtype)
+    smoothing: Any = loss.module.label_smoothing
+    smooth: Tensor = (1 - smoothing) * target + smoothing / loss.output.shape[1]
+    return (tau - smooth / tau).flatten(1)
+
+
+def _bce_coefficients(loss: LossCall) -> Tensor:
+    probabilities = torch.sigmoid(loss.output)
+    return ((probabilities - loss.target) / (probabilities * torch.sigmoid(-loss.output)).sqrt()).flatten(1)
+
+
 LOSSES: dict[type[Module], LossFamily] = {
     MSELoss: LossFamily(
         check=_check_same_shape,
         normalizer=lambda output: output.numel(),
         exact=lambda output: _diagonal_root(torch.full_like(output, 2.0)),
         sampled=_mse_sampled,
+        coefficients=lambda loss: (2**0.5 * (loss.output - loss.target)).flatten(1),
     ),
     CrossEntropyLoss: LossFamily(
         check=_check_cross_entropy,
         normalizer=lambda output: output.numel() // output.shape[1],
         exact=_cross_entropy_exact,
         sampled=_cross_entropy_sampled,
+        coefficients=_cross_entropy_coefficients,
     ),
     BCEWithLogitsLoss: LossFamily(
         check=_check_bce,
         normalizer=lambda output: output.numel(),
         exact=lambda output: _diagonal_root(torch.sigmoid(output) * torch.sigmoid(-output)),
         sampled=_bce_sampled,
+        coefficients=_bce_coefficients,
     ),
 }
 """The supported losses."""

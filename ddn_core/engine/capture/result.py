@@ -1,4 +1,4 @@
-"""What a backward pass gives: a factor for each parameter, and the sizes that go with them."""
+"""What a backward pass gives: the factors, and what is needed to read gradients and curvatures off them."""
 
 from __future__ import annotations
 
@@ -14,23 +14,38 @@ from ddn_core.engine.factors import Factor
 
 @dataclass(frozen=True, eq=False)
 class Capture:
-    """Factors of every captured parameter, from one backward pass.
+    """Factors of the wanted parameters, from one backward pass.
+
+    The factors' roots have columns for the samples of the GGN, and for those of the directional curvatures and of the
+    gradient that are not among them; positions count the samples of the factors.
 
     Attributes:
-        factors: By `id` of the parameter; a parameter that the loss does not reach has none.
+        factors: One for the parameters of each layer and group that the loss reaches.
         columns_per_sample: C for the exact GGN, M with Monte-Carlo samples.
-        samples_ggn: Number of samples in the GGN.
+        samples: Number of samples that the factors have columns for.
+        ggn: Positions of the samples of the GGN, whose eigenvectors the directions are.
+        lambdas: Positions of the samples of the directional curvatures.
+        grad: Positions of the samples of the gradient, where it is a combination of the root's columns.
         samples_grad: Number of samples in the gradient.
+        coefficients: Coefficients of the per-sample gradients in the root's columns, `[samples, C]`: `g_n = V_n c_n`;
+            `None` where the gradients are not in the span of V.
+        gradients: By `id` of a parameter, its gradient; only where the gradients are not in the span of V and all
+            samples are in the gradient.
         reduction: Reduction of the loss over the samples.
         loss: Value of the loss, with the constant it was multiplied by.
-        dtype: Dtype of the model output, used where a group has no factor.
+        dtype: Dtype that curvature is computed in.
         device: Device of the model output.
     """
 
-    factors: Mapping[int, Factor]
+    factors: tuple[Factor, ...]
     columns_per_sample: int
-    samples_ggn: int
+    samples: int
+    ggn: tuple[int, ...]
+    lambdas: tuple[int, ...]
+    grad: tuple[int, ...]
     samples_grad: int
+    coefficients: Tensor | None
+    gradients: Mapping[int, Tensor]
     reduction: Literal["mean", "sum"]
     loss: float
     dtype: torch.dtype
@@ -39,7 +54,7 @@ class Capture:
     @property
     def columns(self) -> int:
         """Number of columns of V, R."""
-        return self.columns_per_sample * self.samples_ggn
+        return self.columns_per_sample * len(self.ggn)
 
     def zeros(self, *shape: int) -> Tensor:
         """Return zeros in the dtype and on the device of this capture."""

@@ -3,8 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ddn_core.errors import ArgumentError
+
+
+@dataclass(frozen=True)
+class Subsampling:
+    """Which samples gradient, directions and directional curvatures are taken over: three independent choices.
+
+    Curvature that is measured on the samples which chose the directions is biased upward (Tatzel et al. 2025).
+
+    Attributes:
+        grad: Indices of the samples of the gradient; all by default.
+        ggn: Indices of the samples of the GGN, whose eigenvectors the directions are; all by default.
+        lambdas: Indices of the samples of the directional curvatures; those of the GGN by default.
+    """
+
+    grad: Sequence[int] | None = None
+    ggn: Sequence[int] | None = None
+    lambdas: Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the indices.
+
+        Raises:
+            ArgumentError: An index is negative, repeated or no integer, or a list is empty.
+        """
+        for name in ("grad", "ggn", "lambdas"):
+            object.__setattr__(self, name, checked_subsampling(f"subsampling_{name}", getattr(self, name)))
+
+    def check_in_batch(self, samples: int) -> None:
+        """Raise an `ArgumentError` unless every index is that of a sample of the batch."""
+        for name in ("grad", "ggn", "lambdas"):
+            check_in_batch(f"subsampling_{name}", getattr(self, name), samples)
 
 
 def checked_subsampling(name: str, indices: Sequence[int] | None) -> list[int] | None:

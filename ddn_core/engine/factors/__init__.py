@@ -1,11 +1,40 @@
-"""Rows of V that belong to one parameter, kept in the structured form that the layer gives.
+"""The rows of V that belong to the parameters of a layer, kept in the structured form that the layer gives.
 
-`columns.py` says what every form can do, `dense.py` and `linear.py` are the forms, and a `Factor` pairs the
-columns of V with the per-sample gradients, which have the same structure.
+`columns.py` says what every form can do; `product.py`, `formed.py` and `joined.py` are the forms. `family.py` says what
+is needed of a kind of layer, and a file for each kind gives it. A `Factor` (`factor.py`) is what other rooms see.
 """
 
-from ddn_core.engine.factors.columns import Columns, Factor
-from ddn_core.engine.factors.dense import DenseColumns
-from ddn_core.engine.factors.linear import LinearWeightColumns
+from torch import nn
 
-__all__ = ["Columns", "DenseColumns", "Factor", "LinearWeightColumns"]
+from ddn_core.engine.factors.batch_norm import BatchNormFamily
+from ddn_core.engine.factors.columns import Columns, mirror
+from ddn_core.engine.factors.convolution import ConvolutionFamily, TransposedConvolutionFamily
+from ddn_core.engine.factors.embedding import EmbeddingFamily
+from ddn_core.engine.factors.factor import Factor, LayerLayout, ParameterLayout
+from ddn_core.engine.factors.family import LayerFamily
+from ddn_core.engine.factors.formed import FormedColumns
+from ddn_core.engine.factors.linear import LinearFamily
+from ddn_core.engine.factors.product import LayerInput, ProductColumns, form
+
+FAMILIES: dict[type[nn.Module], LayerFamily] = {
+    nn.Linear: LinearFamily(),
+    **{kind: ConvolutionFamily() for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d)},
+    **{kind: TransposedConvolutionFamily() for kind in (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)},
+    **{kind: BatchNormFamily() for kind in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)},
+    nn.Embedding: EmbeddingFamily(),
+}
+"""The layers whose parameters can be in a group."""
+
+__all__ = [
+    "FAMILIES",
+    "Columns",
+    "Factor",
+    "FormedColumns",
+    "LayerFamily",
+    "LayerInput",
+    "LayerLayout",
+    "ParameterLayout",
+    "ProductColumns",
+    "form",
+    "mirror",
+]

@@ -1,75 +1,94 @@
-"""What every structured form of a factor can do: inner products and linear combinations of its columns."""
+"""What every form of a factor can do: inner products, linear combinations, projections of its columns."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
 
+BLOCKS = 8
+"""Into how many blocks of rows a large Gram matrix is cut, so that little more than half of it is computed."""
+BLOCK_ROWS = 96
+"""Number of rows below which a block is not worth its calls."""
+
 
 class Columns(ABC):
-    """`A · B` vectors in the space of one parameter, without the vectors being formed.
+    """`B · A` vectors in the space of a layer's parameters, without the vectors being formed.
 
-    A is the number of columns per sample (C model outputs, M Monte-Carlo samples, or 1 for a gradient), B the
-    number of samples. Column `(a, b)` has the flat index `a · B + b`.
+    B is the number of samples, A the number of columns per sample (C model outputs, M Monte-Carlo samples, or 1 for a
+    gradient). Column `(n, a)` has the flat index `n · A + a`: samples come first, so that a layer's columns for one
+    sample lie together.
     """
 
-    shape: torch.Size
-    """Shape of the parameter."""
+    samples: int
+    """Number of samples, B."""
 
-    count: int
-    """Number of columns, `A · B`."""
+    per_sample: int
+    """Number of columns per sample, A."""
+
+    size: int
+    """Number of entries of a column."""
+
+    @property
+    def count(self) -> int:
+        """Number of columns, `B · A`."""
+        return self.samples * self.per_sample
+
+    @abstractmethod
+    def accumulate(self, gram: Tensor, vector: Tensor | None, products: Tensor | None) -> None:
+        """Add the upper blocks of the Gram matrix, and the products with a vector.
+
+        Args:
+            gram: Tensor `[count, count]`; of each block of rows, only what is not left of its diagonal block is added.
+            vector: Tensor `[size]`; none, if no products are wanted.
+            products: Tensor `[count]`, that the inner products of the columns with the vector are added to.
+        """
 
     @abstractmethod
     def inner(self, other: Columns) -> Tensor:
-        """Return the inner products of all columns with all columns of `other`.
-
-        Args:
-            other: Columns for the same parameter.
-
-        Returns:
-            Tensor `[count, other.count]`.
-        """
+        """Return the inner products of all columns with all columns of `other`, `[count, other.count]`."""
 
     @abstractmethod
     def combine(self, weights: Tensor) -> Tensor:
-        """Return linear combinations of the columns.
-
-        Args:
-            weights: Tensor `[count, K]`.
-
-        Returns:
-            Tensor `[K, *shape]`.
-        """
+        """Return V · weights, `[K, size]`, for weights `[count, K]`."""
 
     @abstractmethod
-    def norm_bound(self) -> Tensor:
-        """Return an upper bound of the sum of the columns' Euclidean norms, a scalar."""
+    def project(self, vectors: Tensor) -> Tensor:
+        """Return Vᵀ · vectors, `[count, K]`, for vectors `[K, size]`."""
 
     @abstractmethod
-    def dense(self) -> Tensor:
-        """Return the columns themselves, `[count, *shape]`: large, for what has no structured form."""
+    def formed(self) -> Tensor:
+        """Return the columns themselves, `[count, size]`: large, for what is small or has no structured form."""
+
+    @abstractmethod
+    def select(self, samples: Sequence[int]) -> Self:
+        """Return the columns of some samples, in this order."""
+
+    @abstractmethod
+    def bytes(self) -> int:
+        """Return how many bytes are held."""
 
 
-@dataclass(frozen=True)
-class Factor:
-    """The rows of V that belong to one parameter, and the per-sample gradients for the same parameter.
+def row_blocks(samples: int, per_sample: int) -> Iterator[tuple[slice, slice]]:
+    """Yield blocks of samples and the rows of the Gram matrix that are theirs."""
+    rows = max(BLOCK_ROWS, -(-samples * per_sample // BLOCKS))
+    width = max(1, rows // per_sample)
+    for start in range(0, samples, width):
+        stop = min(start + width, samples)
+        yield slice(start, stop), slice(start * per_sample, stop * per_sample)
 
-    Attributes:
-        root: Columns of V, `R = C · N` (or `M · N`) of them; G = Σ root rootᵀ over the group's parameters.
-        gradient: Per-sample gradients, N of them, not divided by N.
-    """
 
-    root: Columns
-    gradient: Columns
+def mirror(gram: Tensor, samples: int, per_sample: int) -> Tensor:
+    """Fill what `Columns.accumulate` leaves out, in place: the transpose of what it computes."""
+    for _, rows in row_blocks(samples, per_sample):
+        gram[rows.stop :, rows] = gram[rows, rows.stop :].T
+    return gram
 
-    def __add__(self, other: Factor) -> Factor:
-        """Return the factor of a parameter that two layers share: derivatives add up, so no structure is left."""
-        from ddn_core.engine.factors.dense import DenseColumns
 
-        return Factor(
-            root=DenseColumns(self.root.dense() + other.root.dense()),
-            gradient=DenseColumns(self.gradient.dense() + other.gradient.dense()),
-        )
+def add_upper_products(gram: Tensor, columns: Tensor, samples: int, per_sample: int) -> None:
+    """Add the upper blocks of `columns columnsᵀ` to the Gram matrix, for formed columns `[count, size]`."""
+    for _, rows in row_blocks(samples, per_sample):
+        torch.addmm(gram[rows, rows.start :], columns[rows], columns[rows.start :].T, out=gram[rows, rows.start :])

@@ -1,0 +1,190 @@
+"""From the calls of the layers to factors: the columns of the loss Hessian's root, propagated back in chunks.
+
+A chunk is some columns of some samples. It goes from the model output down to the lowest wanted parameter before the
+next one begins, so that what is held beside the factors is as large as a chunk, and stays in the processor's cache.
+Each factor takes the form that needs less memory: the columns formed, or root and input of the layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ddn_core.engine.capture.jacobians import transposed_jacobian
+from ddn_core.engine.capture.tape import Key, LayerCall, leads_to_parameters
+from ddn_core.engine.factors import (
+    FAMILIES,
+    Columns,
+    FormedColumns,
+    LayerFamily,
+    LayerInput,
+    LayerLayout,
+    ProductColumns,
+    form,
+)
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+CHUNK_ELEMENTS = 2**21
+"""Number of elements up to which columns are propagated at a time, counted at the widest layer."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Parameters of one layer that make up one factor.
+
+    Attributes:
+        call: Call of the layer.
+        names: `("weight", "bias")`, or one of them.
+        formed: Whether the columns have to be formed, whatever they need.
+    """
+
+    call: LayerCall
+    names: tuple[str, ...]
+    formed: bool = False
+
+    @property
+    def family(self) -> LayerFamily:
+        """What is known of the layer's kind."""
+        return FAMILIES[type(self.call.layer)]
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """The parameters."""
+        return tuple(getattr(self.call.layer, name) for name in self.names)
+
+    def shape(self) -> tuple[int, int, int, int]:
+        """Return the numbers of groups, outputs, features and positions."""
+        output = self.call.output
+        _, _, groups, outputs, positions = self.family.positions(self.call.layer, output[:1, None]).shape
+        weight: Any = self.call.layer.weight
+        features = weight.numel() // (groups * outputs) if "weight" in self.names else 0
+        return groups, outputs, features + ("bias" in self.names), positions if "weight" in self.names else 1
+
+    def layout(self) -> LayerLayout:
+        """Return how a column is shared out among the parameters."""
+        return LayerLayout(self.call.layer, self.family, self.names, self.shape()[1])
+
+    def positions(self, backpropagated: Tensor) -> Tensor:
+        """Return what is backpropagated to the output, `[b, a, *output]`, as `[b, a, g, o, L]`."""
+        positions = self.family.positions(self.call.layer, backpropagated)
+        return positions if "weight" in self.names else positions.sum(-1, keepdim=True)
+
+    def input(self, dtype: torch.dtype) -> LayerInput:
+        """Return the layer's input; its numbers in a dtype, its tokens as they are."""
+        values = self.call.inputs[0]
+        return LayerInput(
+            self.call.layer,
+            self.family,
+            values.to(dtype) if values.is_floating_point() else values,
+            "weight" in self.names,
+            "bias" in self.names,
+        )
+
+    def gradient(self, gradients: Tensor, dtype: torch.dtype) -> ProductColumns:
+        """Return the per-sample gradients, from those at the layer's output, `[B, *output]`."""
+        root = self.positions(gradients.to(dtype)[:, None])
+        return ProductColumns(root, self.input(dtype), self.shape()[2])
+
+    def takes_form(self) -> bool:
+        """Return whether the columns are kept formed: where that takes no more memory than the root does."""
+        _, _, features, positions = self.shape()
+        return self.formed or features <= positions
+
+
+class _Builder:
+    """Makes the columns of one part, chunk by chunk."""
+
+    def __init__(self, part: Part, root: Tensor, whole: bool) -> None:
+        groups, outputs, features, positions = part.shape()
+        self._part, self._whole = part, whole and root.shape[0] > 0
+        self._input = part.input(root.dtype)
+        self._takes_form = part.takes_form()
+        last = (outputs, features) if self._takes_form else (outputs, positions)
+        self._store = None if self._whole else root.new_empty(*root.shape[:2], groups, *last)
+        self._size, self._features_count = groups * outputs * features, features
+        self._features: tuple[slice, Tensor] | None = None
+
+    def add(self, samples: slice, columns: slice, backpropagated: Tensor) -> None:
+        """Take in a chunk, `[b, a, *output]`."""
+        values = self._part.positions(backpropagated)
+        if self._takes_form:
+            values = form(values, self._features_of(samples))
+        if self._store is None:
+            # batch normalization goes on to overwrite what is propagated through it
+            self._store = values.clone() if isinstance(self._part.call.layer, BATCH_NORMS) else values
+        else:
+            self._store[samples, columns] = values
+
+    def finish(self) -> Columns:
+        """Return the columns."""
+        assert self._store is not None
+        if self._takes_form:
+            return FormedColumns(self._store.reshape(*self._store.shape[:2], self._size))
+        return ProductColumns(self._store, self._input, self._features_count)
+
+    def _features_of(self, samples: slice) -> Tensor:
+        if self._features is None or self._features[0] != samples:
+            self._features = (samples, self._input.features(samples))
+        return self._features[1]
+
+
+def propagate(
+    calls: Sequence[LayerCall], parts: Sequence[Part], root: Tensor, output_key: Key, chunk: int = CHUNK_ELEMENTS
+) -> list[Columns]:
+    """Return the columns of each part.
+
+    Args:
+        calls: Calls of the layers, in the order of the backward pass.
+        parts: What columns are wanted of.
+        root: Root of the loss Hessian at the model output, `[B, A, *output]`.
+        output_key: Key of the model output.
+        chunk: Number of elements up to which columns are propagated at a time.
+    """
+    by_call: dict[int, list[_Builder]] = {}
+    samples, per_sample = root.shape[:2]
+    at_a_time = max(1, chunk // max(1, widest(calls)))
+    width, columns = max(1, at_a_time // per_sample), min(per_sample, at_a_time)
+    whole = width >= samples and columns >= per_sample
+    builders = []
+    for part in parts:
+        builders.append(_Builder(part, root, whole))
+        by_call.setdefault(id(part.call), []).append(builders[-1])
+    wanted = {id(parameter) for part in parts for parameter in part.parameters}
+    leading = leads_to_parameters(calls, wanted)
+    path = [call for call in calls if call.output_key in leading]
+    for start in range(0, samples, width):
+        chosen = slice(start, min(start + width, samples))
+        jacobians = {
+            id(call): transposed_jacobian(call, chosen, root.dtype)
+            for call in path
+            if any(key in leading for key in call.input_keys)
+        }
+        for first in range(0, per_sample, columns):
+            some = slice(first, min(first + columns, per_sample))
+            cotangents = {output_key: root[chosen, some].clone()}
+            for call in path:
+                backpropagated = cotangents.pop(call.output_key)
+                for builder in by_call.get(id(call), ()):
+                    builder.add(chosen, some, backpropagated)
+                if id(call) in jacobians:
+                    propagated = jacobians[id(call)](backpropagated)
+                    del backpropagated
+                    _collect(cotangents, dict(zip(call.input_keys, propagated, strict=True)), leading)
+    return [builder.finish() for builder in builders]
+
+
+def widest(calls: Sequence[LayerCall]) -> int:
+    """Return the largest number of elements that a column has at any layer's output."""
+    return max((call.output[0].numel() for call in calls), default=1)
+
+
+def _collect(cotangents: dict[Key, Tensor], propagated: Mapping[Key, Tensor], leading: set[Key]) -> None:
+    """Note what was propagated to the inputs of a layer; what reaches one tensor from several layers is added up."""
+    for key, columns in propagated.items():
+        if key in leading:
+            cotangents[key] = cotangents[key] + columns if key in cotangents else columns

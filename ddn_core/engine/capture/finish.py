@@ -1,0 +1,190 @@
+"""The end of a backward pass: from what was gathered to a `Capture`."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from ddn_core.engine.capture.backpropagation import Part, propagate
+from ddn_core.engine.capture.backward_pass import BackwardPass
+from ddn_core.engine.capture.completeness import (
+    check_gradients_add_up,
+    check_no_branch_lost,
+    check_nothing_missed,
+    gradient_of_pass,
+)
+from ddn_core.engine.capture.layers import check_parameter
+from ddn_core.engine.capture.loss import LossCall, gradient_coefficients, loss_root, normalizer
+from ddn_core.engine.capture.result import Capture
+from ddn_core.engine.capture.subsampling import Subsampling
+from ddn_core.engine.capture.tape import computing_dtype, key_of
+from ddn_core.engine.factors import Columns, Factor, FormedColumns, ParameterLayout
+from ddn_core.errors import CurvatureError
+
+
+@dataclass(frozen=True)
+class CaptureSettings:
+    """How curvature is taken from a pass.
+
+    Attributes:
+        subsampling: Samples of gradient, directions and directional curvatures.
+        mc_samples: Number of Monte-Carlo samples; 0 for the exact GGN.
+        generator: Gives the source of random numbers on a device.
+    """
+
+    subsampling: Subsampling
+    mc_samples: int
+    generator: Callable[[torch.device], Generator | None]
+
+
+def capture_of(current: BackwardPass, settings: CaptureSettings) -> Capture:
+    """Return the capture of a pass.
+
+    Raises:
+        CurvatureError: The factors do not account for all of the loss's dependence on the wanted parameters.
+    """
+    chosen, every = settings.subsampling, range(current.loss.samples)
+    dtype = computing_dtype(_widest_dtype(current))
+    loss = current.loss.cast(dtype)
+    parts = _parts(current)
+    check_nothing_missed(current)
+    check_no_branch_lost(current)
+    if chosen.grad is None:
+        check_gradients_add_up(current, parts, dtype)
+
+    ggn = list(every if chosen.ggn is None else chosen.ggn)
+    lambdas = ggn if chosen.lambdas is None else list(chosen.lambdas)
+    grad = list(every if chosen.grad is None else chosen.grad)
+    used = sorted({*ggn, *lambdas})
+    in_span = not settings.mc_samples and set(grad) <= set(used) and _in_span(current, loss)
+    root = loss_root(
+        loss, None if len(used) == len(every) else used, settings.mc_samples, settings.generator(loss.output.device)
+    )
+    scale = _root_scale(current, len(ggn))
+    root = root * scale
+    calls = current.calls if len(used) == len(every) else [call.select(used) for call in current.calls]
+    selected = {id(call): other for call, other in zip(current.calls, calls, strict=True)}
+    columns = propagate(
+        calls, [Part(selected[id(part.call)], part.names, part.formed) for part in parts], root, key_of_output(current)
+    )
+    gradients = [None if in_span else _gradients(current, part, grad, dtype) for part in parts]
+    coefficients = gradient_coefficients(loss)[used] * (_gradient_scale(current) / scale) if in_span else None
+    position = {sample: index for index, sample in enumerate(used)}
+    return Capture(
+        factors=_factors(parts, columns, gradients),
+        columns_per_sample=root.shape[1],
+        samples=len(used),
+        ggn=tuple(position[sample] for sample in ggn),
+        lambdas=tuple(position[sample] for sample in lambdas),
+        grad=tuple(position[sample] for sample in grad) if in_span else (),
+        samples_grad=len(grad),
+        coefficients=coefficients,
+        gradients={} if in_span or chosen.grad is not None else _own_gradients(current, parts, dtype),
+        reduction=loss.reduction,
+        loss=current.scale * float(loss.value),
+        dtype=dtype,
+        device=loss.output.device,
+    )
+
+
+def key_of_output(current: BackwardPass) -> tuple[object, ...]:
+    """Return the key of the model output."""
+    return key_of(current.loss.output)
+
+
+def _widest_dtype(current: BackwardPass) -> torch.dtype:
+    dtype = current.loss.output.dtype
+    for wanted in current.wanted.values():
+        dtype = torch.promote_types(dtype, wanted.parameter.dtype)
+    return dtype
+
+
+def _root_scale(current: BackwardPass, samples_ggn: int) -> float:
+    """Return by what the root is multiplied, so that `G = V Vᵀ` for the samples of the GGN."""
+    loss = current.loss
+    share = loss.samples / samples_ggn if loss.reduction == "mean" else 1.0
+    return math.sqrt(current.scale * share / normalizer(loss))
+
+
+def _gradient_scale(current: BackwardPass) -> float:
+    """Return by what a gradient of the unnormalized loss is multiplied, so that its mean (or sum) is the loss's."""
+    loss = current.loss
+    return current.scale * (loss.samples if loss.reduction == "mean" else 1) / normalizer(loss)
+
+
+def _in_span(current: BackwardPass, loss: LossCall) -> bool:
+    """Return whether the coefficients give the gradient at the model output."""
+    coefficients = gradient_coefficients(loss)
+    if current.scale == 0 or not bool(torch.isfinite(coefficients).all()) or current.output_gradient is None:
+        return False
+    found = torch.einsum("na,na...->n...", coefficients, loss_root(loss, None, 0, None))
+    expected = current.output_gradient.to(found.dtype) * (normalizer(loss) / current.scale)
+    precision = torch.finfo(current.loss.output.dtype).eps ** 0.5
+    return bool((found - expected).abs().max() <= precision * expected.abs().max())
+
+
+def _parts(current: BackwardPass) -> list[Part]:
+    """Return what factors are made of: the parameters of one layer and group; one that layers share is on its own."""
+    holders = Counter(id(getattr(call.layer, name)) for call in current.calls for name in call.wanted(current.wanted))
+    parts = []
+    for call in current.calls:
+        by_group: dict[int, list[str]] = {}
+        for name in call.wanted(current.wanted):
+            check_parameter(call.layer, name)
+            key = id(getattr(call.layer, name))
+            if holders[key] > 1:
+                parts.append(Part(call, (name,), formed=True))
+            else:
+                by_group.setdefault(current.wanted[key].group, []).append(name)
+        parts += [Part(call, tuple(sorted(names, reverse=True))) for names in by_group.values()]
+    return parts
+
+
+def _gradients(current: BackwardPass, part: Part, grad: Sequence[int], dtype: torch.dtype) -> Columns:
+    """Return the per-sample gradients of a part."""
+    gradients = part.call.output_gradient.to(dtype)
+    if current.loss.reduction == "mean":
+        gradients = gradients * current.loss.samples
+    columns = part.gradient(gradients, dtype)
+    return columns if len(grad) == current.loss.samples else columns.select(grad)
+
+
+def _own_gradients(current: BackwardPass, parts: Sequence[Part], dtype: torch.dtype) -> dict[int, Tensor]:
+    """Return copies of what the pass added to the gradients, for what else happens to `.grad` before the step."""
+    found = {}
+    for parameter in (parameter for part in parts for parameter in part.parameters):
+        gradient = gradient_of_pass(current, parameter)
+        if gradient is None:
+            raise CurvatureError(f"{current.wanted[id(parameter)].name} has no dense gradient. Use sparse=False.")
+        found[id(parameter)] = gradient.to(dtype, copy=True)
+    return found
+
+
+def _factors(
+    parts: Sequence[Part], columns: Sequence[Columns], gradients: Sequence[Columns | None]
+) -> tuple[Factor, ...]:
+    """Return the factors; those of a parameter that layers share are added up, and left without structure."""
+    factors: dict[tuple[int, ...], Factor] = {}
+    for part, root, gradient in zip(parts, columns, gradients, strict=True):
+        ids = tuple(id(parameter) for parameter in part.parameters)
+        if not part.formed:
+            factors[ids] = Factor(ids, part.layout(), root, gradient)
+            continue
+        known = factors.get(ids)
+        plain_root = _plain(part, root, None if known is None else known.root)
+        plain_gradient = None if gradient is None else _plain(part, gradient, None if known is None else known.gradient)
+        factors[ids] = Factor(ids, ParameterLayout(part.parameters[0].shape), plain_root, plain_gradient)
+    return tuple(factors.values())
+
+
+def _plain(part: Part, columns: Columns, known: Columns | None) -> FormedColumns:
+    """Return columns as vectors in the space of a part's one parameter, plus those that are known of it."""
+    values = part.layout().split(columns.formed())[0].flatten(1)
+    if known is not None:
+        values = values + known.formed()
+    return FormedColumns(values.reshape(columns.samples, columns.per_sample, -1).contiguous())

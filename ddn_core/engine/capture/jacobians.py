@@ -1,0 +1,243 @@
+"""Backpropagation of many columns through a layer: the transposed Jacobian of each supported kind.
+
+A function here is given the call of a layer for some samples, and returns what maps columns at the output,
+`[b, a, *output]`, to columns at each input, `[b, a, *input]`. What does not depend on the columns is computed once,
+before. What it returns may overwrite the columns that it is given: nobody else holds them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from backpack.custom_module.branching import SumModule
+from backpack.custom_module.pad import Pad
+from backpack.custom_module.scale_module import ScaleModule
+from backpack.custom_module.slicing import Slicing
+from torch import Tensor, nn
+from torch.nn import Module, functional
+
+from ddn_core.engine.capture.dropout import dropout_mask
+from ddn_core.engine.capture.tape import LayerCall
+from ddn_core.errors import CurvatureError
+
+Backward = Callable[[Tensor], tuple[Tensor, ...]]
+
+TRANSPOSED = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
+CONVOLVE = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+POOL = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
+
+
+def transposed_jacobian(call: LayerCall, samples: slice, dtype: torch.dtype) -> Backward:
+    """Return the map from columns at a layer's output to columns at its inputs.
+
+    Args:
+        call: Call of the layer.
+        samples: The samples that the columns are of.
+        dtype: Dtype of the columns.
+    """
+    return JACOBIANS[type(call.layer)](call, samples, dtype)
+
+
+def _per_column(function: Callable[[Tensor], Tensor]) -> Backward:
+    """Return the map that takes each column for a sample of its own."""
+
+    def backward(columns: Tensor) -> tuple[Tensor, ...]:
+        result = function(columns.flatten(0, 1))
+        return (result.reshape(*columns.shape[:2], *result.shape[1:]),)
+
+    return backward
+
+
+def _linear(call: LayerCall, samples: slice, dtype: torch.dtype) -> Backward:
+    weight = _parameter(call, "weight", dtype)
+    return lambda columns: (columns @ weight,)
+
+
+def _convolution(call: LayerCall, samples: slice, dtype: torch.dtype) -> Backward:
+    layer: Any = call.layer
+    weight = _parameter(call, "weight", dtype)
+    outputs, inputs = call.output.shape[2:], call.inputs[0].shape[2:]
+    missing = [
+        size - ((length - 1) * stride - 2 * padding + dilation * (kernel - 1) + 1)
+        for size, length, stride, padding, dilation, kernel in zip(
+            inputs, outputs, layer.stride, layer.padding, layer.dilation, layer.kernel_size, strict=True
+        )
+    ]
+    transposed = TRANSPOSED[len(inputs)]
+    return _per_column(
+        lambda columns: transposed(
+            columns, weight, None, layer.stride, layer.padding, missing, layer.groups, layer.dilation
+        )
+    )
+
+
+def _transposed_convolution(call: LayerCall, samples: slice, dtype: torch.dtype) -> Backward:
+    layer: Any = call.layer
+    weight = _parameter(call, "weight", dtype)
+    inputs = call.inputs[0].shape[2:]
+    convolve, inside = CONVOLVE[len(inputs)], tuple(slice(size) for size in (None, None, *inputs))
+    return _per_column(
+        lambda columns: convolve(columns, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)[
+            inside
+        ]
+    )
+
+
+def _batch_norm(call: LayerCall, samples: slice, dtype: torch.dtype) -> Backward:
+    layer: Any = call.layer
+    scale = (layer.running_var.to(dtype) + layer.eps).rsqrt()
+    if layer.weight is not None:
+        scale = scale * layer.weight.detach().to(dtype)
+    scale = scale.reshape(-1, *[1] * (call.output.dim() - 2))
+    return lambda columns: (columns.mul_(scale),)
+
+
+def _relu(call: LayerCall, samples: slice, dtype: torch.dtype) -> Backward:
+    slopes = (call.output[samples].detach() > 0).to(dtype)[:, None]
+    return lambda columns: (columns.mul_(slopes),)
+
+
+def _elementwise(call: LayerCall, samples: slice, dtype: torch.dtype) -> Backward:
+    """Return the product with the slopes, which autograd gives."""
+    with torch.enable_grad():
+        point = call.inputs[0][samples].detach().to(dtype).requires_grad_()
+        slopes = torch.autograd.grad(_forward(call.layer, point).sum(), point)[0][:, None]
+    return lambda columns: (columns.mul_(slopes),)
+
+
+def _dropout(call: LayerCall, samples: slice, dtype: torch.dtype) -> Backward:
+    if not call.layer.training:
+        return lambda columns: (columns,)
+    mask = dropout_mask(call, samples, dtype)[:, None]
+    return lambda columns: (columns.mul_(mask),)
+
+
+def _max_pooling(call: LayerCall, samples: slice, dtype: torch.dtype) -> Backward:
+    layer: Any = call.layer
+    point = call.inputs[0][samples].detach().to(dtype)
+    pool = POOL[point.dim() - 2]
+    _, places = pool(
+        point,
+        layer.kernel_size,
+        layer.stride,
+        layer.padding,
+        layer.dilation,
+        ceil_mode=layer.ceil_mode,
+        return_indices=True,
+    )
+    places = places.flatten(2)[:, None]
+
+    def backward(columns: Tensor) -> tuple[Tensor, ...]:
+        result = columns.new_zeros(*columns.shape[:3], point[0, 0].numel())
+        result.scatter_add_(3, places.expand(*columns.shape[:3], -1), columns.flatten(3))
+        return (result.reshape(*columns.shape[:2], *point.shape[1:]),)
+
+    return backward
+
+
+def _linear_map(call: LayerCall, samples: slice, dtype: torch.dtype) -> Backward:
+    """Return the transpose of a layer that is linear (or affine) and has no parameters, by autograd at zero."""
+    shape = call.inputs[0].shape[1:]
+
+    def function(columns: Tensor) -> Tensor:
+        with torch.enable_grad():
+            point = columns.new_zeros(len(columns), *shape).requires_grad_()
+            return torch.autograd.grad(_forward(call.layer, point), point, columns)[0]
+
+    return _per_column(function)
+
+
+def _slicing(call: LayerCall, samples: slice, dtype: torch.dtype) -> Backward:
+    layer: Any = call.layer
+    information = layer.slice_info if isinstance(layer.slice_info, tuple) else (layer.slice_info,)
+    if information[0] is not Ellipsis and information[0] != slice(None):
+        raise CurvatureError(f"Slicing with {information[0]!r} along the batch axis is not supported. Use slice(None).")
+    return _linear_map(call, samples, dtype)
+
+
+def _reshape(call: LayerCall, samples: slice, dtype: torch.dtype) -> Backward:
+    shape = call.inputs[0].shape[1:]
+    if call.output.shape[0] != call.inputs[0].shape[0]:
+        raise CurvatureError(f"layer {call.layer} reshapes the batch axis. Keep samples apart: Flatten(start_dim=1).")
+    return lambda columns: (columns.reshape(*columns.shape[:2], *shape),)
+
+
+def _scale(call: LayerCall, samples: slice, dtype: torch.dtype) -> Backward:
+    layer: Any = call.layer
+    return lambda columns: (columns.mul_(layer.weight),)
+
+
+def _identity(call: LayerCall, samples: slice, dtype: torch.dtype) -> Backward:
+    return lambda columns: (columns,)
+
+
+def _sum(call: LayerCall, samples: slice, dtype: torch.dtype) -> Backward:
+    return lambda columns: (columns, *(columns.clone() for _ in call.inputs[1:]))
+
+
+def _nothing(call: LayerCall, samples: slice, dtype: torch.dtype) -> Backward:
+    return lambda columns: ()
+
+
+def _forward(layer: Module, point: Tensor) -> Tensor:
+    result: Tensor = type(layer).forward(layer, point)
+    return result
+
+
+def _parameter(call: LayerCall, name: str, dtype: torch.dtype) -> Tensor:
+    parameter: Tensor = getattr(call.layer, name)
+    return parameter.detach().to(dtype)
+
+
+JACOBIANS: dict[type[Module], Callable[[LayerCall, slice, torch.dtype], Backward]] = {
+    nn.Linear: _linear,
+    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _convolution),
+    **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _transposed_convolution),
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), _batch_norm),
+    nn.Embedding: _nothing,
+    nn.ReLU: _relu,
+    **dict.fromkeys(
+        (
+            nn.CELU,
+            nn.ELU,
+            nn.GELU,
+            nn.Hardsigmoid,
+            nn.Hardswish,
+            nn.Hardtanh,
+            nn.LeakyReLU,
+            nn.LogSigmoid,
+            nn.Mish,
+            nn.ReLU6,
+            nn.SELU,
+            nn.SiLU,
+            nn.Sigmoid,
+            nn.Softplus,
+            nn.Softsign,
+            nn.Tanh,
+        ),
+        _elementwise,
+    ),
+    **dict.fromkeys((nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d), _max_pooling),
+    **dict.fromkeys(
+        (
+            nn.AvgPool1d,
+            nn.AvgPool2d,
+            nn.AvgPool3d,
+            nn.AdaptiveAvgPool1d,
+            nn.AdaptiveAvgPool2d,
+            nn.AdaptiveAvgPool3d,
+            nn.ZeroPad2d,
+            Pad,
+        ),
+        _linear_map,
+    ),
+    nn.Dropout: _dropout,
+    nn.Flatten: _reshape,
+    nn.Identity: _identity,
+    ScaleModule: _scale,
+    Slicing: _slicing,
+    SumModule: _sum,
+}
+"""The layers that columns can pass."""

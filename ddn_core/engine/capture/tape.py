@@ -1,0 +1,103 @@
+"""What a backward pass leaves behind: the calls of the layers, in the order that it reached them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+Key = tuple[Any, ...]
+"""What tells a tensor between modules: where its data lie, with shape and strides."""
+
+
+def key_of(tensor: Tensor) -> Key:
+    """Return the key of a tensor; axes of length one, whose strides mean nothing, are left out."""
+    axes = tuple(pair for pair in zip(tensor.shape, tensor.stride(), strict=True) if pair[0] != 1)
+    return tensor.data_ptr(), axes
+
+
+@dataclass(frozen=True, eq=False)
+class LayerCall:
+    """A layer as it was called in the forward pass, and the gradients that reached it in the backward pass.
+
+    Attributes:
+        layer: Layer.
+        inputs: Its inputs, samples along the first axis.
+        output: Its output.
+        input_gradient: Gradient with respect to the first input, `None` if that needs none.
+        output_gradient: Gradient with respect to the output.
+        input_keys: Keys of the inputs.
+        output_key: Key of the output.
+    """
+
+    layer: Module
+    inputs: tuple[Tensor, ...]
+    output: Tensor
+    input_gradient: Tensor | None
+    output_gradient: Tensor
+    input_keys: tuple[Key, ...]
+    output_key: Key
+
+    @classmethod
+    def of(cls, layer: Any, input_gradient: Tensor | None, output_gradient: Tensor) -> LayerCall:
+        """Read what BackPACK kept of the call."""
+        inputs = tuple(tensor.detach() for tensor in kept_inputs(layer))
+        return cls(
+            layer,
+            inputs,
+            layer.output.detach(),
+            input_gradient,
+            output_gradient.detach(),
+            tuple(key_of(tensor) for tensor in inputs),
+            key_of(layer.output),
+        )
+
+    def select(self, samples: Sequence[int]) -> LayerCall:
+        """Return the call for some samples."""
+        chosen = list(samples)
+        return replace(
+            self,
+            inputs=tuple(tensor[chosen] for tensor in self.inputs),
+            output=self.output[chosen],
+            input_gradient=None if self.input_gradient is None else self.input_gradient[chosen],
+            output_gradient=self.output_gradient[chosen],
+        )
+
+    def wanted(self, parameters: Any) -> list[str]:
+        """Return the names of the layer's own parameters that are among those with these `id`s."""
+        return [
+            name
+            for name, parameter in self.layer.named_parameters(recurse=False)
+            if parameter.requires_grad and id(parameter) in parameters
+        ]
+
+
+def kept_inputs(layer: Any) -> Iterator[Tensor]:
+    """Yield the inputs that BackPACK kept of a layer's call."""
+    position = 0
+    while (kept := getattr(layer, f"input{position}", None)) is not None:
+        yield kept
+        position += 1
+
+
+def leads_to_parameters(calls: Sequence[LayerCall], parameters: Any) -> set[Key]:
+    """Return the keys of the tensors that wanted parameters lie behind.
+
+    Args:
+        calls: Calls in the order of the backward pass.
+        parameters: `id`s of the wanted parameters.
+    """
+    leading: set[Key] = set()
+    for call in reversed(calls):
+        if call.wanted(parameters) or any(key in leading for key in call.input_keys):
+            leading.add(call.output_key)
+    return leading
+
+
+def computing_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype that curvature of a model of this dtype is computed in: float32 or more."""
+    return torch.promote_types(dtype, torch.float32)

@@ -1,0 +1,47 @@
+"""Batch normalization with running statistics: a scaling of each channel by the weight."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ddn_core.engine.factors.family import LayerFamily
+from ddn_core.errors import CurvatureError
+
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+
+
+class BatchNormFamily(LayerFamily):
+    """A group for each channel, with one output and one feature: the normalized input."""
+
+    def check(self, layer: BatchNorm) -> None:
+        """Raise if the layer mixes the samples of a batch."""
+        if layer.training or layer.running_mean is None:
+            raise CurvatureError(
+                f"{type(layer).__name__} is in training mode or without running statistics, where it mixes the samples "
+                "of a batch, so that no per-sample curvature exists. Put it in evaluation mode (layer.eval()), or "
+                "leave it out."
+            )
+
+    def groups(self, layer: BatchNorm) -> int:
+        """Return the number of channels."""
+        return layer.num_features
+
+    def positions(self, layer: BatchNorm, backpropagated: Tensor) -> Tensor:
+        """Return the root `[b, a, channels, 1, L]`."""
+        return backpropagated.reshape(*backpropagated.shape[:2], layer.num_features, 1, -1)
+
+    def features(self, layer: BatchNorm, values: Tensor) -> Tensor:
+        """Return the normalized input, `[b, channels, 1, L]`."""
+        assert layer.running_mean is not None  # `check` has seen to it
+        assert layer.running_var is not None
+        mean, variance = layer.running_mean.to(values.dtype), layer.running_var.to(values.dtype)
+        channels = values.reshape(values.shape[0], layer.num_features, -1)
+        return ((channels - mean[:, None]) * (variance[:, None] + layer.eps).rsqrt())[:, :, None]
+
+    def weight(self, layer: BatchNorm, products: Tensor) -> Tensor:
+        """Return `[K, channels]`."""
+        return products[:, :, 0, 0]
+
+    def products(self, layer: BatchNorm, weights: Tensor) -> Tensor:
+        """Return `[K, channels, 1, 1]`."""
+        return weights[:, :, None, None]

@@ -1,0 +1,127 @@
+"""Convolutions of one to three dimensions, transposed ones too: linear layers on the unfolded input."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ddn_core.engine.factors.family import LayerFamily
+from ddn_core.errors import CurvatureError
+
+CONVOLVE = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+
+
+class ConvolutionFamily(LayerFamily):
+    """A feature for each input channel of a group and place in the kernel, a position for each output pixel."""
+
+    def check(self, layer: Any) -> None:
+        """Raise if the layer pads otherwise than by given numbers of zeros."""
+        if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+            raise CurvatureError(
+                f"{type(layer).__name__} with padding={layer.padding!r} and padding_mode={layer.padding_mode!r} is not "
+                "supported. Give the padding as numbers, with padding_mode='zeros'."
+            )
+
+    def groups(self, layer: Any) -> int:
+        """Return the number of groups."""
+        return int(layer.groups)
+
+    def positions(self, layer: Any, backpropagated: Tensor) -> Tensor:
+        """Return the root `[b, a, g, out / g, L]`."""
+        return backpropagated.reshape(*backpropagated.shape[:2], layer.groups, layer.out_channels // layer.groups, -1)
+
+    def features(self, layer: Any, values: Tensor) -> Tensor:
+        """Return the unfolded input, `[b, g, in / g · kernel, L]`."""
+        return _unfold(values, layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups)
+
+    def weight(self, layer: Any, products: Tensor) -> Tensor:
+        """Return `[K, out, in / g, *kernel]`."""
+        return products.reshape(products.shape[0], *layer.weight.shape)
+
+    def products(self, layer: Any, weights: Tensor) -> Tensor:
+        """Return `[K, g, out / g, in / g · kernel]`."""
+        return weights.reshape(weights.shape[0], layer.groups, layer.out_channels // layer.groups, -1)
+
+    def response(self, layer: Any, values: Tensor, probe: Tensor) -> Tensor:
+        """Return the convolution with one output channel for each group, `[b, g, L]`."""
+        weight = probe.reshape(layer.groups, *layer.weight.shape[1:])
+        convolve = CONVOLVE[len(layer.kernel_size)]
+        return convolve(values, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups).flatten(2)
+
+
+class TransposedConvolutionFamily(ConvolutionFamily):
+    """A convolution of the input with zeros in between and a flipped kernel.
+
+    Inserting `stride - 1` zeros between the pixels, and padding by `dilation · (kernel - 1) - padding` and, at the
+    end, by the output padding, makes it one with stride 1.
+    """
+
+    def features(self, layer: Any, values: Tensor) -> Tensor:
+        """Return the unfolded input, `[b, g, in / g · kernel, L]`."""
+        spread = values.new_zeros(
+            *values.shape[:2],
+            *((size - 1) * stride + 1 for size, stride in zip(values.shape[2:], layer.stride, strict=True)),
+        )
+        every = tuple(slice(None, None, stride) for stride in (1, 1, *layer.stride))
+        spread[every] = values
+        margins: list[int] = []
+        for kernel, dilation, padding, extra in zip(
+            layer.kernel_size, layer.dilation, layer.padding, layer.output_padding, strict=True
+        ):
+            before = dilation * (kernel - 1) - padding
+            margins = [before, before + extra, *margins]  # torch counts axes from the last; negative ones crop
+        ones = (1,) * len(layer.kernel_size)
+        padded = functional.pad(spread, margins)
+        return _unfold(padded, layer.kernel_size, ones, (0,) * len(ones), layer.dilation, layer.groups)
+
+    def weight(self, layer: Any, products: Tensor) -> Tensor:
+        """Return `[K, in, out / g, *kernel]`."""
+        count, groups, outputs = products.shape[:3]
+        kernels = products.reshape(count, groups, outputs, -1, *layer.kernel_size)
+        return self._flip(layer, kernels).transpose(2, 3).reshape(count, *layer.weight.shape)
+
+    def products(self, layer: Any, weights: Tensor) -> Tensor:
+        """Return `[K, g, out / g, in / g · kernel]`."""
+        count, outputs = weights.shape[0], layer.out_channels // layer.groups
+        kernels = weights.reshape(count, layer.groups, -1, outputs, *layer.kernel_size).transpose(2, 3)
+        return self._flip(layer, kernels).reshape(count, layer.groups, outputs, -1)
+
+    def response(self, layer: Any, values: Tensor, probe: Tensor) -> Tensor:
+        """Return `Σ_f A[b, g, f, l] probe[g, f]`, `[b, g, L]`."""
+        return LayerFamily.response(self, layer, values, probe)
+
+    def _flip(self, layer: Any, kernels: Tensor) -> Tensor:
+        return kernels.flip(tuple(range(-len(layer.kernel_size), 0)))
+
+
+def _unfold(
+    values: Tensor,
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+    groups: int,
+) -> Tensor:
+    """Return the patches that a convolution sees, `[b, g, in / g · kernel, L]`."""
+    if any(padding):
+        values = functional.pad(values, [width for axis in reversed(padding) for width in (axis, axis)])
+    lengths = [
+        (size - reach * (width - 1) - 1) // step + 1
+        for size, width, step, reach in zip(values.shape[2:], kernel, stride, dilation, strict=True)
+    ]
+    values = values.contiguous()
+    steps = values.stride()[2:]
+    patches = torch.as_strided(
+        values,
+        (*values.shape[:2], *kernel, *lengths),
+        (
+            *values.stride()[:2],
+            *(step * reach for step, reach in zip(steps, dilation, strict=True)),
+            *(step * width for step, width in zip(steps, stride, strict=True)),
+        ),
+    )
+    return patches.reshape(values.shape[0], groups, -1, math.prod(lengths))

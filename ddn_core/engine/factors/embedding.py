@@ -1,0 +1,47 @@
+"""Embeddings: linear layers on one-hot features."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from ddn_core.engine.factors.family import LayerFamily
+from ddn_core.errors import CurvatureError
+
+
+class EmbeddingFamily(LayerFamily):
+    """A feature for each token, a position for each place of the input."""
+
+    def check(self, layer: nn.Embedding) -> None:
+        """Raise if the gradient of the weight is not the plain one."""
+        defaults = {"padding_idx": None, "max_norm": None, "scale_grad_by_freq": False, "sparse": False}
+        for setting, default in defaults.items():
+            if getattr(layer, setting) != default:
+                raise CurvatureError(f"Embedding with {setting} set is not supported. Leave {setting} at {default}.")
+
+    def groups(self, layer: nn.Embedding) -> int:
+        """Return 1."""
+        return 1
+
+    def positions(self, layer: nn.Embedding, backpropagated: Tensor) -> Tensor:
+        """Return the root `[b, a, 1, embedding, L]`."""
+        samples, columns = backpropagated.shape[:2]
+        return backpropagated.reshape(samples, columns, 1, -1, layer.embedding_dim).transpose(-1, -2)
+
+    def features(self, layer: nn.Embedding, values: Tensor) -> Tensor:
+        """Return which token is at which place, `[b, 1, tokens, L]`."""
+        chosen = one_hot(values.reshape(values.shape[0], 1, -1), layer.num_embeddings)
+        return chosen.transpose(-1, -2).to(torch.promote_types(layer.weight.dtype, torch.float32))
+
+    def weight(self, layer: nn.Embedding, products: Tensor) -> Tensor:
+        """Return `[K, tokens, embedding]`."""
+        return products[:, 0].transpose(1, 2)
+
+    def products(self, layer: nn.Embedding, weights: Tensor) -> Tensor:
+        """Return `[K, 1, embedding, tokens]`."""
+        return weights.transpose(1, 2)[:, None]
+
+    def response(self, layer: nn.Embedding, values: Tensor, probe: Tensor) -> Tensor:
+        """Return the probe's entry at each token, `[b, 1, L]`."""
+        return probe[0][values.reshape(values.shape[0], 1, -1)]

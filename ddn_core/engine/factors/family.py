@@ -1,0 +1,43 @@
+"""What the engine knows about a kind of layer with parameters: which product its columns are."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class LayerFamily(ABC):
+    """Root and features of a kind of layer, and the way from a product back to the layer's weight.
+
+    Shapes: b samples, a columns for each, g groups, o outputs and f features of a group, L positions.
+    """
+
+    def check(self, layer: Any) -> None:  # noqa: B027  # most kinds can be used in every way; others raise a CurvatureError
+        """Raise if the layer is set up in a way that the family does not describe."""
+
+    @abstractmethod
+    def groups(self, layer: Any) -> int:
+        """Return the number of groups."""
+
+    @abstractmethod
+    def positions(self, layer: Any, backpropagated: Tensor) -> Tensor:
+        """Return what is backpropagated to the layer output, `[b, a, *output]`, as `[b, a, g, o, L]`."""
+
+    @abstractmethod
+    def features(self, layer: Any, values: Tensor) -> Tensor:
+        """Return the features of an input `[b, *input]`, without that of the bias, `[b, g, f, L]`."""
+
+    @abstractmethod
+    def weight(self, layer: Any, products: Tensor) -> Tensor:
+        """Return vectors in the space of the weight, `[K, *weight.shape]`, from `[K, g, o, f]`."""
+
+    @abstractmethod
+    def products(self, layer: Any, weights: Tensor) -> Tensor:
+        """Return what `weight` makes vectors in the space of the weight of, `[K, g, o, f]`."""
+
+    def response(self, layer: Any, values: Tensor, probe: Tensor) -> Tensor:
+        """Return `Σ_f A[b, g, f, l] probe[g, f]`, `[b, g, L]`: the layer with one output for each group."""
+        return torch.einsum("bgfl,gf->bgl", self.features(layer, values), probe)

@@ -1,0 +1,75 @@
+"""Columns of several batches, as if all had been one: what gradient accumulation needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from ddn_core.engine.factors.columns import Columns, mirror
+
+
+class JoinedColumns(Columns):
+    """The columns of one batch after the other; the batches have as many columns per sample."""
+
+    def __init__(self, parts: Sequence[Columns]) -> None:
+        """Keep the parts.
+
+        Args:
+            parts: Columns for the same parameters, of one batch each.
+        """
+        self._parts = list(parts)
+        self.samples = sum(part.samples for part in parts)
+        self.per_sample, self.size = parts[0].per_sample, parts[0].size
+
+    def accumulate(self, gram: Tensor, vector: Tensor | None, products: Tensor | None) -> None:
+        """Add the upper blocks of the Gram matrix, and the products with a vector."""
+        for index, (part, rows) in enumerate(self._rows()):
+            own, own_products = gram.new_zeros(part.count, part.count), gram.new_zeros(part.count)
+            part.accumulate(own, vector, own_products)
+            gram[rows, rows] += mirror(own, part.samples, part.per_sample)
+            if products is not None:
+                products[rows] += own_products
+            for other, columns in list(self._rows())[index + 1 :]:
+                block = part.inner(other)
+                gram[rows, columns] += block
+                gram[columns, rows] += block.T
+
+    def inner(self, other: Columns) -> Tensor:
+        """Return the inner products, `[count, other.count]`."""
+        return torch.cat([part.inner(other) for part in self._parts])
+
+    def combine(self, weights: Tensor) -> Tensor:
+        """Return linear combinations of the columns, `[K, size]`."""
+        total = weights.new_zeros(weights.shape[1], self.size)
+        for part, rows in self._rows():
+            total += part.combine(weights[rows])
+        return total
+
+    def project(self, vectors: Tensor) -> Tensor:
+        """Return the inner products with vectors, `[count, K]`."""
+        return torch.cat([part.project(vectors) for part in self._parts])
+
+    def formed(self) -> Tensor:
+        """Return the columns, `[count, size]`."""
+        return torch.cat([part.formed() for part in self._parts])
+
+    def select(self, samples: Sequence[int]) -> JoinedColumns:
+        """Return the columns of some samples, counted through the batches; they are ascending."""
+        parts, start = [], 0
+        for part in self._parts:
+            if chosen := [sample - start for sample in samples if start <= sample < start + part.samples]:
+                parts.append(part.select(chosen))
+            start += part.samples
+        return JoinedColumns(parts)
+
+    def bytes(self) -> int:
+        """Return how many bytes are held."""
+        return sum(part.bytes() for part in self._parts)
+
+    def _rows(self) -> Iterator[tuple[Columns, slice]]:
+        start = 0
+        for part in self._parts:
+            yield part, slice(start, start + part.count)
+            start += part.count

@@ -1,0 +1,101 @@
+"""Gammas, lambdas and eigenvectors from the factors of a group.
+
+With `V_nᵀ e_k = √λ_k u_k[(n, ·)]` no second pass over the data is needed: the directional curvatures of the samples
+of V are `λ[n, k] = N λ_k Σ_c u_k[(n, c)]²` (N only for a mean-reduced loss, whose V carries 1/√N), and where the
+gradient of a sample is a combination `g_n = V_n c_n` of its columns, `γ[n, k] = √λ_k Σ_c c[n, c] u_k[(n, c)]`:
+nothing is divided by √λ_k. For other samples W, `Wᵀ e_k = Wᵀ V u_k / √λ_k`, where λ_k is not numerically zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ddn_core.engine.directions import Directions
+from ddn_core.engine.gram import GroupCurvature
+
+
+@dataclass(frozen=True, eq=False)
+class EngineSource:
+    """Computes what eigenpairs alone do not tell.
+
+    Attributes:
+        basis: Curvature of the group whose eigenvectors the directions are.
+        data: Curvature of the group that gammas and lambdas are read from: the same, or of another batch.
+    """
+
+    basis: GroupCurvature
+    data: GroupCurvature
+
+    def gammas(self, directions: Directions) -> Tensor:
+        """Return the directional gradients `[N_grad, K]`."""
+        capture = self.data.capture
+        if capture.coefficients is None:
+            return self._projections(directions, None)
+        columns = self._projections(directions, capture.grad)
+        coefficients = capture.coefficients[list(capture.grad)]
+        return (columns.reshape(*coefficients.shape, len(directions)) * coefficients[..., None]).sum(1)
+
+    def lambdas(self, directions: Directions) -> Tensor:
+        """Return the directional curvatures `[N_ggn, K]`."""
+        capture = self.data.capture
+        columns = self._projections(directions, capture.lambdas)
+        squares = columns.reshape(len(capture.lambdas), capture.columns_per_sample, len(directions)).square().sum(1)
+        return (len(capture.ggn) if capture.reduction == "mean" else 1) * squares
+
+    def loss_gammas(self, directions: Directions) -> Tensor:
+        """Return the directional gradients of the loss, `[K]`."""
+        if self._own and self.data.span is not None:
+            return (self._rows(directions.evecs).T @ self.data.span) * directions.evals.sqrt()
+        if self._own and directions.vectors is not None:
+            return directions.vectors @ self.data.gradient
+        return (self._rows(directions.evecs).T @ self.basis.products_with(self.data)) / directions.evals.sqrt()
+
+    def loss_lambdas(self, directions: Directions) -> Tensor:
+        """Return the directional curvatures of the loss, `[K]`."""
+        if self._own and self.data.capture.lambdas == self.data.capture.ggn:
+            return directions.evals
+        return directions.lambdas.mean(0) if directions.reduction == "mean" else directions.lambdas.sum(0)
+
+    def move(self, directions: Directions, lengths: Tensor) -> tuple[Tensor, ...]:
+        """Return `Σ_k lengths[k, j] e_k`, `[J, *parameter.shape]` for each parameter."""
+        if not len(directions):
+            return self.basis.in_parameters(self.basis.nothing(lengths.shape[1]), lengths.shape[1])
+        if directions.vectors is not None:
+            return self.basis.in_parameters(self.basis.parts(lengths.T @ directions.vectors), lengths.shape[1])
+        weights = self._rows(directions.evecs) @ (lengths / directions.evals.sqrt()[:, None])
+        return self.basis.in_parameters(self.basis.combine(weights), lengths.shape[1])
+
+    @property
+    def _own(self) -> bool:
+        return self.data is self.basis
+
+    def _projections(self, directions: Directions, samples: Sequence[int] | None) -> Tensor:
+        """Return Wᵀ e_k for the columns W of samples at some positions, or (None) for the per-sample gradients."""
+        capture = self.data.capture
+        if self._own and samples is not None and tuple(samples) == self.basis.capture.ggn:
+            return self._rows(directions.evecs) * directions.evals.sqrt()
+        if not len(directions):
+            rows = capture.samples_grad if samples is None else len(samples) * capture.columns_per_sample
+            return capture.zeros(rows, 0)
+        columns = self.data.gradient_columns() if samples is None else self.data.root_columns(samples)
+        if directions.vectors is not None:
+            return self.basis.along(columns, directions.vectors)
+        return self.basis.against(columns, self._rows(directions.evecs) / directions.evals.sqrt())
+
+    def _rows(self, evecs: Tensor) -> Tensor:
+        """Return Gram eigenvectors with their rows in the order of the factors."""
+        capture = self.basis.capture
+        return samples_first(evecs, capture.columns_per_sample)
+
+
+def samples_first(evecs: Tensor, per_sample: int) -> Tensor:
+    """Return Gram eigenvectors with row `n · C + c` in place of `c · N + n`."""
+    return evecs.reshape(per_sample, evecs.shape[0] // per_sample, evecs.shape[1]).transpose(0, 1).reshape(evecs.shape)
+
+
+def outputs_first(evecs: Tensor, per_sample: int) -> Tensor:
+    """Return Gram eigenvectors with row `c · N + n` in place of `n · C + c`."""
+    return evecs.reshape(evecs.shape[0] // per_sample, per_sample, evecs.shape[1]).transpose(0, 1).reshape(evecs.shape)
