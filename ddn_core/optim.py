@@ -19,6 +19,7 @@ from ddn_core.errors import ArgumentError, CurvatureError, StrategyError
 from ddn_core.generators import DeviceGenerators
 from ddn_core.optimizer_state import FAMILIES, loaded_strategies, save_strategies
 from ddn_core.parameters import check_group, group_parameters, named
+from ddn_core.passes import CurvaturePasses, Part
 from ddn_core.plugins.outcome import Outcome
 from ddn_core.plugins.resolve import as_criterion, as_damping, group_choice, in_group, validated
 from ddn_core.plugins.strategy import Criterion, Damping
@@ -93,14 +94,15 @@ class DirectionalDampedNewton(Optimizer):
 
     def _connect(self) -> None:
         """Make the extension, with no pass to work on yet."""
-        self._capture: Capture | None = None
+        self._passes = CurvaturePasses()
         self.last_step = ()
         self._extension = CurvatureCapture(
             wanted=self._wanted,
-            begin=self._begin,
-            deliver=self._receive,
+            begin=self._passes.begin,
+            deliver=self._passes.receive,
             subsampling_grad=self._settings.subsampling_grad,
             subsampling_ggn=self._settings.subsampling_ggn,
+            subsampling_lambdas=self._settings.subsampling_lambdas,
             mc_samples=self._settings.sample_count,
             generator=self._generators,
         )
@@ -136,15 +138,26 @@ class DirectionalDampedNewton(Optimizer):
             raise ArgumentError(f"{where}: {error}") from error
 
     @contextmanager
-    def curvature(self) -> Iterator[None]:
+    def curvature(self, part: Part = "all", *, accumulate: bool = False) -> Iterator[None]:
         """Return a context in which one backward pass gives the curvature for the next `step()`.
 
+        For **micro-batches** use a block with `accumulate=True` for each, and multiply each loss by its share of the
+        whole, as for accumulated gradients: the step is that of the concatenated batch.
+
+        Curvature that is measured on the batch that chose the directions is biased upward (Tatzel et al. 2025, arXiv
+        2410.14325). For **two batches**, use a block with `"directions"` for one and, after `zero_grad()`, one with
+        `"derivatives"` for the other: directional gradients and curvatures are then the second batch's.
+
+        Args:
+            part: What the pass is for: `"all"` of the step, its `"directions"`, or its `"derivatives"` along them.
+            accumulate: Whether the pass adds to those for the same part since the last step, rather than replaces them.
+
         Raises:
+            ArgumentError: `part` is none of these.
             CurvatureError: From `backward()`: the model or the loss function is not extended, a layer is not
                 supported, the loss is not finite. Gradients are then either untouched or whole.
         """
-        self._capture = None
-        with backpack(self._extension):
+        with self._passes.block(part, accumulate), backpack(self._extension):
             yield
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -163,28 +176,24 @@ class DirectionalDampedNewton(Optimizer):
             StrategyError: A criterion or damping raised, or returned the wrong thing; no parameter has been touched.
                 Or one raised in `observe`, after the step.
         """
-        capture = self._capture
-        if capture is None:
-            raise CurvatureError(
-                "step() needs a curvature pass since the last step. Call loss.backward() inside "
-                "`with optimizer.curvature():`, with model and loss function extended by backpack.extend."
-            )
+        capture, derivatives = self._passes.result()
         needs_loss = self._strategies_that_need_the_loss()
         if needs_loss and closure is None:
             raise ArgumentError(f"{needs_loss[0]} requires the loss after the step: call step(closure).")
-        planned = [self._plan(capture, index, group) for index, group in enumerate(self.param_groups)]
+        planned = [self._plan(capture, derivatives, index, group) for index, group in enumerate(self.param_groups)]
         with torch.no_grad():
             for group, (_, moves) in zip(self.param_groups, planned, strict=True):
                 for parameter, move in zip(group["params"], moves, strict=True):
-                    parameter.add_(move)
-        self._capture = None
+                    parameter.add_(move, alpha=float(group["lr"]))
+        self._passes.clear()
         self.last_step = tuple(
             StepReport.of(step, float(group["lr"])) for group, (step, _) in zip(self.param_groups, planned, strict=True)
         )
         loss_after = self._evaluate(closure) if needs_loss and closure is not None else None
         self._step_count += 1
-        self._tell_strategies(capture.loss, loss_after)
-        return capture.loss if loss_after is None else loss_after
+        loss_before = (derivatives or capture).loss
+        self._tell_strategies(loss_before, loss_after)
+        return loss_before if loss_after is None else loss_after
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as plain data: torch's, with each strategy's table and state, and the random generators'."""
@@ -209,21 +218,24 @@ class DirectionalDampedNewton(Optimizer):
         self._generators, self._step_count = generators, int(state_dict["ddn"]["step_count"])
         self._connect()
 
-    def _plan(self, capture: Capture, index: int, group: dict[str, Any]) -> tuple[GroupStep, tuple[Tensor, ...]]:
-        """Return the step of a group, and `lr` times its step, without moving a parameter."""
+    def _plan(
+        self, capture: Capture, derivatives: Capture | None, index: int, group: dict[str, Any]
+    ) -> tuple[GroupStep, tuple[Tensor, ...]]:
+        """Return the step of a group and what it is in parameter space, without moving a parameter."""
         where = f"group {index}"
         criterion: Criterion = group["criterion"]
         damping: Damping = group["damping"]
         try:
-            step = damped_newton_step(capture, group["params"], group_choice(criterion, damping, where))
+            choice = group_choice(criterion, damping, where)
+            step = damped_newton_step(capture, group["params"], choice, derivatives)
             with torch.no_grad():
-                moves = tuple(float(group["lr"]) * move for move in step.step())
-            finite = all(bool(torch.isfinite(move).all()) for move in moves)
+                moves = step.step()
+                reach = max(float(torch.linalg.vector_norm(move, torch.inf)) for move in moves if move.numel())
         except StrategyError:
             raise
         except (CurvatureError, RuntimeError) as error:
             raise CurvatureError(f"{where}: {error} No parameter has been touched.") from error
-        if not finite:
+        if not float(group["lr"]) * max(reach, 1.0) <= torch.finfo(moves[0].dtype).max:
             raise CurvatureError(
                 f"{where}: lr = {group['lr']} times the step is not finite. No parameter has been touched."
             )
@@ -262,13 +274,3 @@ class DirectionalDampedNewton(Optimizer):
             names = group.get("param_names") or [f"parameter {i} of group {index}" for i in range(len(group["params"]))]
             found.update({id(p): Wanted(name, p, index) for name, p in zip(names, group["params"], strict=True)})
         return found
-
-    def _begin(self) -> None:
-        if self._capture is not None:
-            raise CurvatureError(
-                "a second backward pass in one `with optimizer.curvature():`. Its curvature would replace the first's, "
-                "while its gradient adds up. Use a block, and a step, for each."
-            )
-
-    def _receive(self, capture: Capture) -> None:
-        self._capture = capture

@@ -40,6 +40,10 @@ class CurvatureConfig(TableModel):
     subsampling_ggn: SampleIndices = Field(
         None, description="Indices of the samples of a batch that the GGN is taken over; all by default."
     )
+    subsampling_lambdas: SampleIndices = Field(
+        None,
+        description="Indices of the samples that directional curvatures are taken over; those of the GGN by default.",
+    )
 
     @model_validator(mode="after")
     def _samples_go_with_kind(self) -> Self:

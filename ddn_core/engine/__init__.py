@@ -15,7 +15,7 @@ Knows torch (and BackPACK in `capture/`), no plugin, no config, no pydantic. Wha
 this module exports.
 """
 
-from ddn_core.engine.capture import Capture, CurvatureCapture, Wanted
+from ddn_core.engine.capture import Capture, CurvatureCapture, Wanted, joined
 from ddn_core.engine.directions import Directions
 from ddn_core.engine.pipeline import Choice, damped_newton_step, group_directions, group_eigenvalues
 from ddn_core.engine.step import DampedDirections, GroupStep, Spectral
@@ -32,4 +32,5 @@ __all__ = [
     "damped_newton_step",
     "group_directions",
     "group_eigenvalues",
+    "joined",
 ]

@@ -10,7 +10,7 @@ import torch
 from torch import Size, Tensor
 
 from ddn_core.engine.capture import Capture
-from ddn_core.engine.factors import Columns, Factor, mirror
+from ddn_core.engine.factors import Columns, Factor, Parts, mirror
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,46 +88,51 @@ class GroupCurvature:
             root.accumulate(gram, None if self.span is not None else self.gradient_of(index), products)
         return mirror(gram, len(self.capture.ggn), self.capture.columns_per_sample), products
 
-    def gradient_of(self, index: int) -> Tensor:
-        """Return the gradient of the loss with respect to the parameters of a factor, `[size]`."""
+    def gradient_of(self, index: int) -> Parts:
+        """Return the gradient of the loss with respect to the parameters of a factor, one vector."""
         factor, capture = self.factors[index], self.capture
         if all(key in capture.gradients for key in factor.parameters):
-            return factor.layout.join([capture.gradients[key][None] for key in factor.parameters])[0]
+            return tuple(capture.gradients[key][None] for key in factor.parameters)
         share = 1 / capture.samples_grad if capture.reduction == "mean" else 1.0
         if factor.gradient is not None:
-            return factor.gradient.combine(capture.zeros(capture.samples_grad, 1) + share)[0]
+            return factor.gradient.combine(capture.zeros(capture.samples_grad, 1) + share)
         assert capture.coefficients is not None
         weights = torch.zeros_like(capture.coefficients)
         weights[list(capture.grad)] = capture.coefficients[list(capture.grad)] * share
-        return factor.root.combine(weights.reshape(-1, 1))[0]
+        return factor.root.combine(weights.reshape(-1, 1))
 
     @cached_property
     def gradient(self) -> Tensor:
-        """The gradient of the loss, entries in the order of the factors, `[P]`."""
-        return torch.cat([self.gradient_of(index) for index in range(len(self.factors))] or [self.capture.zeros(0)])
+        """The gradient of the loss, entries in the order of the formed columns, `[P]`."""
+        parts = [root.layout.join(self.gradient_of(index))[0] for index, root in enumerate(self.roots)]
+        return torch.cat(parts or [self.capture.zeros(0)])
 
     def formed(self) -> Tensor:
         """Return V itself, transposed, `[R, P]`."""
         return torch.cat([root.formed() for root in self.roots] or [self.capture.zeros(self.capture.columns, 0)], dim=1)
 
-    def combine(self, weights: Tensor) -> list[Tensor]:
-        """Return V · weights, `[K, size]` for each factor, for weights `[R, K]`."""
-        return [root.combine(weights) for root in self.roots]
+    def combine(self, weights: Tensor) -> tuple[Tensor, ...]:
+        """Return V · weights for weights `[R, K]`: `[K, *shape]` for each parameter, zeros for one not reached."""
+        return self._in_parameters([root.combine(weights) for root in self.roots], weights.shape[1])
 
-    def nothing(self, count: int) -> list[Tensor]:
-        """Return zeros in parts, `[count, size]` for each factor."""
-        return [self.capture.zeros(count, factor.root.size) for factor in self.factors]
+    def vectors(self, columns: Tensor) -> tuple[Tensor, ...]:
+        """Return vectors `[K, P]`, entries in the order of the formed columns, as `[K, *shape]` for each parameter."""
+        return self._in_parameters(self._parts(columns), len(columns))
 
-    def parts(self, vectors: Tensor) -> list[Tensor]:
-        """Return vectors `[K, P]` in parts, `[K, size]` for each factor."""
-        sizes = [factor.root.size for factor in self.factors]
-        return list(torch.split(vectors, sizes, dim=1))
+    def nothing(self, count: int) -> tuple[Tensor, ...]:
+        """Return zeros, `[count, *shape]` for each parameter."""
+        return tuple(self.capture.zeros(count, *shape) for shape in self.shapes)
 
-    def in_parameters(self, parts: Sequence[Tensor], count: int) -> tuple[Tensor, ...]:
-        """Return vectors in parts as `[count, *shape]` for each parameter; zeros for one that is not reached."""
+    def _parts(self, columns: Tensor) -> list[Parts]:
+        sizes = [root.size for root in self.roots]
+        return [
+            root.layout.split(part) for root, part in zip(self.roots, torch.split(columns, sizes, dim=1), strict=True)
+        ]
+
+    def _in_parameters(self, parts: Sequence[Parts], count: int) -> tuple[Tensor, ...]:
         found: dict[int, Tensor] = {}
-        for factor, part in zip(self.factors, parts, strict=True):
-            found.update(zip(factor.parameters, factor.layout.split(part), strict=True))
+        for factor, vectors in zip(self.factors, parts, strict=True):
+            found.update(zip(factor.parameters, vectors, strict=True))
         return tuple(
             found[key].contiguous() if key in found else self.capture.zeros(count, *shape)
             for key, shape in zip(self.parameters, self.shapes, strict=True)
@@ -153,7 +158,7 @@ class GroupCurvature:
     def along(self, columns: Mapping[tuple[int, ...], Columns], vectors: Tensor) -> Tensor:
         """Return Wᵀ · vectors for other columns W of the same parameters, `[count, K]`, for vectors `[K, P]`."""
         total = self.capture.zeros(max((one.count for one in columns.values()), default=0), len(vectors))
-        for factor, part in zip(self.factors, self.parts(vectors), strict=True):
+        for factor, part in zip(self.factors, self._parts(vectors), strict=True):
             if (other := columns.get(factor.parameters)) is not None:
                 total += other.project(part)
         return total
@@ -166,5 +171,5 @@ class GroupCurvature:
         places = {factor.parameters: index for index, factor in enumerate(data.factors)}
         for factor, root in zip(self.factors, self.roots, strict=True):
             if factor.parameters in places:
-                total += root.project(data.gradient_of(places[factor.parameters])[None])[:, 0]
+                total += root.project(data.gradient_of(places[factor.parameters]))[:, 0]
         return total

@@ -139,10 +139,10 @@ class SolvedStep:
             CurvatureError: The step has a NaN or an infinity in it.
         """
         if self.spectral.on_parameters:
-            parts = self.curvature.parts(-self.solution[None])
+            moves = self.curvature.vectors(-self.solution[None])
         else:
-            parts = self.curvature.combine(-self.solution[:, None])
-        return checked_step([move[0] for move in self.curvature.in_parameters(parts, 1)])
+            moves = self.curvature.combine(-self.solution[:, None])
+        return checked_step([move[0] for move in moves])
 
     def step_norm(self) -> Tensor:
         """Return the Euclidean norm of the step, a scalar in param."""

@@ -62,11 +62,11 @@ class EngineSource:
     def move(self, directions: Directions, lengths: Tensor) -> tuple[Tensor, ...]:
         """Return `Σ_k lengths[k, j] e_k`, `[J, *parameter.shape]` for each parameter."""
         if not len(directions):
-            return self.basis.in_parameters(self.basis.nothing(lengths.shape[1]), lengths.shape[1])
+            return self.basis.nothing(lengths.shape[1])
         if directions.vectors is not None:
-            return self.basis.in_parameters(self.basis.parts(lengths.T @ directions.vectors), lengths.shape[1])
+            return self.basis.vectors(lengths.T @ directions.vectors)
         weights = self._rows(directions.evecs) @ (lengths / directions.evals.sqrt()[:, None])
-        return self.basis.in_parameters(self.basis.combine(weights), lengths.shape[1])
+        return self.basis.combine(weights)
 
     @property
     def _own(self) -> bool:

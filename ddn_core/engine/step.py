@@ -153,6 +153,11 @@ def checked_step(step: Sequence[Tensor]) -> tuple[Tensor, ...]:
     Raises:
         CurvatureError: The step has a NaN or an infinity in it.
     """
-    if not all(bool(torch.isfinite(move).all()) for move in step):
+    if not all_finite(step):
         raise CurvatureError("the step has NaN or infinite entries. Damp more, scale the loss, or use float64.")
     return tuple(step)
+
+
+def all_finite(tensors: Sequence[Tensor]) -> bool:
+    """Return whether no tensor has a NaN or an infinity in it."""
+    return all(bool(torch.linalg.vector_norm(tensor, torch.inf).isfinite()) for tensor in tensors if tensor.numel())

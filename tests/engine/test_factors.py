@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from ddn_core.engine.factors import FAMILIES, FormedColumns, LayerInput, LayerLayout, ProductColumns, mirror, product
+from ddn_core.engine.factors import (
+    FAMILIES,
+    FormedColumns,
+    LayerInput,
+    ParameterLayout,
+    ProductColumns,
+    mirror,
+    product,
+)
 from ddn_core.engine.factors.joined import JoinedColumns
 
 LAYERS = {
@@ -41,20 +49,26 @@ def _columns(layer, inputs, per_sample, names, seed=0):
     positions = positions if "weight" in names else positions.sum(-1, keepdim=True)
     groups, outputs_of_group = positions.shape[2:4]
     features = (layer.weight.numel() // (groups * outputs_of_group) if "weight" in names else 0) + ("bias" in names)
-    layer_input = LayerInput(layer, family, inputs, "weight" in names, "bias" in names)
-    layout = LayerLayout(layer, family, tuple(names), outputs_of_group)
-    return ProductColumns(positions, layer_input, features), torch.stack(expected), layout
+    layer_input = LayerInput(layer, family, inputs, tuple(names))
+    return ProductColumns(positions, layer_input, features), torch.stack(expected)
 
 
-def _to_vectors(layout, parts):
-    return torch.cat([part.flatten(1) for part in layout.split(parts)], dim=1)
+def _vectors(parts):
+    return torch.cat([part.flatten(1) for part in parts], dim=1)
+
+
+def _formed(columns):
+    return _vectors(columns.layout.split(columns.formed()))
 
 
 def _gram(columns):
     gram = torch.zeros(columns.count, columns.count, dtype=torch.float64)
-    vector, products = torch.randn(columns.size, dtype=torch.float64), torch.zeros(columns.count, dtype=torch.float64)
-    columns.accumulate(gram, vector, products)
-    torch.testing.assert_close(products, columns.formed() @ vector)
+    vector, products = (
+        torch.randn(1, columns.size, dtype=torch.float64),
+        torch.zeros(columns.count, dtype=torch.float64),
+    )
+    columns.accumulate(gram, columns.layout.split(vector), products)
+    torch.testing.assert_close(products, columns.formed() @ vector[0])
     return mirror(gram, columns.samples, columns.per_sample)
 
 
@@ -70,24 +84,25 @@ def test_products(name, names, contraction, monkeypatch):
         monkeypatch.setattr(product, "cheapest_contraction", only or (lambda *_: ("formed", 0.0)))
     monkeypatch.setattr("ddn_core.engine.factors.columns.BLOCK_ROWS", 4)
     monkeypatch.setattr(product, "SLICE_ELEMENTS", 100)
-    columns, expected, layout = _columns(layer, torch.randn(samples, *shape, dtype=torch.float64), per_sample, names)
-    others, their_expected, _ = _columns(layer, torch.randn(2, *shape, dtype=torch.float64), 1, names, seed=1)
+    columns, expected = _columns(layer, torch.randn(samples, *shape, dtype=torch.float64), per_sample, names)
+    others, their_expected = _columns(layer, torch.randn(2, *shape, dtype=torch.float64), 1, names, seed=1)
 
-    torch.testing.assert_close(_to_vectors(layout, columns.formed()), expected)
+    torch.testing.assert_close(_formed(columns), expected)
     torch.testing.assert_close(_gram(columns), expected @ expected.T)
     torch.testing.assert_close(columns.inner(others), expected @ their_expected.T)
-    formed = FormedColumns(others.formed().reshape(2, 1, -1))
+    formed = FormedColumns(others.formed().reshape(2, 1, -1), others.layout)
     torch.testing.assert_close(columns.inner(formed), expected @ their_expected.T)
     torch.testing.assert_close(formed.inner(columns), their_expected @ expected.T)
     for count in (1, 2, 5):  # fewer and more than columns of a sample
         weights = torch.randn(columns.count, count, dtype=torch.float64)
-        torch.testing.assert_close(_to_vectors(layout, columns.combine(weights)), weights.T @ expected)
+        torch.testing.assert_close(_vectors(columns.combine(weights)), weights.T @ expected)
         vectors = torch.randn(count, columns.size, dtype=torch.float64)
-        torch.testing.assert_close(columns.project(vectors), expected @ _to_vectors(layout, vectors).T)
-    torch.testing.assert_close(layout.join(layout.split(vectors)), vectors)
+        parts = columns.layout.split(vectors)
+        torch.testing.assert_close(columns.project(parts), expected @ _vectors(parts).T)
+        torch.testing.assert_close(columns.layout.join(parts), vectors)
     some = [4, 1]
     rows = [n * per_sample + a for n in some for a in range(per_sample)]
-    torch.testing.assert_close(_to_vectors(layout, columns.select(some).formed()), expected[rows])
+    torch.testing.assert_close(_formed(columns.select(some)), expected[rows])
 
 
 @pytest.mark.parametrize("name", ["linear", "convolution", "batch norm"])
@@ -98,25 +113,26 @@ def test_joined_batches_are_one_batch(name):
         _columns(layer, torch.randn(samples, *shape, dtype=torch.float64), 2, ["weight", "bias"], seed=samples)[0]
         for samples in (3, 1, 4)
     ]
-    parts[1] = FormedColumns(parts[1].formed().reshape(1, 2, -1))
+    parts[1] = FormedColumns(parts[1].formed().reshape(1, 2, -1), parts[1].layout)
     joined, rows = JoinedColumns(parts), torch.cat([part.formed() for part in parts])
     torch.testing.assert_close(joined.formed(), rows)
     torch.testing.assert_close(_gram(joined), rows @ rows.T)
     torch.testing.assert_close(joined.inner(parts[0]), rows @ parts[0].formed().T)
     weights = torch.randn(16, 3, dtype=torch.float64)
-    torch.testing.assert_close(joined.combine(weights), weights.T @ rows)
+    torch.testing.assert_close(joined.layout.join(joined.combine(weights)), weights.T @ rows)
     torch.testing.assert_close(joined.select([1, 3, 6]).formed(), rows[[2, 3, 6, 7, 12, 13]])
     assert joined.bytes() == sum(part.bytes() for part in parts)
 
 
 def test_columns_of_a_wide_linear_layer_are_never_formed(monkeypatch):
     """Without a sequence axis the inner products come from two small Gram matrices."""
-    columns, _, _ = _columns(nn.Linear(50, 60).double(), torch.rand(4, 50, dtype=torch.float64), 3, ["weight", "bias"])
+    columns, _ = _columns(nn.Linear(50, 60).double(), torch.rand(4, 50, dtype=torch.float64), 3, ["weight", "bias"])
     monkeypatch.setattr(product, "form", lambda *_: pytest.fail("the columns were formed"))
     assert columns.contraction == "outer"
     columns.accumulate(torch.zeros(12, 12, dtype=torch.float64), None, None)
-    assert columns.combine(torch.rand(12, 2, dtype=torch.float64)).shape == (2, 60 * 51)
-    assert columns.project(torch.rand(2, 60 * 51, dtype=torch.float64)).shape == (12, 2)
+    weight, bias = columns.combine(torch.rand(12, 2, dtype=torch.float64))
+    assert (weight.shape, bias.shape) == ((2, 60, 50), (2, 60))
+    assert columns.project((weight, bias)).shape == (12, 2)
 
 
 @settings(max_examples=50, deadline=None)
@@ -125,19 +141,19 @@ def test_upper_blocks_and_their_mirror_are_the_whole(samples, per_sample, block_
     values = torch.randn(samples, per_sample, 7, dtype=torch.float64)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ddn_core.engine.factors.columns.BLOCK_ROWS", block_rows)
-        gram = _gram(FormedColumns(values))
+        gram = _gram(FormedColumns(values, ParameterLayout(torch.Size([7]))))
     torch.testing.assert_close(gram, values.flatten(0, 1) @ values.flatten(0, 1).T)
 
 
 def test_a_sum_that_is_off_by_a_little_anywhere_is_noticed():
-    columns, expected, _ = _columns(
+    columns, expected = _columns(
         nn.Conv1d(4, 6, 2).double(), torch.rand(5, 4, 5, dtype=torch.float64), 1, ["weight", "bias"]
     )
-    total = columns.formed().sum(0)
-    deviation, scale = columns.check_sum(total)
+    total = columns.formed().sum(0, keepdim=True)
+    deviation, scale = columns.check_sum(columns.layout.split(total))
     assert float(deviation) <= 1e-12 * float(scale)
     for entry in range(columns.size):
         wrong = total.clone()
-        wrong[entry] += 0.01 * expected.sum(0).norm()
-        deviation, scale = columns.check_sum(wrong)
+        wrong[0, entry] += 0.01 * expected.sum(0).norm()
+        deviation, scale = columns.check_sum(columns.layout.split(wrong))
         assert float(deviation) > 1e-8 * float(scale)

@@ -36,7 +36,7 @@ def _ggn(problem, mc_samples, seed, subsampling_ggn=None):
         loss.backward()
     rows = {}
     for factor in captures[0].factors:
-        columns = factor.layout.split(factor.root.formed())
+        columns = factor.root.layout.split(factor.root.formed())
         rows.update({key: part.flatten(1) for key, part in zip(factor.parameters, columns, strict=True)})
     every = torch.cat([rows[id(parameter)] for parameter in problem.model.parameters()], dim=1)
     return every.T @ every

@@ -2,11 +2,12 @@
 
 `backpack.py` notes in a backward pass how each layer was called (`tape.py`). At its end (`finish.py`), `loss.py` gives
 the square root of the loss Hessian, `backpropagation.py` propagates its columns through the layers' `jacobians.py` and
-makes the factors, and `result.py` is what comes out.
+makes the factors, and `result.py` is what comes out; `joining.py` makes one of several.
 """
 
 from ddn_core.engine.capture.backpack import CurvatureCapture
 from ddn_core.engine.capture.backward_pass import Wanted
+from ddn_core.engine.capture.joining import joined
 from ddn_core.engine.capture.result import Capture
 
-__all__ = ["Capture", "CurvatureCapture", "Wanted"]
+__all__ = ["Capture", "CurvatureCapture", "Wanted", "joined"]

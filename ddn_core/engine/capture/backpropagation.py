@@ -22,10 +22,10 @@ from ddn_core.engine.factors import (
     FormedColumns,
     LayerFamily,
     LayerInput,
-    LayerLayout,
     ProductColumns,
     form,
 )
+from ddn_core.engine.factors.layout import LayerLayout
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -65,10 +65,6 @@ class Part:
         features = weight.numel() // (groups * outputs) if "weight" in self.names else 0
         return groups, outputs, features + ("bias" in self.names), positions if "weight" in self.names else 1
 
-    def layout(self) -> LayerLayout:
-        """Return how a column is shared out among the parameters."""
-        return LayerLayout(self.call.layer, self.family, self.names, self.shape()[1])
-
     def positions(self, backpropagated: Tensor) -> Tensor:
         """Return what is backpropagated to the output, `[b, a, *output]`, as `[b, a, g, o, L]`."""
         positions = self.family.positions(self.call.layer, backpropagated)
@@ -81,8 +77,7 @@ class Part:
             self.call.layer,
             self.family,
             values.to(dtype) if values.is_floating_point() else values,
-            "weight" in self.names,
-            "bias" in self.names,
+            self.names,
         )
 
     def gradient(self, gradients: Tensor, dtype: torch.dtype) -> ProductColumns:
@@ -124,7 +119,8 @@ class _Builder:
         """Return the columns."""
         assert self._store is not None
         if self._takes_form:
-            return FormedColumns(self._store.reshape(*self._store.shape[:2], self._size))
+            layout = LayerLayout(self._part.call.layer, self._part.family, self._part.names, self._store.shape[3])
+            return FormedColumns(self._store.reshape(*self._store.shape[:2], self._size), layout)
         return ProductColumns(self._store, self._input, self._features_count)
 
     def _features_of(self, samples: slice) -> Tensor:

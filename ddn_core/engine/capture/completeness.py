@@ -80,7 +80,7 @@ def check_gradients_add_up(current: BackwardPass, parts: Iterable[Part], dtype: 
         gradients = [gradient_of_pass(current, parameter) for parameter in part.parameters]
         known = [gradient for gradient in gradients if gradient is not None]
         if len(known) == len(gradients):
-            total = part.layout().join([gradient.to(dtype)[None] for gradient in known])[0]
+            total = tuple(gradient.to(dtype)[None] for gradient in known)
             deviation, scale = part.gradient(part.call.output_gradient, dtype).check_sum(total)
             _refuse_deviation(current, part, deviation, scale, known)
     for same in shared.values():
@@ -96,7 +96,7 @@ def _gradient_sum(part: Part, dtype: torch.dtype) -> Tensor:
     """Return the sum of the per-sample gradients of a part's one parameter, from one layer that holds it."""
     gradient = part.gradient(part.call.output_gradient, dtype)
     ones = torch.ones(gradient.count, 1, dtype=dtype, device=part.call.output.device)
-    return part.layout().split(gradient.combine(ones))[0][0]
+    return gradient.combine(ones)[0][0]
 
 
 def _refuse_deviation(

@@ -173,18 +173,19 @@ def _factors(
     for part, root, gradient in zip(parts, columns, gradients, strict=True):
         ids = tuple(id(parameter) for parameter in part.parameters)
         if not part.formed:
-            factors[ids] = Factor(ids, part.layout(), root, gradient)
+            factors[ids] = Factor(ids, root, gradient)
             continue
         known = factors.get(ids)
         plain_root = _plain(part, root, None if known is None else known.root)
         plain_gradient = None if gradient is None else _plain(part, gradient, None if known is None else known.gradient)
-        factors[ids] = Factor(ids, ParameterLayout(part.parameters[0].shape), plain_root, plain_gradient)
+        factors[ids] = Factor(ids, plain_root, plain_gradient)
     return tuple(factors.values())
 
 
 def _plain(part: Part, columns: Columns, known: Columns | None) -> FormedColumns:
     """Return columns as vectors in the space of a part's one parameter, plus those that are known of it."""
-    values = part.layout().split(columns.formed())[0].flatten(1)
+    values = columns.layout.split(columns.formed())[0].flatten(1)
     if known is not None:
         values = values + known.formed()
-    return FormedColumns(values.reshape(columns.samples, columns.per_sample, -1).contiguous())
+    layout = ParameterLayout(part.parameters[0].shape)
+    return FormedColumns(values.reshape(columns.samples, columns.per_sample, -1).contiguous(), layout)

@@ -7,12 +7,14 @@ is needed of a kind of layer, and a file for each kind gives it. A `Factor` (`fa
 from torch import nn
 
 from ddn_core.engine.factors.batch_norm import BatchNormFamily
-from ddn_core.engine.factors.columns import Columns, mirror
+from ddn_core.engine.factors.columns import Columns, Parts, mirror
 from ddn_core.engine.factors.convolution import ConvolutionFamily, TransposedConvolutionFamily
 from ddn_core.engine.factors.embedding import EmbeddingFamily
-from ddn_core.engine.factors.factor import Factor, LayerLayout, ParameterLayout
+from ddn_core.engine.factors.factor import Factor
 from ddn_core.engine.factors.family import LayerFamily
 from ddn_core.engine.factors.formed import FormedColumns
+from ddn_core.engine.factors.joined import JoinedColumns
+from ddn_core.engine.factors.layout import Layout, ParameterLayout
 from ddn_core.engine.factors.linear import LinearFamily
 from ddn_core.engine.factors.product import LayerInput, ProductColumns, form
 
@@ -30,10 +32,12 @@ __all__ = [
     "Columns",
     "Factor",
     "FormedColumns",
+    "JoinedColumns",
     "LayerFamily",
     "LayerInput",
-    "LayerLayout",
+    "Layout",
     "ParameterLayout",
+    "Parts",
     "ProductColumns",
     "form",
     "mirror",

@@ -9,6 +9,11 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from ddn_core.engine.factors.layout import Layout
+
+Parts = tuple[Tensor, ...]
+"""Vectors in the space of a layer's parameters: `[K, *parameter.shape]` for each of them."""
+
 BLOCKS = 8
 """Into how many blocks of rows a large Gram matrix is cut, so that little more than half of it is computed."""
 BLOCK_ROWS = 96
@@ -32,18 +37,21 @@ class Columns(ABC):
     size: int
     """Number of entries of a column."""
 
+    layout: Layout
+    """How the entries of a formed column are shared out among the parameters."""
+
     @property
     def count(self) -> int:
         """Number of columns, `B · A`."""
         return self.samples * self.per_sample
 
     @abstractmethod
-    def accumulate(self, gram: Tensor, vector: Tensor | None, products: Tensor | None) -> None:
+    def accumulate(self, gram: Tensor, vector: Parts | None, products: Tensor | None) -> None:
         """Add the upper blocks of the Gram matrix, and the products with a vector.
 
         Args:
             gram: Tensor `[count, count]`; of each block of rows, only what is not left of its diagonal block is added.
-            vector: Tensor `[size]`; none, if no products are wanted.
+            vector: One vector (K = 1); none, if no products are wanted.
             products: Tensor `[count]`, that the inner products of the columns with the vector are added to.
         """
 
@@ -52,12 +60,12 @@ class Columns(ABC):
         """Return the inner products of all columns with all columns of `other`, `[count, other.count]`."""
 
     @abstractmethod
-    def combine(self, weights: Tensor) -> Tensor:
-        """Return V · weights, `[K, size]`, for weights `[count, K]`."""
+    def combine(self, weights: Tensor) -> Parts:
+        """Return V · weights, K vectors, for weights `[count, K]`."""
 
     @abstractmethod
-    def project(self, vectors: Tensor) -> Tensor:
-        """Return Vᵀ · vectors, `[count, K]`, for vectors `[K, size]`."""
+    def project(self, vectors: Parts) -> Tensor:
+        """Return Vᵀ · vectors, `[count, K]`, for K vectors."""
 
     @abstractmethod
     def formed(self) -> Tensor:
@@ -66,6 +74,10 @@ class Columns(ABC):
     @abstractmethod
     def select(self, samples: Sequence[int]) -> Self:
         """Return the columns of some samples, in this order."""
+
+    @abstractmethod
+    def contracted(self, coefficients: Tensor) -> Columns:
+        """Return one column for each sample, the combination of its A columns with coefficients `[B, A]`."""
 
     @abstractmethod
     def bytes(self) -> int:

@@ -1,80 +1,10 @@
-"""A factor: the rows of V that belong to the parameters of one layer, and where in the parameters they belong."""
+"""A factor: the rows of V that belong to the parameters of one layer."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Size, Tensor
-from torch.nn import Module
-
 from ddn_core.engine.factors.columns import Columns
-from ddn_core.engine.factors.family import LayerFamily
-from ddn_core.engine.factors.joined import JoinedColumns
-
-
-class Layout(ABC):
-    """How the entries of a column are shared out among parameters."""
-
-    @abstractmethod
-    def split(self, vectors: Tensor) -> tuple[Tensor, ...]:
-        """Return `[K, *parameter.shape]` for each parameter, from `[K, size]`."""
-
-    @abstractmethod
-    def join(self, parts: Sequence[Tensor]) -> Tensor:
-        """Return `[K, size]`, from `[K, *parameter.shape]` for each parameter."""
-
-
-@dataclass(frozen=True, eq=False)
-class LayerLayout(Layout):
-    """Weight and bias of a layer, or one of them, as a product of outputs and features.
-
-    Attributes:
-        layer: Layer.
-        family: What is known of its kind.
-        names: `("weight", "bias")`, or one of them.
-        outputs: Number of outputs of a group.
-    """
-
-    layer: Module
-    family: LayerFamily
-    names: tuple[str, ...]
-    outputs: int
-
-    def split(self, vectors: Tensor) -> tuple[Tensor, ...]:
-        """Return weight and bias."""
-        products = vectors.reshape(len(vectors), self.family.groups(self.layer), self.outputs, -1)
-        features = products.shape[-1] - ("bias" in self.names)
-        parts = {"bias": products[..., features:].reshape(len(vectors), -1)}
-        if "weight" in self.names:
-            parts["weight"] = self.family.weight(self.layer, products[..., :features])
-        return tuple(parts[name] for name in self.names)
-
-    def join(self, parts: Sequence[Tensor]) -> Tensor:
-        """Return the product of outputs and features."""
-        given = dict(zip(self.names, parts, strict=True))
-        count, groups = len(parts[0]), self.family.groups(self.layer)
-        products = [self.family.products(self.layer, given["weight"])] if "weight" in given else []
-        if "bias" in given:
-            products.append(given["bias"].reshape(count, groups, self.outputs, 1))
-        return torch.cat(products, dim=-1).reshape(count, -1)
-
-
-@dataclass(frozen=True, eq=False)
-class ParameterLayout(Layout):
-    """One parameter, as it is."""
-
-    shape: Size
-
-    def split(self, vectors: Tensor) -> tuple[Tensor, ...]:
-        """Return the parameter."""
-        return (vectors.reshape(len(vectors), *self.shape),)
-
-    def join(self, parts: Sequence[Tensor]) -> Tensor:
-        """Return the parameter's entries."""
-        return parts[0].flatten(1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,25 +12,12 @@ class Factor:
     """The rows of V that belong to one or two parameters, and the per-sample gradients for the same.
 
     Attributes:
-        parameters: `id` of each parameter.
-        layout: How a column is shared out among them.
+        parameters: `id` of each parameter, in the order of the columns' parts.
         root: Columns of V.
         gradient: Per-sample gradients, one column for each sample, not divided by the number of samples; `None` where
             they are combinations of the root's columns.
     """
 
     parameters: tuple[int, ...]
-    layout: Layout
     root: Columns
     gradient: Columns | None
-
-    @staticmethod
-    def joined(factors: Sequence[Factor]) -> Factor:
-        """Return the factor of several batches, as if all had been one."""
-        gradients = [factor.gradient for factor in factors if factor.gradient is not None]
-        return Factor(
-            factors[0].parameters,
-            factors[0].layout,
-            JoinedColumns([factor.root for factor in factors]),
-            JoinedColumns(gradients) if len(gradients) == len(factors) else None,
-        )

@@ -6,38 +6,41 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ddn_core.engine.factors.columns import Columns, add_upper_products
+from ddn_core.engine.factors.columns import Columns, Parts, add_upper_products
+from ddn_core.engine.factors.layout import Layout
 
 
 class FormedColumns(Columns):
     """Columns that are held as one tensor."""
 
-    def __init__(self, values: Tensor) -> None:
+    def __init__(self, values: Tensor, layout: Layout) -> None:
         """Wrap the columns.
 
         Args:
             values: Tensor `[B, A, size]`, contiguous.
+            layout: How the entries are shared out among the parameters.
         """
+        self.layout = layout
         self.samples, self.per_sample, self.size = values.shape
         self._values = values.reshape(-1, self.size)
 
-    def accumulate(self, gram: Tensor, vector: Tensor | None, products: Tensor | None) -> None:
+    def accumulate(self, gram: Tensor, vector: Parts | None, products: Tensor | None) -> None:
         """Add the upper blocks of the Gram matrix, and the products with a vector."""
         add_upper_products(gram, self._values, self.samples, self.per_sample)
         if vector is not None and products is not None:
-            products.addmv_(self._values, vector)
+            products.addmv_(self._values, self.layout.join(vector)[0])
 
     def inner(self, other: Columns) -> Tensor:
         """Return the inner products, `[count, other.count]`."""
-        return other.project(self._values).T
+        return other.project(self.layout.split(self._values)).T
 
-    def combine(self, weights: Tensor) -> Tensor:
-        """Return linear combinations of the columns, `[K, size]`."""
-        return weights.T @ self._values
+    def combine(self, weights: Tensor) -> Parts:
+        """Return linear combinations of the columns."""
+        return self.layout.split(weights.T @ self._values)
 
-    def project(self, vectors: Tensor) -> Tensor:
+    def project(self, vectors: Parts) -> Tensor:
         """Return the inner products with vectors, `[count, K]`."""
-        return self._values @ vectors.T
+        return self._values @ self.layout.join(vectors).T
 
     def formed(self) -> Tensor:
         """Return the columns, `[count, size]`."""
@@ -45,7 +48,13 @@ class FormedColumns(Columns):
 
     def select(self, samples: Sequence[int]) -> FormedColumns:
         """Return the columns of some samples."""
-        return FormedColumns(self._values.reshape(self.samples, self.per_sample, -1)[list(samples)])
+        values = self._values.reshape(self.samples, self.per_sample, -1)
+        return FormedColumns(values[list(samples)], self.layout)
+
+    def contracted(self, coefficients: Tensor) -> FormedColumns:
+        """Return one column for each sample."""
+        values = self._values.reshape(self.samples, self.per_sample, -1)
+        return FormedColumns(coefficients[:, None] @ values, self.layout)
 
     def bytes(self) -> int:
         """Return how many bytes are held."""

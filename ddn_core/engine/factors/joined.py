@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ddn_core.engine.factors.columns import Columns, mirror
+from ddn_core.engine.factors.columns import Columns, Parts, mirror
 
 
 class JoinedColumns(Columns):
@@ -21,9 +21,9 @@ class JoinedColumns(Columns):
         """
         self._parts = list(parts)
         self.samples = sum(part.samples for part in parts)
-        self.per_sample, self.size = parts[0].per_sample, parts[0].size
+        self.per_sample, self.size, self.layout = parts[0].per_sample, parts[0].size, parts[0].layout
 
-    def accumulate(self, gram: Tensor, vector: Tensor | None, products: Tensor | None) -> None:
+    def accumulate(self, gram: Tensor, vector: Parts | None, products: Tensor | None) -> None:
         """Add the upper blocks of the Gram matrix, and the products with a vector."""
         for index, (part, rows) in enumerate(self._rows()):
             own, own_products = gram.new_zeros(part.count, part.count), gram.new_zeros(part.count)
@@ -40,14 +40,12 @@ class JoinedColumns(Columns):
         """Return the inner products, `[count, other.count]`."""
         return torch.cat([part.inner(other) for part in self._parts])
 
-    def combine(self, weights: Tensor) -> Tensor:
-        """Return linear combinations of the columns, `[K, size]`."""
-        total = weights.new_zeros(weights.shape[1], self.size)
-        for part, rows in self._rows():
-            total += part.combine(weights[rows])
-        return total
+    def combine(self, weights: Tensor) -> Parts:
+        """Return linear combinations of the columns."""
+        combined = [part.combine(weights[rows]) for part, rows in self._rows()]
+        return tuple(torch.stack(same).sum(0) for same in zip(*combined, strict=True))
 
-    def project(self, vectors: Tensor) -> Tensor:
+    def project(self, vectors: Parts) -> Tensor:
         """Return the inner products with vectors, `[count, K]`."""
         return torch.cat([part.project(vectors) for part in self._parts])
 
@@ -63,6 +61,12 @@ class JoinedColumns(Columns):
                 parts.append(part.select(chosen))
             start += part.samples
         return JoinedColumns(parts)
+
+    def contracted(self, coefficients: Tensor) -> JoinedColumns:
+        """Return one column for each sample."""
+        sizes = [part.samples for part in self._parts]
+        shares = torch.split(coefficients, sizes)
+        return JoinedColumns([part.contracted(own) for part, own in zip(self._parts, shares, strict=True)])
 
     def bytes(self) -> int:
         """Return how many bytes are held."""

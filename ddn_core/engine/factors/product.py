@@ -21,8 +21,8 @@ The first is that of ViViT (Dangel et al. 2022, section 3); the last is counted 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -30,8 +30,9 @@ from torch import Tensor
 from torch.nn import Module
 from torch.nn.functional import pad
 
-from ddn_core.engine.factors.columns import Columns, add_upper_products, row_blocks
+from ddn_core.engine.factors.columns import Columns, Parts, add_upper_products, row_blocks
 from ddn_core.engine.factors.family import LayerFamily
+from ddn_core.engine.factors.layout import LayerLayout
 
 Contraction = Literal["outer", "pairs", "formed"]
 
@@ -47,35 +48,36 @@ class LayerInput:
         layer: Layer.
         family: What is known of its kind.
         values: Its input, `[B, *input]`.
-        weight: Whether the weight is among the parameters.
-        bias: Whether the bias is.
+        names: `("weight", "bias")`, or one of them.
     """
 
     layer: Module
     family: LayerFamily
     values: Tensor
-    weight: bool
-    bias: bool
+    names: tuple[str, ...]
 
     def features(self, samples: slice = slice(None)) -> Tensor:
         """Return the features, `[B, g, f, L]`; the last one is 1 if there is a bias."""
         chosen = self.values[samples]
-        if not self.weight:
-            return self.values.new_ones(1).expand(len(chosen), self.family.groups(self.layer), 1, 1)
+        if "weight" not in self.names:
+            return chosen.new_ones(1).expand(len(chosen), self.family.groups(self.layer), 1, 1)
         features = self.family.features(self.layer, chosen)
-        return pad(features, (0, 0, 0, 1), value=1.0) if self.bias else features
+        return pad(features, (0, 0, 0, 1), value=1.0) if "bias" in self.names else features
 
-    def response(self, probe: Tensor) -> Tensor:
-        """Return `Σ_f A[b, g, f, l] probe[g, f]`, `[b, g, L]`."""
-        if not self.weight:
-            return torch.einsum("bgfl,gf->bgl", self.features(), probe)
-        if not self.bias:
-            return self.family.response(self.layer, self.values, probe)
-        return self.family.response(self.layer, self.values, probe[:, :-1]) + probe[:, -1:]
+    def response(self, vectors: Mapping[str, Tensor]) -> Tensor:
+        """Return what the layer makes of its input with one output for each group, `[B, g, L]`.
+
+        Args:
+            vectors: Weight `[g, f]` and bias `[g]`, as far as these parameters are there.
+        """
+        if "weight" not in vectors:
+            return vectors["bias"].expand(len(self.values), -1)[..., None]
+        response = self.family.response(self.layer, self.values, vectors["weight"])
+        return response + vectors["bias"][:, None] if "bias" in vectors else response
 
     def select(self, samples: Sequence[int]) -> LayerInput:
         """Return the input for some samples."""
-        return LayerInput(self.layer, self.family, self.values[list(samples)], self.weight, self.bias)
+        return replace(self, values=self.values[list(samples)])
 
 
 def form(root: Tensor, features: Tensor) -> Tensor:
@@ -118,6 +120,7 @@ class ProductColumns(Columns):
         self.samples, self.per_sample, self._groups, self._outputs, self._positions = root.shape
         self._features = features
         self.size = self._groups * self._outputs * features
+        self.layout = LayerLayout(layer_input.layer, layer_input.family, layer_input.names, self._outputs)
 
     @property
     def contraction(self) -> Contraction:
@@ -126,14 +129,13 @@ class ProductColumns(Columns):
             self.samples, self.per_sample, self._groups, self._outputs, self._features, self._positions
         )[0]
 
-    def accumulate(self, gram: Tensor, vector: Tensor | None, products: Tensor | None) -> None:
+    def accumulate(self, gram: Tensor, vector: Parts | None, products: Tensor | None) -> None:
         """Add the upper blocks of the Gram matrix, and the products with a vector."""
         if self.contraction == "formed":
             for outputs, columns in self._slices():
                 add_upper_products(gram, columns, self.samples, self.per_sample)
                 if vector is not None and products is not None:
-                    part = vector.reshape(self._groups, self._outputs, -1)[:, outputs].reshape(-1)
-                    products.addmv_(columns, part)
+                    products.addmv_(columns, self._slice_of(vector, outputs)[0])
             return
         features = self._input.features()
         for samples, rows in row_blocks(self.samples, self.per_sample):
@@ -142,13 +144,13 @@ class ProductColumns(Columns):
                 gram[rows, rows.start :], self._root[samples], features[samples], self._root[rest], features[rest]
             )
         if vector is not None and products is not None:
-            products += self.project(vector[None])[:, 0]
+            products += self.project(vector)[:, 0]
 
     def inner(self, other: Columns) -> Tensor:
         """Return the inner products, `[count, other.count]`."""
-        result = self._root.new_zeros(self.count, other.count)
         if not isinstance(other, ProductColumns):
-            return self.project(other.formed())
+            return other.inner(self).T
+        result = self._root.new_zeros(self.count, other.count)
         features, others = self._input.features(), other._input.features()
         if self.contraction != "formed":
             for samples, rows in row_blocks(self.samples, self.per_sample):
@@ -159,30 +161,42 @@ class ProductColumns(Columns):
             result.addmm_(columns, theirs.reshape(other.count, -1).T)
         return result
 
-    def combine(self, weights: Tensor) -> Tensor:
-        """Return linear combinations of the columns, `[K, size]`."""
-        count = weights.shape[1]
+    def combine(self, weights: Tensor) -> Parts:
+        """Return linear combinations of the columns."""
+        count, names = weights.shape[1], self._input.names
         if self._positions > 1 and count > self.per_sample:
             parts = [
                 (weights.T @ columns).reshape(count, self._groups, -1, self._features) for _, columns in self._slices()
             ]
-            return torch.cat(parts, dim=2).reshape(count, -1)
-        features = self._input.features()
+            return self.layout.split(torch.cat(parts, dim=2).reshape(count, -1))
         stacked = weights.reshape(self.samples, self.per_sample, count).transpose(1, 2)  # [B, K, A]
         root = self._root.reshape(self.samples, self.per_sample, -1)
         roots = (stacked @ root).reshape(self.samples, count, *self._root.shape[2:])
-        return torch.einsum("nkgol,ngfl->kgof", roots, features).reshape(count, -1)
+        found = {"bias": roots.sum((0, -1)).reshape(count, -1)}
+        if "weight" in names:
+            features = self._input.family.features(self._input.layer, self._input.values)
+            products = torch.einsum("nkgol,ngfl->kgof", roots, features)
+            found["weight"] = self._input.family.weight(self._input.layer, products)
+        return tuple(found[name] for name in names)
 
-    def project(self, vectors: Tensor) -> Tensor:
+    def project(self, vectors: Parts) -> Tensor:
         """Return the inner products with vectors, `[count, K]`."""
-        count = vectors.shape[0]
-        weights = vectors.reshape(count, self._groups, self._outputs, self._features)
+        given = dict(zip(self._input.names, vectors, strict=True))
+        count = len(vectors[0])
         if self._positions > 1 and count > self.per_sample:
-            result = vectors.new_zeros(self.count, count)
+            result = self._root.new_zeros(self.count, count)
             for outputs, columns in self._slices():
-                result.addmm_(columns, weights[:, :, outputs].reshape(count, -1).T)
+                result.addmm_(columns, self._slice_of(vectors, outputs).T)
             return result
-        responses = torch.einsum("kgof,ngfl->ngolk", weights, self._input.features())
+        responses = self._root.new_zeros(())
+        if "weight" in given:
+            weights = self._input.family.products(self._input.layer, given["weight"])
+            features = self._input.family.features(self._input.layer, self._input.values)
+            responses = torch.einsum("kgof,ngfl->ngolk", weights, features)
+        if "bias" in given:
+            biases = given["bias"].reshape(count, 1, self._groups, self._outputs, 1)
+            responses = responses + biases.permute(1, 2, 3, 4, 0)
+        responses = responses.expand(self.samples, self._groups, self._outputs, self._positions, count)
         root = self._root.reshape(self.samples, self.per_sample, -1)
         return (root @ responses.reshape(self.samples, -1, count)).reshape(-1, count)
 
@@ -194,27 +208,53 @@ class ProductColumns(Columns):
         """Return the columns of some samples."""
         return ProductColumns(self._root[list(samples)], self._input.select(samples), self._features)
 
+    def contracted(self, coefficients: Tensor) -> ProductColumns:
+        """Return one column for each sample."""
+        root = self._root.reshape(self.samples, self.per_sample, -1)
+        shape = (self.samples, 1, *self._root.shape[2:])
+        return ProductColumns((coefficients[:, None] @ root).reshape(shape), self._input, self._features)
+
     def bytes(self) -> int:
         """Return how many bytes are held."""
         return self._root.nbytes + self._input.values.nbytes
 
-    def check_sum(self, vector: Tensor) -> tuple[Tensor, Tensor]:
+    def check_sum(self, total: Parts) -> tuple[Tensor, Tensor]:
         """Return a deviation and its scale, for whether the columns add up to a vector.
 
         Both sides are multiplied with a probe along the features, `Σ_f V[g, o, f] q[g, f]`, which takes 1 / o of the
         operations of the sum itself, and misses a deviation only if it is orthogonal to the probe (Freivalds 1977).
 
         Args:
-            vector: Tensor `[size]`.
+            total: The vector (K = 1).
         """
+        given = dict(zip(self._input.names, total, strict=True))
         count = self._groups * self._features
-        probe = torch.cos(torch.arange(1, count + 1, dtype=vector.dtype, device=vector.device) * 2.399963)
+        probe = torch.cos(torch.arange(1, count + 1, dtype=self._root.dtype, device=self._root.device) * 2.399963)
         probe = probe.reshape(self._groups, self._features)
-        responses = self._input.response(probe)
+        probes: dict[str, Tensor] = {}
+        expected = self._root.new_zeros(self._groups, self._outputs)
+        if "bias" in given:
+            probe, probes["bias"] = probe[:, :-1], probe[:, -1]
+            expected = given["bias"].reshape(self._groups, self._outputs) * probes["bias"][:, None]
+        if "weight" in given:
+            probes["weight"] = probe
+            products = self._input.family.products(self._input.layer, given["weight"])[0]
+            expected = expected + (products @ probe[..., None])[..., 0]
+        responses = self._input.response(probes)
         found = torch.einsum("naGol,nGl->Go", self._root, responses)
-        expected = torch.einsum("Gof,Gf->Go", vector.reshape(self._groups, self._outputs, self._features), probe)
         scale = (self._root.flatten(1).norm(dim=1) * responses.flatten(1).norm(dim=1)).sum()
         return (found - expected).norm(), scale
+
+    def _slice_of(self, vectors: Parts, outputs: slice) -> Tensor:
+        """Return the entries of vectors that belong to some outputs, `[K, size of the slice]`."""
+        given = dict(zip(self._input.names, vectors, strict=True))
+        parts = []
+        if "weight" in given:
+            parts.append(self._input.family.products(self._input.layer, given["weight"])[:, :, outputs])
+        if "bias" in given:
+            biases = given["bias"].reshape(len(vectors[0]), self._groups, self._outputs, 1)
+            parts.append(biases[:, :, outputs])
+        return torch.cat(parts, dim=-1).reshape(len(vectors[0]), -1)
 
     def _slices(self) -> Iterator[tuple[slice, Tensor]]:
         """Yield outputs and the columns formed for them, `[count, size of the slice]`."""

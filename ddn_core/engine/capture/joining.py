@@ -1,0 +1,101 @@
+"""Several captures as one: the micro-batches of gradient accumulation, as if they had been one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ddn_core.engine.capture.result import Capture
+from ddn_core.engine.factors import Columns, Factor, JoinedColumns
+from ddn_core.errors import CurvatureError
+
+
+def joined(captures: Sequence[Capture]) -> Capture:
+    """Return the capture of the concatenated batch.
+
+    The losses of the micro-batches have been multiplied by their shares of the whole, as gradient accumulation wants
+    it: a mean-reduced loss by the share of the samples, `N_i / N`.
+
+    Args:
+        captures: Captures of the same parameters with the same settings, at least one.
+
+    Raises:
+        CurvatureError: The captures do not fit together.
+    """
+    first = captures[0]
+    if len(captures) == 1:
+        return first
+    for other in captures[1:]:
+        _check_fit(first, other)
+    in_span = all(capture.coefficients is not None for capture in captures)
+    total = sum(capture.samples_grad for capture in captures)
+    # per-sample gradients are not divided by the number of samples: that of the whole takes the place of the own
+    ratios = [total / capture.samples_grad if first.reduction == "mean" else 1.0 for capture in captures]
+    starts = [sum(capture.samples for capture in captures[:index]) for index in range(len(captures))]
+    coefficients = [
+        capture.coefficients * ratio
+        for capture, ratio in zip(captures, ratios, strict=True)
+        if capture.coefficients is not None
+    ]
+    return replace(
+        first,
+        factors=tuple(
+            Factor(
+                factors[0].parameters,
+                JoinedColumns([factor.root for factor in factors]),
+                None if in_span else JoinedColumns(_gradients(factors, captures, ratios)),
+            )
+            for factors in zip(*(capture.factors for capture in captures), strict=True)
+        ),
+        samples=sum(capture.samples for capture in captures),
+        ggn=_shifted([capture.ggn for capture in captures], starts),
+        lambdas=_shifted([capture.lambdas for capture in captures], starts),
+        grad=_shifted([capture.grad for capture in captures], starts) if in_span else (),
+        samples_grad=total,
+        coefficients=torch.cat(coefficients) if in_span else None,
+        gradients={} if in_span else _sums(captures),
+        loss=sum(capture.loss for capture in captures),
+    )
+
+
+def _check_fit(first: Capture, other: Capture) -> None:
+    names = ("columns_per_sample", "reduction", "dtype", "device")
+    different = [name for name in names if getattr(first, name) != getattr(other, name)]
+    if [factor.parameters for factor in first.factors] != [factor.parameters for factor in other.factors]:
+        different.append("parameters that the loss reaches")
+    if different:
+        raise CurvatureError(
+            f"the batches that are accumulated differ in their {different[0].replace('_', ' ')}. Use the same model, "
+            "loss function and curvature settings for all of them."
+        )
+
+
+def _shifted(places: Sequence[tuple[int, ...]], starts: Sequence[int]) -> tuple[int, ...]:
+    return tuple(start + place for own, start in zip(places, starts, strict=True) for place in own)
+
+
+def _gradients(factors: Sequence[Factor], captures: Sequence[Capture], ratios: Sequence[float]) -> list[Columns]:
+    """Return the per-sample gradients of each capture; where they are combinations of the root's columns, these."""
+    found = []
+    for factor, capture, ratio in zip(factors, captures, ratios, strict=True):
+        if factor.gradient is not None:
+            found.append(factor.gradient.contracted(capture.zeros(factor.gradient.samples, 1) + ratio))
+        else:
+            assert capture.coefficients is not None
+            chosen = list(capture.grad)
+            found.append(factor.root.select(chosen).contracted(capture.coefficients[chosen] * ratio))
+    return found
+
+
+def _sums(captures: Sequence[Capture]) -> dict[int, Tensor]:
+    """Return the sums of the gradients, if every capture has them."""
+    if not all(capture.gradients for capture in captures):
+        return {}
+    first, *rest = captures
+    return {
+        key: torch.stack([gradient, *(capture.gradients[key] for capture in rest)]).sum(0)
+        for key, gradient in first.gradients.items()
+    }
