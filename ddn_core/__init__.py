@@ -1,7 +1,7 @@
 """Directionally damped Newton steps for PyTorch, with dampings and direction criteria as plugins.
 
-`DirectionalDampedNewton` is the optimizer, `DirectionalDampedNewtonComputation` ViViT's interface, `ddn_core.api` what
-a plugin imports, `ddn_core.testing` what tests import.
+`DirectionalDampedNewton` is the optimizer, the computations are ViViT's interface, `ddn_core.api` is what a plugin
+imports, `ddn_core.testing` what tests import.
 """
 
 from __future__ import annotations
@@ -10,15 +10,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ddn_core.computation import DirectionalDampedNewtonComputation
+    from ddn_core.computation import (
+        DirectionalDampedNewtonComputation,
+        DirectionalDerivativesComputation,
+        EighComputation,
+        EigvalshComputation,
+    )
     from ddn_core.config import load_config
     from ddn_core.optim import DirectionalDampedNewton
 
-__all__ = ["DirectionalDampedNewton", "DirectionalDampedNewtonComputation", "load_config"]
+__all__ = [
+    "DirectionalDampedNewton",
+    "DirectionalDampedNewtonComputation",
+    "DirectionalDerivativesComputation",
+    "EighComputation",
+    "EigvalshComputation",
+    "load_config",
+]
 
 _HOMES = {
     "DirectionalDampedNewton": "ddn_core.optim",
     "DirectionalDampedNewtonComputation": "ddn_core.computation",
+    "DirectionalDerivativesComputation": "ddn_core.computation",
+    "EighComputation": "ddn_core.computation",
+    "EigvalshComputation": "ddn_core.computation",
     "load_config": "ddn_core.config",
 }
 

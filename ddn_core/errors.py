@@ -6,6 +6,7 @@
     ├── StrategyError      a criterion or damping raised, or returned the wrong thing
     ├── ArgumentError      a call was given a value that it cannot take
     ├── CurvatureError     a backward pass could not give the curvature
+    │   └── MemoryBudgetError  it would need more memory than it may take
     └── NoResultError      a result was asked for that was not computed
 
 Each child is also the built-in exception that a caller would expect, so that `except ValueError` works.
@@ -36,6 +37,10 @@ class ArgumentError(DdnError, ValueError):
 
 class CurvatureError(DdnError, RuntimeError):
     """A backward pass could not give the curvature: model, loss or layer is at fault."""
+
+
+class MemoryBudgetError(CurvatureError):
+    """Curvature would need more memory than its budget; nothing has been allocated."""
 
 
 class NoResultError(DdnError, KeyError):

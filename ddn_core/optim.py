@@ -105,6 +105,7 @@ class DirectionalDampedNewton(Optimizer):
             subsampling_lambdas=self._settings.subsampling_lambdas,
             mc_samples=self._settings.sample_count,
             generator=self._generators,
+            memory_budget=self._settings.memory_budget,
         )
 
     def __getstate__(self) -> dict[str, Any]:

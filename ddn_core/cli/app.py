@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from ddn_core.cli.display import TrainingDisplay
+from ddn_core.cli.estimate import estimate_report
 from ddn_core.cli.listing import check_report, plugin_report
 from ddn_core.cli.run_folder import RunFolder
 from ddn_core.cli.training import Training
@@ -65,6 +66,14 @@ def check(config: ConfigPath, overrides: Overrides = None) -> None:
         Console().print(report)
         if problems:
             raise config_error(config.name, problems)
+
+
+@app.command("estimate")
+def show_estimate(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Say what a training step of CONFIG will take, in operations, bytes and shares of the time, without making one."""
+    with _errors_told():
+        loaded = load_config(config, overrides or [])
+        Console().print(estimate_report(loaded, config.name))
 
 
 @app.command()

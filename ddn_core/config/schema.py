@@ -40,6 +40,11 @@ class CurvatureConfig(TableModel):
     subsampling_ggn: SampleIndices = Field(
         None, description="Indices of the samples of a batch that the GGN is taken over; all by default."
     )
+    memory_budget: PositiveInt | Literal["auto"] | None = Field(
+        None,
+        description="Bytes that curvature may take beyond the gradient's memory: work is sliced so as to stay below, "
+        "or refused before it begins. `auto` for what is free; no limit by default.",
+    )
     subsampling_lambdas: SampleIndices = Field(
         None,
         description="Indices of the samples that directional curvatures are taken over; those of the GGN by default.",

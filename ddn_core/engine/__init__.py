@@ -16,6 +16,7 @@ this module exports.
 """
 
 from ddn_core.engine.capture import Capture, CurvatureCapture, Wanted, joined
+from ddn_core.engine.cost import GroupRequest, StageEstimate, estimate
 from ddn_core.engine.directions import Directions
 from ddn_core.engine.pipeline import Choice, damped_newton_step, group_directions, group_eigenvalues
 from ddn_core.engine.step import DampedDirections, GroupStep, Spectral
@@ -26,10 +27,13 @@ __all__ = [
     "CurvatureCapture",
     "DampedDirections",
     "Directions",
+    "GroupRequest",
     "GroupStep",
     "Spectral",
+    "StageEstimate",
     "Wanted",
     "damped_newton_step",
+    "estimate",
     "group_directions",
     "group_eigenvalues",
     "joined",

@@ -50,7 +50,7 @@ def _columns(layer, inputs, per_sample, names, seed=0):
     groups, outputs_of_group = positions.shape[2:4]
     features = (layer.weight.numel() // (groups * outputs_of_group) if "weight" in names else 0) + ("bias" in names)
     layer_input = LayerInput(layer, family, inputs, tuple(names))
-    return ProductColumns(positions, layer_input, features), torch.stack(expected)
+    return ProductColumns(positions, layer_input, features, slice_elements=100), torch.stack(expected)
 
 
 def _vectors(parts):
@@ -83,7 +83,6 @@ def test_products(name, names, contraction, monkeypatch):
         only = (lambda *sizes: ("outer" if sizes[-1] == 1 else "pairs", 0.0)) if contraction == "pairs" else None
         monkeypatch.setattr(product, "cheapest_contraction", only or (lambda *_: ("formed", 0.0)))
     monkeypatch.setattr("ddn_core.engine.factors.columns.BLOCK_ROWS", 4)
-    monkeypatch.setattr(product, "SLICE_ELEMENTS", 100)
     columns, expected = _columns(layer, torch.randn(samples, *shape, dtype=torch.float64), per_sample, names)
     others, their_expected = _columns(layer, torch.randn(2, *shape, dtype=torch.float64), 1, names, seed=1)
 

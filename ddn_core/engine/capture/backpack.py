@@ -13,6 +13,7 @@ the end of the pass, so that every `.grad` is whole, as after any other backward
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import torch
 from backpack.extensions.backprop_extension import BackpropExtension
@@ -56,6 +57,7 @@ class CurvatureCapture(BackpropExtension):  # type: ignore[misc]  # BackPACK has
         subsampling_lambdas: Sequence[int] | None = None,
         mc_samples: int = 0,
         generator: Callable[[torch.device], Generator | None] = lambda device: None,
+        memory_budget: int | Literal["auto"] | None = None,
     ) -> None:
         """Set up the extension; nothing happens before a backward pass.
 
@@ -68,6 +70,8 @@ class CurvatureCapture(BackpropExtension):  # type: ignore[misc]  # BackPACK has
             subsampling_lambdas: Indices of the samples in the directional curvatures; those of the GGN by default.
             mc_samples: Number of Monte-Carlo samples; 0 for the exact GGN.
             generator: Gives the source of random numbers for Monte-Carlo samples on a device.
+            memory_budget: Number of bytes that curvature may take beyond what the gradient takes, `"auto"` for what is
+                free, `None` for no limit.
 
         Raises:
             ArgumentError: An index is negative, repeated or no integer, a list is empty, or mc_samples is negative.
@@ -78,7 +82,7 @@ class CurvatureCapture(BackpropExtension):  # type: ignore[misc]  # BackPACK has
                 f"the number of Monte-Carlo samples is {mc_samples!r}. Use 0 for the exact GGN, or 1, 2, ..."
             )
         super().__init__(savefield="ddn", module_exts={})
-        self._settings = CaptureSettings(subsampling, mc_samples, generator)
+        self._settings = CaptureSettings(subsampling, mc_samples, generator, memory_budget)
         self._wanted = wanted
         self._begin = begin
         self._deliver = deliver

@@ -8,20 +8,16 @@ Each factor takes the form that needs less memory: the columns formed, or root a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ddn_core.engine.capture.jacobians import transposed_jacobian
+from ddn_core.engine.capture.parts import Part
+from ddn_core.engine.capture.plan import CapturePlan
 from ddn_core.engine.capture.tape import Key, LayerCall, leads_to_parameters
 from ddn_core.engine.factors import (
-    FAMILIES,
     Columns,
     FormedColumns,
-    LayerFamily,
-    LayerInput,
     ProductColumns,
     form,
 )
@@ -29,75 +25,15 @@ from ddn_core.engine.factors.layout import LayerLayout
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
-CHUNK_ELEMENTS = 2**21
-"""Number of elements up to which columns are propagated at a time, counted at the widest layer."""
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """Parameters of one layer that make up one factor.
-
-    Attributes:
-        call: Call of the layer.
-        names: `("weight", "bias")`, or one of them.
-        formed: Whether the columns have to be formed, whatever they need.
-    """
-
-    call: LayerCall
-    names: tuple[str, ...]
-    formed: bool = False
-
-    @property
-    def family(self) -> LayerFamily:
-        """What is known of the layer's kind."""
-        return FAMILIES[type(self.call.layer)]
-
-    @property
-    def parameters(self) -> tuple[Tensor, ...]:
-        """The parameters."""
-        return tuple(getattr(self.call.layer, name) for name in self.names)
-
-    def shape(self) -> tuple[int, int, int, int]:
-        """Return the numbers of groups, outputs, features and positions."""
-        output = self.call.output
-        _, _, groups, outputs, positions = self.family.positions(self.call.layer, output[:1, None]).shape
-        weight: Any = self.call.layer.weight
-        features = weight.numel() // (groups * outputs) if "weight" in self.names else 0
-        return groups, outputs, features + ("bias" in self.names), positions if "weight" in self.names else 1
-
-    def positions(self, backpropagated: Tensor) -> Tensor:
-        """Return what is backpropagated to the output, `[b, a, *output]`, as `[b, a, g, o, L]`."""
-        positions = self.family.positions(self.call.layer, backpropagated)
-        return positions if "weight" in self.names else positions.sum(-1, keepdim=True)
-
-    def input(self, dtype: torch.dtype) -> LayerInput:
-        """Return the layer's input; its numbers in a dtype, its tokens as they are."""
-        values = self.call.inputs[0]
-        return LayerInput(
-            self.call.layer,
-            self.family,
-            values.to(dtype) if values.is_floating_point() else values,
-            self.names,
-        )
-
-    def gradient(self, gradients: Tensor, dtype: torch.dtype) -> ProductColumns:
-        """Return the per-sample gradients, from those at the layer's output, `[B, *output]`."""
-        root = self.positions(gradients.to(dtype)[:, None])
-        return ProductColumns(root, self.input(dtype), self.shape()[2])
-
-    def takes_form(self) -> bool:
-        """Return whether the columns are kept formed: where that takes no more memory than the root does."""
-        _, _, features, positions = self.shape()
-        return self.formed or features <= positions
-
 
 class _Builder:
     """Makes the columns of one part, chunk by chunk."""
 
-    def __init__(self, part: Part, root: Tensor, whole: bool) -> None:
+    def __init__(self, part: Part, root: Tensor, whole: bool, slice_elements: int) -> None:
         groups, outputs, features, positions = part.shape()
         self._part, self._whole = part, whole and root.shape[0] > 0
         self._input = part.input(root.dtype)
+        self._slice_elements = slice_elements
         self._takes_form = part.takes_form()
         last = (outputs, features) if self._takes_form else (outputs, positions)
         self._store = None if self._whole else root.new_empty(*root.shape[:2], groups, *last)
@@ -121,7 +57,7 @@ class _Builder:
         if self._takes_form:
             layout = LayerLayout(self._part.call.layer, self._part.family, self._part.names, self._store.shape[3])
             return FormedColumns(self._store.reshape(*self._store.shape[:2], self._size), layout)
-        return ProductColumns(self._store, self._input, self._features_count)
+        return ProductColumns(self._store, self._input, self._features_count, self._slice_elements)
 
     def _features_of(self, samples: slice) -> Tensor:
         if self._features is None or self._features[0] != samples:
@@ -130,7 +66,7 @@ class _Builder:
 
 
 def propagate(
-    calls: Sequence[LayerCall], parts: Sequence[Part], root: Tensor, output_key: Key, chunk: int = CHUNK_ELEMENTS
+    calls: Sequence[LayerCall], parts: Sequence[Part], root: Tensor, output_key: Key, plan: CapturePlan
 ) -> list[Columns]:
     """Return the columns of each part.
 
@@ -139,16 +75,16 @@ def propagate(
         parts: What columns are wanted of.
         root: Root of the loss Hessian at the model output, `[B, A, *output]`.
         output_key: Key of the model output.
-        chunk: Number of elements up to which columns are propagated at a time.
+        plan: How many columns are propagated, and formed, at a time.
     """
     by_call: dict[int, list[_Builder]] = {}
     samples, per_sample = root.shape[:2]
-    at_a_time = max(1, chunk // max(1, widest(calls)))
+    at_a_time = max(1, plan.chunk_elements // max(1, plan.widest))
     width, columns = max(1, at_a_time // per_sample), min(per_sample, at_a_time)
     whole = width >= samples and columns >= per_sample
     builders = []
     for part in parts:
-        builders.append(_Builder(part, root, whole))
+        builders.append(_Builder(part, root, whole, plan.slice_elements))
         by_call.setdefault(id(part.call), []).append(builders[-1])
     wanted = {id(parameter) for part in parts for parameter in part.parameters}
     leading = leads_to_parameters(calls, wanted)
@@ -172,11 +108,6 @@ def propagate(
                     del backpropagated
                     _collect(cotangents, dict(zip(call.input_keys, propagated, strict=True)), leading)
     return [builder.finish() for builder in builders]
-
-
-def widest(calls: Sequence[LayerCall]) -> int:
-    """Return the largest number of elements that a column has at any layer's output."""
-    return max((call.output[0].numel() for call in calls), default=1)
 
 
 def _collect(cotangents: dict[Key, Tensor], propagated: Mapping[Key, Tensor], leading: set[Key]) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from ddn_core.engine.capture.backpropagation import Part
 from ddn_core.engine.capture.backward_pass import BackwardPass, gradient_state
+from ddn_core.engine.capture.parts import Part
 from ddn_core.errors import CurvatureError
 
 

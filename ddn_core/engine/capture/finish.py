@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor
 
-from ddn_core.engine.capture.backpropagation import Part, propagate
+from ddn_core.engine.capture.backpropagation import propagate
 from ddn_core.engine.capture.backward_pass import BackwardPass
 from ddn_core.engine.capture.completeness import (
     check_gradients_add_up,
@@ -18,8 +18,10 @@ from ddn_core.engine.capture.completeness import (
     check_nothing_missed,
     gradient_of_pass,
 )
-from ddn_core.engine.capture.layers import check_parameter
 from ddn_core.engine.capture.loss import LossCall, gradient_coefficients, loss_root, normalizer
+from ddn_core.engine.capture.memory import free_bytes
+from ddn_core.engine.capture.parts import Part, parts_of
+from ddn_core.engine.capture.plan import plan_of
 from ddn_core.engine.capture.result import Capture
 from ddn_core.engine.capture.subsampling import Subsampling
 from ddn_core.engine.capture.tape import computing_dtype, key_of
@@ -35,11 +37,18 @@ class CaptureSettings:
         subsampling: Samples of gradient, directions and directional curvatures.
         mc_samples: Number of Monte-Carlo samples; 0 for the exact GGN.
         generator: Gives the source of random numbers on a device.
+        memory_budget: Number of bytes that curvature may take beyond what the gradient takes, `"auto"` for what is
+            free, `None` for no limit.
     """
 
     subsampling: Subsampling
     mc_samples: int
     generator: Callable[[torch.device], Generator | None]
+    memory_budget: int | Literal["auto"] | None = None
+
+    def budget_on(self, device: torch.device) -> int | None:
+        """Return the budget on a device, in bytes."""
+        return free_bytes(device) if self.memory_budget == "auto" else self.memory_budget
 
 
 def capture_of(current: BackwardPass, settings: CaptureSettings) -> Capture:
@@ -51,7 +60,8 @@ def capture_of(current: BackwardPass, settings: CaptureSettings) -> Capture:
     chosen, every = settings.subsampling, range(current.loss.samples)
     dtype = computing_dtype(_widest_dtype(current))
     loss = current.loss.cast(dtype)
-    parts = _parts(current)
+    groups = {key: wanted.group for key, wanted in current.wanted.items()}
+    parts = parts_of(current.calls, groups)
     check_nothing_missed(current)
     check_no_branch_lost(current)
     if chosen.grad is None:
@@ -61,17 +71,16 @@ def capture_of(current: BackwardPass, settings: CaptureSettings) -> Capture:
     lambdas = ggn if chosen.lambdas is None else list(chosen.lambdas)
     grad = list(every if chosen.grad is None else chosen.grad)
     used = sorted({*ggn, *lambdas})
-    in_span = not settings.mc_samples and set(grad) <= set(used) and _in_span(current, loss)
-    root = loss_root(
-        loss, None if len(used) == len(every) else used, settings.mc_samples, settings.generator(loss.output.device)
-    )
+    some = None if len(used) == len(every) else used
+    root = loss_root(loss, some, settings.mc_samples, settings.generator(loss.output.device))
+    in_span = not settings.mc_samples and set(grad) <= set(used) and _in_span(current, loss, root, used)
     scale = _root_scale(current, len(ggn))
-    root = root * scale
-    calls = current.calls if len(used) == len(every) else [call.select(used) for call in current.calls]
+    calls = current.calls if some is None else [call.select(used) for call in current.calls]
     selected = {id(call): other for call, other in zip(current.calls, calls, strict=True)}
-    columns = propagate(
-        calls, [Part(selected[id(part.call)], part.names, part.formed) for part in parts], root, key_of_output(current)
-    )
+    own_parts = [Part(selected[id(part.call)], part.names, part.formed) for part in parts]
+    part_groups = [groups[id(part.parameters[0])] for part in parts]
+    plan = plan_of(calls, own_parts, part_groups, root.shape[1], dtype).within(settings.budget_on(loss.output.device))
+    columns = propagate(calls, own_parts, root * scale, key_of(current.loss.output), plan)
     gradients = [None if in_span else _gradients(current, part, grad, dtype) for part in parts]
     coefficients = gradient_coefficients(loss)[used] * (_gradient_scale(current) / scale) if in_span else None
     position = {sample: index for index, sample in enumerate(used)}
@@ -90,11 +99,6 @@ def capture_of(current: BackwardPass, settings: CaptureSettings) -> Capture:
         dtype=dtype,
         device=loss.output.device,
     )
-
-
-def key_of_output(current: BackwardPass) -> tuple[object, ...]:
-    """Return the key of the model output."""
-    return key_of(current.loss.output)
 
 
 def _widest_dtype(current: BackwardPass) -> torch.dtype:
@@ -117,32 +121,15 @@ def _gradient_scale(current: BackwardPass) -> float:
     return current.scale * (loss.samples if loss.reduction == "mean" else 1) / normalizer(loss)
 
 
-def _in_span(current: BackwardPass, loss: LossCall) -> bool:
-    """Return whether the coefficients give the gradient at the model output."""
-    coefficients = gradient_coefficients(loss)
+def _in_span(current: BackwardPass, loss: LossCall, root: Tensor, used: Sequence[int]) -> bool:
+    """Return whether the coefficients give the gradient at the model output, for the samples that the root is of."""
+    coefficients = gradient_coefficients(loss)[used]
     if current.scale == 0 or not bool(torch.isfinite(coefficients).all()) or current.output_gradient is None:
         return False
-    found = torch.einsum("na,na...->n...", coefficients, loss_root(loss, None, 0, None))
-    expected = current.output_gradient.to(found.dtype) * (normalizer(loss) / current.scale)
+    found = torch.einsum("na,na...->n...", coefficients, root)
+    expected = current.output_gradient[used].to(found.dtype) * (normalizer(loss) / current.scale)
     precision = torch.finfo(current.loss.output.dtype).eps ** 0.5
     return bool((found - expected).abs().max() <= precision * expected.abs().max())
-
-
-def _parts(current: BackwardPass) -> list[Part]:
-    """Return what factors are made of: the parameters of one layer and group; one that layers share is on its own."""
-    holders = Counter(id(getattr(call.layer, name)) for call in current.calls for name in call.wanted(current.wanted))
-    parts = []
-    for call in current.calls:
-        by_group: dict[int, list[str]] = {}
-        for name in call.wanted(current.wanted):
-            check_parameter(call.layer, name)
-            key = id(getattr(call.layer, name))
-            if holders[key] > 1:
-                parts.append(Part(call, (name,), formed=True))
-            else:
-                by_group.setdefault(current.wanted[key].group, []).append(name)
-        parts += [Part(call, tuple(sorted(names, reverse=True))) for names in by_group.values()]
-    return parts
 
 
 def _gradients(current: BackwardPass, part: Part, grad: Sequence[int], dtype: torch.dtype) -> Columns:

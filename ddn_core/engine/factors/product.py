@@ -107,15 +107,19 @@ def cheapest_contraction(
 class ProductColumns(Columns):
     """Columns that are held as backpropagated root and layer input."""
 
-    def __init__(self, root: Tensor, layer_input: LayerInput, features: int) -> None:
+    def __init__(
+        self, root: Tensor, layer_input: LayerInput, features: int, slice_elements: int = SLICE_ELEMENTS
+    ) -> None:
         """Keep both; nothing is computed.
 
         Args:
             root: What is backpropagated to the layer output, `[B, A, g, o, L]`.
             layer_input: Input of the layer for the same samples.
             features: Number of features of a group, with the one of the bias.
+            slice_elements: Number of elements up to which columns are formed at a time.
         """
         self._root = root
+        self._slice_elements = slice_elements
         self._input = layer_input
         self.samples, self.per_sample, self._groups, self._outputs, self._positions = root.shape
         self._features = features
@@ -206,7 +210,8 @@ class ProductColumns(Columns):
 
     def select(self, samples: Sequence[int]) -> ProductColumns:
         """Return the columns of some samples."""
-        return ProductColumns(self._root[list(samples)], self._input.select(samples), self._features)
+        chosen = self._input.select(samples)
+        return ProductColumns(self._root[list(samples)], chosen, self._features, self._slice_elements)
 
     def contracted(self, coefficients: Tensor) -> ProductColumns:
         """Return one column for each sample."""
@@ -259,7 +264,7 @@ class ProductColumns(Columns):
     def _slices(self) -> Iterator[tuple[slice, Tensor]]:
         """Yield outputs and the columns formed for them, `[count, size of the slice]`."""
         features = self._input.features()
-        width = max(1, SLICE_ELEMENTS // max(1, self.count * self._groups * self._features))
+        width = max(1, self._slice_elements // max(1, self.count * self._groups * self._features))
         for start in range(0, self._outputs, width):
             outputs = slice(start, min(start + width, self._outputs))
             yield outputs, form(self._root[:, :, :, outputs], features).reshape(self.count, -1)

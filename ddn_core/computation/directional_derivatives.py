@@ -1,0 +1,55 @@
+"""`DirectionalDerivativesComputation`: first and second derivatives along eigenvectors of the GGN."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ddn_core.computation.base import DirectionalComputation, chosen_directions
+from ddn_core.computation.groups import Group
+from ddn_core.engine import Capture
+from ddn_core.plugins.resolve import as_criterion
+from ddn_core.plugins.strategy import Criterion
+
+
+class DirectionalDerivativesComputation(DirectionalComputation[Criterion, tuple[Tensor, Tensor]]):
+    """BackPACK extension and hook that compute the derivatives of each sample's loss along eigenvectors of the GGN.
+
+    For a group with generalized Gauss-Newton matrix `G = V Vᵀ` and the eigenvectors `e_k` that its criterion chooses,
+    these are the directional gradients `γ[n, k] = e_kᵀ g_n` and the directional curvatures `λ[n, k] = e_kᵀ G_n e_k`,
+    with gradient `g_n` and GGN `G_n` of sample n, not divided by N.
+
+    A group is a table with `"params"` and `"criterion"`. One object serves any number of backward passes; each replaces
+    the results of the one before.
+
+    Example:
+        >>> computation = DirectionalDerivativesComputation()
+        >>> model, loss_function = extend(model), extend(loss_function)
+        >>> group = {"params": list(model.parameters()), "criterion": {"kind": "top-k", "k": 4}}
+        >>> loss = loss_function(model(X), y)
+        >>> with backpack(*computation.get_extensions(), extension_hook=computation.get_extension_hook([group])):
+        ...     loss.backward()
+        >>> gammas, lambdas = computation.get_result(group)
+    """
+
+    def get_result(self, group: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Return the directional gradients and curvatures of a group.
+
+        Returns:
+            Gammas `[N_grad, K]`, loss/param, and lambdas `[N_lambdas, K]`, loss/param². Rows follow the indices of the
+            sub-sampling, columns the criterion's choice. The sign of a column of gammas is that of its eigenvector.
+
+        Raises:
+            NoResultError: No backward pass has computed derivatives for this group.
+        """
+        return self._result(group)
+
+    def _strategies(self, given: Mapping[str, Any], label: str) -> Criterion:
+        return as_criterion(given["criterion"], label, self._warn)
+
+    def _compute(self, capture: Capture, group: Group[Criterion]) -> tuple[Tensor, Tensor]:
+        directions = chosen_directions(capture, group)
+        self._tell_kept(group, len(directions), capture)
+        return directions.gammas, directions.lambdas

@@ -1,0 +1,81 @@
+"""`EighComputation`: eigenvalues of the GGN, and eigenvectors in parameter space."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ddn_core.computation.base import Computation, chosen_directions
+from ddn_core.computation.groups import Group
+from ddn_core.computation.orthonormal import orthonormalized
+from ddn_core.engine import Capture
+from ddn_core.plugins.resolve import as_criterion
+from ddn_core.plugins.strategy import Criterion
+
+
+class EighComputation(Computation[Criterion, tuple[Tensor, list[Tensor]]]):
+    """BackPACK extension and hook that compute eigenpairs of the GGN of each parameter group.
+
+    For a group with generalized Gauss-Newton matrix `G = V Vᵀ` the eigenpairs `G e_k = λ_k e_k` are computed that the
+    group's criterion chooses. The eigenvectors are orthonormal up to rounding, close to the null space too.
+
+    A group is a table with `"params"` and `"criterion"`. One object serves any number of backward passes; each replaces
+    the results of the one before.
+
+    Example:
+        >>> computation = EighComputation()
+        >>> model, loss_function = extend(model), extend(loss_function)
+        >>> group = {"params": list(model.parameters()), "criterion": {"kind": "top-k", "k": 4}}
+        >>> loss = loss_function(model(X), y)
+        >>> with backpack(computation.get_extension(), extension_hook=computation.get_extension_hook([group])):
+        ...     loss.backward()
+        >>> evals, evecs = computation.get_result(group)
+    """
+
+    def __init__(
+        self,
+        subsampling: Sequence[int] | None = None,
+        mc_samples: int = 0,
+        verbose: bool = False,
+        warn_small_eigvals: float = 1e-4,
+        *,
+        seed: int | None = None,
+    ) -> None:
+        """Choose the approximations of the GGN; none by default.
+
+        Args:
+            subsampling: Indices of the samples in the GGN; all by default. With a mean-reduced loss the GGN is the mean
+                over these samples, with a sum-reduced one their sum. Messages call it `subsampling_ggn`.
+            mc_samples: Number of Monte-Carlo samples of the loss Hessian; 0, the default, for the exact one.
+            verbose: Print what is computed.
+            warn_small_eigvals: Whether a function as criterion that selects numerically zero eigenvalues causes a
+                warning; they are dropped in any case. 0 silences the warning, every other value means the same.
+            seed: Seed of the Monte-Carlo samples; by default they come from torch's own generator.
+
+        Raises:
+            ArgumentError: An index is repeated, negative or no integer, or the number of samples is negative.
+        """
+        super().__init__(verbose, mc_samples, seed, warn_small_eigvals, subsampling_ggn=subsampling)
+
+    def get_result(self, group: Mapping[str, Any]) -> tuple[Tensor, list[Tensor]]:
+        """Return the chosen eigenvalues of a group, `[K]`, in loss/param², and the eigenvectors.
+
+        The eigenvectors are a list in the format of `group["params"]`, with an axis in front: `[K, *parameter.shape]`
+        for each parameter, so that `[part[k] for part in evecs]` belongs to `evals[k]`. The order is that of the
+        criterion's choice.
+
+        Raises:
+            NoResultError: No backward pass has computed eigenpairs for this group.
+        """
+        evals, evecs = self._result(group)
+        return evals, list(evecs)
+
+    def _strategies(self, given: Mapping[str, Any], label: str) -> Criterion:
+        return as_criterion(given["criterion"], label, self._warn)
+
+    def _compute(self, capture: Capture, group: Group[Criterion]) -> tuple[Tensor, list[Tensor]]:
+        directions = chosen_directions(capture, group)
+        self._tell_kept(group, len(directions), capture)
+        return directions.evals, orthonormalized(directions.eigenvectors(), directions.evals)

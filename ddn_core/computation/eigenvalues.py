@@ -1,0 +1,74 @@
+"""`EigvalshComputation`: eigenvalues of the GGN."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ddn_core.computation.base import Computation
+from ddn_core.computation.groups import Group
+from ddn_core.engine import Capture, group_eigenvalues
+
+
+class EigvalshComputation(Computation[None, Tensor]):
+    """BackPACK extension and hook that compute the eigenvalues of the GGN of each parameter group.
+
+    They are the R eigenvalues of the Gram matrix `VᵀV`, where the group has the generalized Gauss-Newton matrix
+    `G = V Vᵀ`: those of G that are not zero, and zeros. No eigenvectors are computed.
+
+    A group is a table with `"params"`. One object serves any number of backward passes; each replaces the results of
+    the one before.
+
+    Example:
+        >>> computation = EigvalshComputation()
+        >>> model, loss_function = extend(model), extend(loss_function)
+        >>> group = {"params": list(model.parameters())}
+        >>> loss = loss_function(model(X), y)
+        >>> with backpack(computation.get_extension(), extension_hook=computation.get_extension_hook([group])):
+        ...     loss.backward()
+        >>> evals = computation.get_result(group)
+    """
+
+    _keys = ("params",)
+
+    def __init__(
+        self,
+        subsampling: Sequence[int] | None = None,
+        mc_samples: int = 0,
+        verbose: bool = False,
+        *,
+        seed: int | None = None,
+    ) -> None:
+        """Choose the approximations of the GGN; none by default.
+
+        Args:
+            subsampling: Indices of the samples in the GGN; all by default. With a mean-reduced loss the GGN is the mean
+                over these samples, with a sum-reduced one their sum. Messages call it `subsampling_ggn`.
+            mc_samples: Number of Monte-Carlo samples of the loss Hessian; 0, the default, for the exact one.
+            verbose: Print what is computed.
+            seed: Seed of the Monte-Carlo samples; by default they come from torch's own generator.
+
+        Raises:
+            ArgumentError: An index is repeated, negative or no integer, or the number of samples is negative.
+        """
+        super().__init__(verbose, mc_samples, seed, subsampling_ggn=subsampling)
+
+    def get_result(self, group: Mapping[str, Any]) -> Tensor:
+        """Return the eigenvalues of a group, all R of them, ascending, in loss/param².
+
+        Numerically zero ones are what the eigensolver gave, so they can be slightly negative.
+
+        Raises:
+            NoResultError: No backward pass has computed eigenvalues for this group.
+        """
+        return self._result(group)
+
+    def _strategies(self, given: Mapping[str, Any], label: str) -> None:
+        """Choose nothing: every eigenvalue is computed."""
+
+    def _compute(self, capture: Capture, group: Group[None]) -> Tensor:
+        evals = group_eigenvalues(capture, group.parameters)
+        self._tell(f"{group.label}: {len(evals)} eigenvalues")
+        return evals

@@ -1,0 +1,43 @@
+"""Eigenvectors that rounding has made slightly oblique, made orthonormal.
+
+In `e_k = V u_k / √λ_k` the rounding errors ε of the Gram matrix and its eigenvectors grow: the overlap of two
+eigenvectors, `u_jᵀ VᵀV u_k / √(λ_j λ_k)`, is of the size of `ε λ_max / √(λ_j λ_k)` rather than of ε.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+OBLIQUE = 0.5
+"""What has to be left of each vector beside the earlier ones, for one step by the overlaps to be accurate."""
+
+
+def orthonormalized(vectors: Sequence[Tensor], evals: Tensor) -> list[Tensor]:
+    """Return vectors with the same spans, orthonormal when flattened and joined over the parameters.
+
+    They are taken in the order of descending eigenvalues, from the most accurate: each span of leading eigenvectors
+    stays what it is.
+
+    Args:
+        vectors: Approximate eigenvectors, `[K, *shape]` for each parameter.
+        evals: Their eigenvalues, `[K]`.
+    """
+    order = evals.argsort(descending=True)
+    place = order.argsort()
+    flat = [part.flatten(1) for part in vectors]
+    overlaps = flat[0] @ flat[0].T
+    for part in flat[1:]:
+        overlaps += part @ part.T
+    factor, failed = torch.linalg.cholesky_ex(overlaps[order][:, order])
+    if bool(failed) or bool((factor.diagonal() < OBLIQUE).any()):
+        columns, upper = torch.linalg.qr(torch.cat(flat, dim=1)[order].T)
+        straight = (columns * torch.where(upper.diagonal() < 0, -1.0, 1.0).to(columns)).T[place]
+        parts = list(torch.split(straight, [part.shape[1] for part in flat], dim=1))
+    else:
+        identity = torch.eye(len(evals), dtype=overlaps.dtype, device=overlaps.device)
+        inverse = torch.linalg.solve_triangular(factor, identity, upper=False)[place][:, place]
+        parts = [inverse @ part for part in flat]
+    return [part.reshape(old.shape) for part, old in zip(parts, vectors, strict=True)]

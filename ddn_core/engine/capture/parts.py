@@ -1,0 +1,98 @@
+"""What factors are made of: the parameters of one layer that are in one group."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddn_core.engine.capture.layers import check_parameter
+from ddn_core.engine.capture.tape import LayerCall
+from ddn_core.engine.factors import FAMILIES, LayerFamily, LayerInput, ProductColumns
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Parameters of one layer that make up one factor.
+
+    Attributes:
+        call: Call of the layer.
+        names: `("weight", "bias")`, or one of them.
+        formed: Whether the columns have to be formed, whatever they need.
+    """
+
+    call: LayerCall
+    names: tuple[str, ...]
+    formed: bool = False
+
+    @property
+    def family(self) -> LayerFamily:
+        """What is known of the layer's kind."""
+        return FAMILIES[type(self.call.layer)]
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """The parameters."""
+        return tuple(getattr(self.call.layer, name) for name in self.names)
+
+    def shape(self) -> tuple[int, int, int, int]:
+        """Return the numbers of groups, outputs, features and positions."""
+        output = self.call.output
+        _, _, groups, outputs, positions = self.family.positions(self.call.layer, output[:1, None]).shape
+        weight: Any = self.call.layer.weight
+        features = weight.numel() // (groups * outputs) if "weight" in self.names else 0
+        return groups, outputs, features + ("bias" in self.names), positions if "weight" in self.names else 1
+
+    def positions(self, backpropagated: Tensor) -> Tensor:
+        """Return what is backpropagated to the output, `[b, a, *output]`, as `[b, a, g, o, L]`."""
+        positions = self.family.positions(self.call.layer, backpropagated)
+        return positions if "weight" in self.names else positions.sum(-1, keepdim=True)
+
+    def input(self, dtype: torch.dtype) -> LayerInput:
+        """Return the layer's input; its numbers in a dtype, its tokens as they are."""
+        values = self.call.inputs[0]
+        return LayerInput(
+            self.call.layer,
+            self.family,
+            values.to(dtype) if values.is_floating_point() else values,
+            self.names,
+        )
+
+    def gradient(self, gradients: Tensor, dtype: torch.dtype) -> ProductColumns:
+        """Return the per-sample gradients, from those at the layer's output, `[B, *output]`."""
+        root = self.positions(gradients.to(dtype)[:, None])
+        return ProductColumns(root, self.input(dtype), self.shape()[2])
+
+    def takes_form(self) -> bool:
+        """Return whether the columns are kept formed: where that takes no more memory than the root does."""
+        _, _, features, positions = self.shape()
+        return self.formed or features <= positions
+
+
+def parts_of(calls: Sequence[LayerCall], groups: Mapping[int, int]) -> list[Part]:
+    """Return what factors are made of; a parameter that layers share is on its own, once for each of them.
+
+    Args:
+        calls: Calls of the layers.
+        groups: By `id` of each wanted parameter, the number of its group.
+
+    Raises:
+        CurvatureError: A wanted parameter is none that its layer's kind has.
+    """
+    holders = Counter(id(getattr(call.layer, name)) for call in calls for name in call.wanted(groups))
+    parts = []
+    for call in calls:
+        by_group: dict[int, list[str]] = {}
+        for name in call.wanted(groups):
+            check_parameter(call.layer, name)
+            key = id(getattr(call.layer, name))
+            if holders[key] > 1:
+                parts.append(Part(call, (name,), formed=True))
+            else:
+                by_group.setdefault(groups[key], []).append(name)
+        parts += [Part(call, tuple(sorted(names, reverse=True))) for names in by_group.values()]
+    return parts

@@ -1,0 +1,266 @@
+"""What curvature will take, counted before anything is allocated: operations and bytes, and the sizes of the slices.
+
+Everything follows from the shapes that a forward pass shows. The same count decides how a pass is made (how many
+columns are propagated at a time, how many are formed at a time) and tells what it will cost.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from ddn_core.engine.capture.parts import Part
+from ddn_core.engine.capture.tape import LayerCall, leads_to_parameters
+from ddn_core.engine.factors import FAMILIES
+from ddn_core.engine.factors.product import SLICE_ELEMENTS, Contraction, cheapest_contraction
+from ddn_core.errors import MemoryBudgetError
+
+CHUNK_ELEMENTS = 2**21
+"""Number of elements up to which columns are propagated at a time, counted at the widest layer."""
+COPIES = 3
+"""How often a layer's columns are held while they are propagated: before, after, and in between."""
+GRAM_COPIES = 4
+"""How often a matrix of the size of the Gram matrix is held: itself, its eigenvectors, and the solver's workspace."""
+
+
+@dataclass(frozen=True)
+class PartPlan:
+    """What one factor takes.
+
+    Attributes:
+        names: Names of the parameters in their layer.
+        layer: Kind of the layer.
+        group: Number of the parameters' group.
+        size: Number of entries of the parameters.
+        kept: `"formed"` for the columns themselves, `"structured"` for root and input.
+        contraction: The way to the Gram matrix.
+        forming: Operations to form the columns that are kept formed.
+        products: Operations of the Gram matrix.
+        combining: Operations of V · w for one w.
+        bytes: What is held.
+        slice_bytes: What its products hold beside that, at least.
+        feature_bytes: What its unfolded input holds, while columns are formed.
+    """
+
+    names: tuple[str, ...]
+    layer: str
+    group: int
+    size: int
+    kept: str
+    contraction: Contraction
+    forming: float
+    products: float
+    combining: float
+    bytes: int
+    slice_bytes: int
+    feature_bytes: int
+
+
+@dataclass(frozen=True)
+class CapturePlan:
+    """What a pass takes, and how it is made.
+
+    Attributes:
+        parts: What each factor takes.
+        samples: Number of samples that columns are propagated for.
+        per_sample: Number of columns for each.
+        widest: Largest number of elements that a column has at any layer's output.
+        sample_elements: Number of elements that the slopes of one sample take at most.
+        propagating: Operations of the backpropagation of all columns.
+        itemsize: Bytes of a number.
+        chunk_elements: Number of elements up to which columns are propagated at a time.
+        slice_elements: Number of elements up to which columns are formed at a time.
+    """
+
+    parts: tuple[PartPlan, ...]
+    samples: int
+    per_sample: int
+    widest: int
+    sample_elements: int
+    propagating: float
+    itemsize: int
+    chunk_elements: int = CHUNK_ELEMENTS
+    slice_elements: int = SLICE_ELEMENTS
+
+    @property
+    def columns(self) -> int:
+        """Number of columns, R."""
+        return self.samples * self.per_sample
+
+    @property
+    def factor_bytes(self) -> int:
+        """What the factors hold."""
+        return sum(part.bytes for part in self.parts)
+
+    @property
+    def gram_bytes(self) -> int:
+        """What the Gram matrix of a group and its eigenvectors hold; of the GGN, where a group has fewer parameters."""
+        sizes: dict[int, int] = {}
+        for part in self.parts:
+            sizes[part.group] = sizes.get(part.group, 0) + part.size
+        sides = [(min(size, self.columns), size) for size in sizes.values()] or [(0, 0)]
+        return self.itemsize * max(
+            GRAM_COPIES * side**2 + (2 * self.columns * size if size < self.columns else 0) for side, size in sides
+        )
+
+    @property
+    def chunk_bytes(self) -> int:
+        """What is held beside the factors while columns are propagated."""
+        at_a_time = max(1, min(self.chunk_elements // max(1, self.widest), self.columns))
+        samples = -(-at_a_time // self.per_sample)
+        features = max((part.feature_bytes for part in self.parts if part.kept == "formed"), default=0)
+        per_sample = self.itemsize * self.sample_elements + features // max(1, self.samples)
+        return self.itemsize * COPIES * at_a_time * self.widest + samples * per_sample
+
+    @property
+    def products_bytes(self) -> int:
+        """What is held beside the factors and the Gram matrix while products are computed."""
+        return max(
+            (
+                part.feature_bytes + max(part.slice_bytes, 2 * self.itemsize * self.slice_elements)
+                for part in self.parts
+                if part.kept == "structured" and part.contraction != "outer"
+            ),
+            default=0,
+        )
+
+    @property
+    def bytes(self) -> int:
+        """The most that is held at a time, beyond what forward and backward pass hold."""
+        return self.factor_bytes + max(self.chunk_bytes, self.gram_bytes + self.products_bytes)
+
+    def within(self, budget: int | None) -> CapturePlan:
+        """Return the plan with chunks and slices as small as a budget wants them.
+
+        Args:
+            budget: Number of bytes; `None` for no limit.
+
+        Raises:
+            MemoryBudgetError: The smallest ones are too large.
+        """
+        if budget is None or self.bytes <= budget:
+            return self
+        smallest = self._with(1, 1)
+        if smallest.bytes > budget:
+            raise MemoryBudgetError(self._too_large(smallest.bytes, budget))
+        chunk, slices = self.chunk_elements, self.slice_elements
+        while self._with(chunk, slices).bytes > budget:
+            chunk, slices = max(1, chunk // 2), max(1, slices // 2)
+        return self._with(chunk, slices)
+
+    def _with(self, chunk: int, slices: int) -> CapturePlan:
+        return replace(self, chunk_elements=chunk, slice_elements=slices)
+
+    def _needed(self, samples: int, per_sample: int) -> int:
+        """Return about how much the smallest chunks and slices would need, for other numbers of columns."""
+        ratio, share = samples * per_sample / max(1, self.columns), samples / max(1, self.samples)
+        parts = tuple(
+            replace(
+                part,
+                bytes=math.ceil(part.bytes * ratio),
+                slice_bytes=math.ceil(part.slice_bytes * ratio),
+                feature_bytes=math.ceil(part.feature_bytes * share),
+            )
+            for part in self.parts
+        )
+        return replace(self, parts=parts, samples=samples, per_sample=per_sample)._with(1, 1).bytes
+
+    def _too_large(self, needed: int, budget: int) -> str:
+        """Return what is needed, and what would fit."""
+        fitting = [samples for samples in range(1, self.samples) if self._needed(samples, self.per_sample) <= budget]
+        advice = []
+        if fitting:
+            advice.append(f"batches, or a subsampling_ggn, of at most {fitting[-1]} samples")
+        if self.per_sample > 1 and self._needed(self.samples, 1) <= budget:
+            most = max(m for m in range(1, self.per_sample) if self._needed(self.samples, m) <= budget)
+            advice.append(f"at most {most} Monte-Carlo samples (kind = 'ggn-mc', mc_samples = {most})")
+        groups = {part.group for part in self.parts}
+        alone = {
+            group: replace(self, parts=tuple(part for part in self.parts if part.group == group))._with(1, 1).bytes
+            for group in groups
+        }
+        if len(groups) > 1 and (fits := [group for group in sorted(groups) if alone[group] <= budget]):
+            advice.append(f"freezing all groups but one of {', '.join(map(str, fits))}")
+        if not advice:
+            advice.append("a larger budget only: a single Monte-Carlo sample of a single sample does not")
+        return (
+            f"the curvature of {self.columns} columns ({self.samples} samples with {self.per_sample} each) needs "
+            f"{format_bytes(needed)} beyond the gradient's memory, in the smallest slices: "
+            f"{format_bytes(self.factor_bytes)} for the factors, {format_bytes(self.gram_bytes)} for the Gram matrix "
+            f"and its eigenvectors. The memory budget is {format_bytes(budget)}. What fits: {'; or '.join(advice)}."
+        )
+
+
+def plan_of(
+    calls: Sequence[LayerCall], parts: Sequence[Part], groups: Sequence[int], per_sample: int, dtype: torch.dtype
+) -> CapturePlan:
+    """Return what curvature takes, without a limit.
+
+    Args:
+        calls: Calls of the layers, in the order of the backward pass; only their shapes are read.
+        parts: What factors are made of.
+        groups: Number of the group of each part.
+        per_sample: Number of columns for each sample.
+        dtype: Dtype that curvature is computed in.
+    """
+    itemsize = torch.empty(0, dtype=dtype).element_size()
+    samples = len(calls[0].output) if calls else 0
+    wanted = {id(parameter) for part in parts for parameter in part.parameters}
+    leading = leads_to_parameters(calls, wanted)
+    passed = [call for call in calls if any(key in leading for key in call.input_keys)]
+    reached = [call for call in calls if call.output_key in leading]
+    return CapturePlan(
+        parts=tuple(
+            _part_plan(part, group, samples, per_sample, itemsize) for part, group in zip(parts, groups, strict=True)
+        ),
+        samples=samples,
+        per_sample=per_sample,
+        widest=max((call.output[0].numel() for call in reached), default=1),
+        sample_elements=2 * sum(call.output[0].numel() for call in passed),
+        propagating=float(samples * per_sample * sum(_operations(call) for call in passed)),
+        itemsize=itemsize,
+    )
+
+
+def _part_plan(part: Part, group: int, samples: int, per_sample: int, itemsize: int) -> PartPlan:
+    groups, outputs, features, positions = part.shape()
+    columns, size = samples * per_sample, groups * outputs * features
+    formed = part.takes_form()
+    contraction, operations = cheapest_contraction(samples, per_sample, groups, outputs, features, positions)
+    forming = float(columns * size * positions)
+    root = groups * outputs * positions
+    held = size if formed else root
+    return PartPlan(
+        names=part.names,
+        layer=type(part.call.layer).__name__,
+        group=group,
+        size=size,
+        kept="formed" if formed else "structured",
+        contraction="formed" if formed else contraction,
+        forming=forming if formed else 0.0,
+        products=0.5 * columns**2 * size if formed else operations,
+        combining=float(columns * size if formed else columns * root + samples * size * positions),
+        bytes=columns * held * itemsize,
+        slice_bytes=0 if formed else 2 * columns * groups * features * itemsize,
+        feature_bytes=samples * groups * features * positions * itemsize,
+    )
+
+
+def _operations(call: LayerCall) -> int:
+    """Return the operations of the backpropagation of one column of one sample through a layer."""
+    if type(call.layer) not in FAMILIES:
+        return call.output[0].numel()
+    groups, outputs, features, positions = Part(call, ("weight",)).shape()
+    return groups * outputs * features * positions
+
+
+def format_bytes(count: float) -> str:
+    """Return a number of bytes as one reads it: `1.3 GB`."""
+    for unit in ("B", "kB", "MB"):
+        if abs(count) < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"

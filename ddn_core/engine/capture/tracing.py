@@ -1,0 +1,53 @@
+"""The calls of a model's layers without numbers: from a forward pass on torch's meta device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from backpack import disable as backpack_disabled
+from torch import Tensor
+from torch.nn import Module
+
+from ddn_core.engine.capture.jacobians import JACOBIANS
+from ddn_core.engine.capture.layers import check_layer, unsupported_layer
+from ddn_core.engine.capture.tape import LayerCall
+
+
+def traced_calls(model: Module, inputs: Tensor) -> tuple[list[LayerCall], Tensor]:
+    """Return the calls in the order of a backward pass, and the model output.
+
+    Tensors on the meta device have no data, so that none is told from another by where its data lie: each tensor that
+    passes between modules is numbered.
+
+    Args:
+        model: Model on the meta device.
+        inputs: Inputs on the meta device.
+
+    Raises:
+        CurvatureError: A layer is not supported.
+    """
+    calls: list[LayerCall] = []
+    numbers: dict[int, int] = {}
+    kept: list[Tensor] = []  # keeps each `id` its tensor's own
+
+    def key(tensor: Tensor) -> tuple[Any, ...]:
+        kept.append(tensor)
+        return (numbers.setdefault(id(tensor), len(numbers)),)
+
+    def note(module: Module, given: tuple[Any, ...], output: Any) -> None:
+        if type(module) not in JACOBIANS:
+            if next(module.children(), None) is None or next(module.parameters(recurse=False), None) is not None:
+                raise unsupported_layer(module)
+            return
+        check_layer(module)
+        tensors = tuple(tensor for tensor in given if isinstance(tensor, Tensor))
+        calls.append(LayerCall(module, tensors, output, None, output, tuple(map(key, tensors)), key(output)))
+
+    handles = [module.register_forward_hook(note) for module in model.modules()]
+    try:
+        with backpack_disabled():
+            output = model(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls[::-1], output

@@ -1,0 +1,162 @@
+"""What a step will take, from shapes alone: nothing is computed, nothing of the model's size is allocated."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from ddn_core.engine.capture.loss import LOSSES
+from ddn_core.engine.capture.parts import Part, parts_of
+from ddn_core.engine.capture.plan import CapturePlan, plan_of
+from ddn_core.engine.capture.tape import computing_dtype
+from ddn_core.engine.capture.tracing import traced_calls
+from ddn_core.engine.krylov import pays
+from ddn_core.errors import CurvatureError
+
+OPERATIONS_PER_SECOND = 1e11
+"""Rate of matrix products, of two cores of today; only its ratio to the others matters for shares of the time."""
+BYTES_PER_SECOND = 1e10
+"""Rate at which memory is read or written."""
+SOLVER_OPERATIONS = {"eigh": 9.0, "krylov": 12.0, "cholesky": 0.34}
+"""Operations in units of R³, or of R² · k for the leading pairs (Golub and Van Loan, sections 4.2, 8.3 and 10.3)."""
+SOLVER_SLOWNESS = {"eigh": 6.0, "krylov": 2.0, "cholesky": 2.0}
+"""How far below the rate of matrix products the solvers run."""
+
+
+@dataclass(frozen=True)
+class StageEstimate:
+    """What one stage takes.
+
+    Attributes:
+        group: Number of the group; `None` for what all groups share.
+        stage: `"backpropagation"`, a layer's parameters, `"eigensolver"`, or `"step"`.
+        columns: Number of columns.
+        how: The contraction, or the solver.
+        operations: Multiplications with an addition.
+        bytes: What is held.
+        share: Expected share of the time.
+    """
+
+    group: int | None
+    stage: str
+    columns: int
+    how: str
+    operations: float
+    bytes: int
+    share: float
+
+
+@dataclass(frozen=True)
+class GroupRequest:
+    """What is to be computed for a group.
+
+    Attributes:
+        names: By `id`, the names of its parameters.
+        largest: Number of leading eigenpairs that are needed; all if `None`.
+        solved: Whether all directions have one damping, so that a solve gives the step.
+    """
+
+    names: Mapping[int, str]
+    largest: int | None
+    solved: bool
+
+
+@torch.no_grad()
+def estimate(
+    model: Module,
+    loss_function: Module,
+    inputs: Tensor,
+    targets: Tensor,
+    groups: Sequence[GroupRequest],
+    mc_samples: int = 0,
+    samples: int | None = None,
+    memory_budget: int | None = None,
+) -> tuple[CapturePlan, list[StageEstimate]]:
+    """Return the plan of a pass and what each stage of a step takes.
+
+    Args:
+        model: Model; it is not run, a copy without numbers is.
+        loss_function: Loss.
+        inputs: Inputs of a batch; only shape and dtype are read.
+        targets: Its targets.
+        groups: The parameter groups.
+        mc_samples: Number of Monte-Carlo samples; 0 for the exact GGN.
+        samples: Number of samples of the GGN; all by default.
+        memory_budget: Number of bytes that the plan has to stay within; no limit by default.
+
+    Raises:
+        CurvatureError: A layer or the loss is not supported.
+        MemoryBudgetError: The smallest slices need more than the budget.
+    """
+    if type(loss_function) not in LOSSES:
+        supported = ", ".join(kind.__name__ for kind in LOSSES)
+        raise CurvatureError(f"loss function {type(loss_function).__name__} is not supported. Use one of {supported}.")
+    shadow = copy.deepcopy(model).to("meta")
+    numbers = {
+        id(own): number
+        for number, group in enumerate(groups)
+        for own, original in zip(shadow.parameters(), model.parameters(), strict=True)
+        if id(original) in group.names
+    }
+    count = len(inputs) if samples is None else samples
+    calls, output = traced_calls(shadow, inputs[:count].to("meta"))
+    parts = parts_of(calls, numbers)
+    per_sample = mc_samples or output[0].numel()
+    dtype = computing_dtype(output.dtype)
+    part_groups = [numbers[id(part.parameters[0])] for part in parts]
+    plan = plan_of(calls, parts, part_groups, per_sample, dtype).within(memory_budget)
+    return plan, _stages(plan, groups, _names(model, shadow, groups), parts)
+
+
+def _names(model: Module, shadow: Module, groups: Sequence[GroupRequest]) -> dict[int, str]:
+    """Return the names of the shadow's parameters."""
+    known = {key: name for group in groups for key, name in group.names.items()}
+    pairs = zip(shadow.parameters(), model.parameters(), strict=True)
+    return {id(own): known[id(original)] for own, original in pairs if id(original) in known}
+
+
+def _stages(
+    plan: CapturePlan, groups: Sequence[GroupRequest], names: Mapping[int, str], parts: Sequence[Part]
+) -> list[StageEstimate]:
+    rows = [StageEstimate(None, "backpropagation", plan.columns, "chunks", plan.propagating, plan.chunk_bytes, 0.0)]
+    moved = [float(plan.columns * plan.itemsize * plan.sample_elements)]
+    for number, group in enumerate(groups):
+        own = [(planned, part) for planned, part in zip(plan.parts, parts, strict=True) if planned.group == number]
+        for planned, part in own:
+            stage = ", ".join(names[id(parameter)] for parameter in part.parameters)
+            how = planned.contraction if planned.kept == "structured" else "kept formed"
+            rows.append(
+                StageEstimate(number, stage, plan.columns, how, planned.forming + planned.products, planned.bytes, 0.0)
+            )
+            moved.append(2.0 * planned.bytes + (plan.columns**2 * plan.itemsize if how == "outer" else 0.0))
+        size = sum(planned.size for planned, _ in own)
+        solver, operations = _solver(group, min(plan.columns, size))
+        side = f"{solver}, P = {size}" if size < plan.columns else f"{solver}, R = {plan.columns}"
+        rows.append(StageEstimate(number, "eigensolver", plan.columns, side, operations, plan.gram_bytes, 0.0))
+        moved.append((SOLVER_SLOWNESS[solver] - 1) * operations * BYTES_PER_SECOND / OPERATIONS_PER_SECOND)
+        combining = sum(planned.combining for planned, _ in own)
+        rows.append(StageEstimate(number, "step", plan.columns, "V · w", combining, size * plan.itemsize, 0.0))
+        moved.append(float(sum(planned.bytes for planned, _ in own)))
+    seconds = [
+        row.operations / OPERATIONS_PER_SECOND + volume / BYTES_PER_SECOND
+        for row, volume in zip(rows, moved, strict=True)
+    ]
+    total = sum(seconds) or 1.0
+    return [
+        StageEstimate(row.group, row.stage, row.columns, row.how, row.operations, row.bytes, spent / total)
+        for row, spent in zip(rows, seconds, strict=True)
+    ]
+
+
+def _solver(group: GroupRequest, side: int) -> tuple[str, float]:
+    """Return which solver a group's matrix meets, and about how many operations it takes."""
+    if group.solved:
+        return "cholesky", SOLVER_OPERATIONS["cholesky"] * side**3
+    if group.largest is not None and pays(side, group.largest):
+        return "krylov", SOLVER_OPERATIONS["krylov"] * side**2 * group.largest
+    return "eigh", SOLVER_OPERATIONS["eigh"] * side**3
