@@ -86,7 +86,7 @@ class GroupCurvature:
         products = self.capture.zeros(self.capture.columns)
         for index, root in enumerate(self.roots):
             root.accumulate(gram, None if self.span is not None else self.gradient_of(index), products)
-        return mirror(gram, len(self.capture.ggn), self.capture.columns_per_sample), products
+        return mirror(gram), products
 
     def gradient_of(self, index: int) -> Parts:
         """Return the gradient of the loss with respect to the parameters of a factor, one vector."""

@@ -47,10 +47,8 @@ def _columns(layer, inputs, per_sample, names, seed=0):
             expected.append(torch.cat([gradient.flatten() for gradient in gradients]))
     positions = family.positions(layer, root)
     positions = positions if "weight" in names else positions.sum(-1, keepdim=True)
-    groups, outputs_of_group = positions.shape[2:4]
-    features = (layer.weight.numel() // (groups * outputs_of_group) if "weight" in names else 0) + ("bias" in names)
     layer_input = LayerInput(layer, family, inputs, tuple(names))
-    return ProductColumns(positions, layer_input, features, slice_elements=100), torch.stack(expected)
+    return ProductColumns(positions, layer_input, slice_elements=100), torch.stack(expected)
 
 
 def _vectors(parts):
@@ -69,7 +67,7 @@ def _gram(columns):
     )
     columns.accumulate(gram, columns.layout.split(vector), products)
     torch.testing.assert_close(products, columns.formed() @ vector[0])
-    return mirror(gram, columns.samples, columns.per_sample)
+    return mirror(gram)
 
 
 @pytest.mark.parametrize("contraction", ["counted", "pairs", "formed"])

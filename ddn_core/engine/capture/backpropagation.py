@@ -31,23 +31,21 @@ class _Builder:
 
     def __init__(self, part: Part, root: Tensor, whole: bool, slice_elements: int) -> None:
         groups, outputs, features, positions = part.shape()
-        self._part, self._whole = part, whole and root.shape[0] > 0
+        self._part, self._slice_elements = part, slice_elements
         self._input = part.input(root.dtype)
-        self._slice_elements = slice_elements
         self._takes_form = part.takes_form()
         last = (outputs, features) if self._takes_form else (outputs, positions)
-        self._store = None if self._whole else root.new_empty(*root.shape[:2], groups, *last)
-        self._size, self._features_count = groups * outputs * features, features
+        self._store = None if whole and not self._takes_form else root.new_empty(*root.shape[:2], groups, *last)
         self._features: tuple[slice, Tensor] | None = None
 
     def add(self, samples: slice, columns: slice, backpropagated: Tensor) -> None:
         """Take in a chunk, `[b, a, *output]`."""
         values = self._part.positions(backpropagated)
-        if self._takes_form:
-            values = form(values, self._features_of(samples))
         if self._store is None:
             # batch normalization goes on to overwrite what is propagated through it
             self._store = values.clone() if isinstance(self._part.call.layer, BATCH_NORMS) else values
+        elif self._takes_form:
+            self._form(self._store[samples, columns], samples, values)
         else:
             self._store[samples, columns] = values
 
@@ -56,13 +54,17 @@ class _Builder:
         assert self._store is not None
         if self._takes_form:
             layout = LayerLayout(self._part.call.layer, self._part.family, self._part.names, self._store.shape[3])
-            return FormedColumns(self._store.reshape(*self._store.shape[:2], self._size), layout)
-        return ProductColumns(self._store, self._input, self._features_count, self._slice_elements)
+            return FormedColumns(self._store.flatten(2), layout)
+        return ProductColumns(self._store, self._input, self._slice_elements)
 
-    def _features_of(self, samples: slice) -> Tensor:
-        if self._features is None or self._features[0] != samples:
-            self._features = (samples, self._input.features(samples))
-        return self._features[1]
+    def _form(self, place: Tensor, samples: slice, values: Tensor) -> None:
+        if self._input.weight:
+            if self._features is None or self._features[0] != samples:
+                self._features = (samples, self._input.features(samples))
+            formed = form(values, self._features[1])
+            place[..., : formed.shape[-1]] = formed
+        if self._input.bias:
+            place[..., -1] = values.sum(-1)
 
 
 def propagate(

@@ -149,6 +149,19 @@ def _linear_map(call: LayerCall, samples: slice, dtype: torch.dtype) -> Backward
     return _per_column(function)
 
 
+def _zero_padding(call: LayerCall, samples: slice, dtype: torch.dtype) -> Backward:
+    """Return the part of the columns that lies inside the margins; negative ones crop, which takes autograd."""
+    layer: Any = call.layer
+    margins = layer.padding if isinstance(layer, nn.ZeroPad2d) else layer.pad
+    if min(margins) < 0 or getattr(layer, "mode", "constant") != "constant" or len(margins) > 2 * call.output.dim() - 2:
+        return _linear_map(call, samples, dtype)
+    inside: list[slice] = []
+    for before, after in zip(margins[::2], margins[1::2], strict=True):  # torch counts axes from the last
+        inside.insert(0, slice(before, -after or None))
+    every = [slice(None)] * (call.output.dim() + 1 - len(inside))
+    return lambda columns: (columns[(*every, *inside)].contiguous(),)
+
+
 def _slicing(call: LayerCall, samples: slice, dtype: torch.dtype) -> Backward:
     layer: Any = call.layer
     information = layer.slice_info if isinstance(layer.slice_info, tuple) else (layer.slice_info,)
@@ -228,11 +241,11 @@ JACOBIANS: dict[type[Module], Callable[[LayerCall, slice, torch.dtype], Backward
             nn.AdaptiveAvgPool1d,
             nn.AdaptiveAvgPool2d,
             nn.AdaptiveAvgPool3d,
-            nn.ZeroPad2d,
-            Pad,
         ),
         _linear_map,
     ),
+    nn.ZeroPad2d: _zero_padding,
+    Pad: _zero_padding,
     nn.Dropout: _dropout,
     nn.Flatten: _reshape,
     nn.Identity: _identity,

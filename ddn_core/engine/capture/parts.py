@@ -65,7 +65,7 @@ class Part:
     def gradient(self, gradients: Tensor, dtype: torch.dtype) -> ProductColumns:
         """Return the per-sample gradients, from those at the layer's output, `[B, *output]`."""
         root = self.positions(gradients.to(dtype)[:, None])
-        return ProductColumns(root, self.input(dtype), self.shape()[2])
+        return ProductColumns(root, self.input(dtype))
 
     def takes_form(self) -> bool:
         """Return whether the columns are kept formed: where that takes no more memory than the root does."""

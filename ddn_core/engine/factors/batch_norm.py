@@ -31,12 +31,12 @@ class BatchNormFamily(LayerFamily):
         return backpropagated.reshape(*backpropagated.shape[:2], layer.num_features, 1, -1)
 
     def features(self, layer: BatchNorm, values: Tensor) -> Tensor:
-        """Return the normalized input, `[b, channels, 1, L]`."""
+        """Return the normalized input, `[b, channels, L, 1]`."""
         assert layer.running_mean is not None  # `check` has seen to it
         assert layer.running_var is not None
         mean, variance = layer.running_mean.to(values.dtype), layer.running_var.to(values.dtype)
         channels = values.reshape(values.shape[0], layer.num_features, -1)
-        return ((channels - mean[:, None]) * (variance[:, None] + layer.eps).rsqrt())[:, :, None]
+        return ((channels - mean[:, None]) * (variance[:, None] + layer.eps).rsqrt())[..., None]
 
     def weight(self, layer: BatchNorm, products: Tensor) -> Tensor:
         """Return `[K, channels]`."""

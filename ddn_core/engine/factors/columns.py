@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Self
 
 import torch
@@ -17,7 +17,7 @@ Parts = tuple[Tensor, ...]
 BLOCKS = 8
 """Into how many blocks of rows a large Gram matrix is cut, so that little more than half of it is computed."""
 BLOCK_ROWS = 96
-"""Number of rows below which a block is not worth its calls."""
+"""Number of rows below which a block is not worth its calls; a multiple of the widths that matrix products work in."""
 
 
 class Columns(ABC):
@@ -50,7 +50,7 @@ class Columns(ABC):
         """Add the upper blocks of the Gram matrix, and the products with a vector.
 
         Args:
-            gram: Tensor `[count, count]`; of each block of rows, only what is not left of its diagonal block is added.
+            gram: Tensor `[count, count]`; its upper triangle is complete afterwards, the rest is not.
             vector: One vector (K = 1); none, if no products are wanted.
             products: Tensor `[count]`, that the inner products of the columns with the vector are added to.
         """
@@ -84,23 +84,19 @@ class Columns(ABC):
         """Return how many bytes are held."""
 
 
-def row_blocks(samples: int, per_sample: int) -> Iterator[tuple[slice, slice]]:
-    """Yield blocks of samples and the rows of the Gram matrix that are theirs."""
-    rows = max(BLOCK_ROWS, -(-samples * per_sample // BLOCKS))
-    width = max(1, rows // per_sample)
-    for start in range(0, samples, width):
-        stop = min(start + width, samples)
-        yield slice(start, stop), slice(start * per_sample, stop * per_sample)
+def block_length(rows: int) -> int:
+    """Return how many rows of a Gram matrix are computed at a time."""
+    return max(BLOCK_ROWS, BLOCK_ROWS * -(-rows // (BLOCKS * BLOCK_ROWS)))
 
 
-def mirror(gram: Tensor, samples: int, per_sample: int) -> Tensor:
-    """Fill what `Columns.accumulate` leaves out, in place: the transpose of what it computes."""
-    for _, rows in row_blocks(samples, per_sample):
-        gram[rows.stop :, rows] = gram[rows, rows.stop :].T
-    return gram
+def mirror(gram: Tensor) -> Tensor:
+    """Fill what `Columns.accumulate` leaves out, in place: the transpose of the upper triangle."""
+    return gram.triu_().add_(gram.triu(1).T)
 
 
-def add_upper_products(gram: Tensor, columns: Tensor, samples: int, per_sample: int) -> None:
+def add_upper_products(gram: Tensor, columns: Tensor) -> None:
     """Add the upper blocks of `columns columnsᵀ` to the Gram matrix, for formed columns `[count, size]`."""
-    for _, rows in row_blocks(samples, per_sample):
-        torch.addmm(gram[rows, rows.start :], columns[rows], columns[rows.start :].T, out=gram[rows, rows.start :])
+    step = block_length(len(columns))
+    for start in range(0, len(columns), step):
+        rows, rest = slice(start, start + step), slice(start, None)
+        torch.addmm(gram[rows, rest], columns[rows], columns[rest].T, out=gram[rows, rest])

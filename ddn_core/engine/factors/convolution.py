@@ -35,7 +35,7 @@ class ConvolutionFamily(LayerFamily):
         return backpropagated.reshape(*backpropagated.shape[:2], layer.groups, layer.out_channels // layer.groups, -1)
 
     def features(self, layer: Any, values: Tensor) -> Tensor:
-        """Return the unfolded input, `[b, g, in / g · kernel, L]`."""
+        """Return the unfolded input, `[b, g, L, in / g · kernel]`."""
         return _unfold(values, layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups)
 
     def weight(self, layer: Any, products: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ class TransposedConvolutionFamily(ConvolutionFamily):
     """
 
     def features(self, layer: Any, values: Tensor) -> Tensor:
-        """Return the unfolded input, `[b, g, in / g · kernel, L]`."""
+        """Return the unfolded input, `[b, g, L, in / g · kernel]`."""
         spread = values.new_zeros(
             *values.shape[:2],
             *((size - 1) * stride + 1 for size, stride in zip(values.shape[2:], layer.stride, strict=True)),
@@ -91,7 +91,7 @@ class TransposedConvolutionFamily(ConvolutionFamily):
         return self._flip(layer, kernels).reshape(count, layer.groups, outputs, -1)
 
     def response(self, layer: Any, values: Tensor, probe: Tensor) -> Tensor:
-        """Return `Σ_f A[b, g, f, l] probe[g, f]`, `[b, g, L]`."""
+        """Return `Σ_f A[b, g, l, f] probe[g, f]`, `[b, g, L]`."""
         return LayerFamily.response(self, layer, values, probe)
 
     def _flip(self, layer: Any, kernels: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ def _unfold(
     dilation: tuple[int, ...],
     groups: int,
 ) -> Tensor:
-    """Return the patches that a convolution sees, `[b, g, in / g · kernel, L]`."""
+    """Return the patches that a convolution sees, `[b, g, L, in / g · kernel]`."""
     if any(padding):
         values = functional.pad(values, [width for axis in reversed(padding) for width in (axis, axis)])
     lengths = [
@@ -115,13 +115,16 @@ def _unfold(
     ]
     values = values.contiguous()
     steps = values.stride()[2:]
+    samples, channels = values.shape[0], values.shape[1] // groups
     patches = torch.as_strided(
         values,
-        (*values.shape[:2], *kernel, *lengths),
+        (samples, groups, *lengths, channels, *kernel),
         (
-            *values.stride()[:2],
-            *(step * reach for step, reach in zip(steps, dilation, strict=True)),
+            values.stride(0),
+            channels * values.stride(1),
             *(step * width for step, width in zip(steps, stride, strict=True)),
+            values.stride(1),
+            *(step * reach for step, reach in zip(steps, dilation, strict=True)),
         ),
     )
-    return patches.reshape(values.shape[0], groups, -1, math.prod(lengths))
+    return patches.reshape(samples, groups, math.prod(lengths), channels * math.prod(kernel))

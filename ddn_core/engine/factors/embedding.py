@@ -30,9 +30,9 @@ class EmbeddingFamily(LayerFamily):
         return backpropagated.reshape(samples, columns, 1, -1, layer.embedding_dim).transpose(-1, -2)
 
     def features(self, layer: nn.Embedding, values: Tensor) -> Tensor:
-        """Return which token is at which place, `[b, 1, tokens, L]`."""
+        """Return which token is at which place, `[b, 1, L, tokens]`."""
         chosen = one_hot(values.reshape(values.shape[0], 1, -1), layer.num_embeddings)
-        return chosen.transpose(-1, -2).to(torch.promote_types(layer.weight.dtype, torch.float32))
+        return chosen.to(torch.promote_types(layer.weight.dtype, torch.float32))
 
     def weight(self, layer: nn.Embedding, products: Tensor) -> Tensor:
         """Return `[K, tokens, embedding]`."""

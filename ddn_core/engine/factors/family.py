@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
-import torch
 from torch import Tensor
 
 
@@ -28,7 +27,7 @@ class LayerFamily(ABC):
 
     @abstractmethod
     def features(self, layer: Any, values: Tensor) -> Tensor:
-        """Return the features of an input `[b, *input]`, without that of the bias, `[b, g, f, L]`."""
+        """Return the features of an input `[b, *input]`, without that of the bias, `[b, g, L, f]`."""
 
     @abstractmethod
     def weight(self, layer: Any, products: Tensor) -> Tensor:
@@ -39,5 +38,5 @@ class LayerFamily(ABC):
         """Return what `weight` makes vectors in the space of the weight of, `[K, g, o, f]`."""
 
     def response(self, layer: Any, values: Tensor, probe: Tensor) -> Tensor:
-        """Return `Σ_f A[b, g, f, l] probe[g, f]`, `[b, g, L]`: the layer with one output for each group."""
-        return torch.einsum("bgfl,gf->bgl", self.features(layer, values), probe)
+        """Return `Σ_f A[b, g, l, f] probe[g, f]`, `[b, g, L]`: the layer with one output for each group."""
+        return (self.features(layer, values) @ probe[..., None])[..., 0]

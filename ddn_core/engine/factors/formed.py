@@ -26,7 +26,7 @@ class FormedColumns(Columns):
 
     def accumulate(self, gram: Tensor, vector: Parts | None, products: Tensor | None) -> None:
         """Add the upper blocks of the Gram matrix, and the products with a vector."""
-        add_upper_products(gram, self._values, self.samples, self.per_sample)
+        add_upper_products(gram, self._values)
         if vector is not None and products is not None:
             products.addmv_(self._values, self.layout.join(vector)[0])
 

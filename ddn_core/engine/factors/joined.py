@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ddn_core.engine.factors.columns import Columns, Parts, mirror
+from ddn_core.engine.factors.columns import Columns, Parts
 
 
 class JoinedColumns(Columns):
@@ -28,13 +28,11 @@ class JoinedColumns(Columns):
         for index, (part, rows) in enumerate(self._rows()):
             own, own_products = gram.new_zeros(part.count, part.count), gram.new_zeros(part.count)
             part.accumulate(own, vector, own_products)
-            gram[rows, rows] += mirror(own, part.samples, part.per_sample)
+            gram[rows, rows] += own
             if products is not None:
                 products[rows] += own_products
             for other, columns in list(self._rows())[index + 1 :]:
-                block = part.inner(other)
-                gram[rows, columns] += block
-                gram[columns, rows] += block.T
+                gram[rows, columns] += part.inner(other)
 
     def inner(self, other: Columns) -> Tensor:
         """Return the inner products, `[count, other.count]`."""

@@ -20,8 +20,8 @@ class LinearFamily(LayerFamily):
         return backpropagated.reshape(samples, columns, 1, -1, layer.out_features).transpose(-1, -2)
 
     def features(self, layer: nn.Linear, values: Tensor) -> Tensor:
-        """Return the input, `[b, 1, in, L]`."""
-        return values.reshape(values.shape[0], 1, -1, layer.in_features).transpose(-1, -2)
+        """Return the input, `[b, 1, L, in]`."""
+        return values.reshape(values.shape[0], 1, -1, layer.in_features)
 
     def weight(self, layer: nn.Linear, products: Tensor) -> Tensor:
         """Return `[K, out, in]`."""

@@ -1,18 +1,18 @@
 """Columns as a product of what is backpropagated to a layer and of its input: the form of every layer with a weight.
 
-With the root `S[n, a, g, o, l]` at the output of a layer and the features `A[n, g, f, l]` of its input (g runs over
+With the root `S[n, a, g, o, l]` at the output of a layer and the features `A[n, g, l, f]` of its input (g runs over
 the groups of a convolution, o over the outputs and f over the features of a group, l over the L positions that the
 layer is applied at), column `(n, a)` is
 
-    V[n, a][g, o, f] = Σ_l S[n, a, g, o, l] A[n, g, f, l].
+    V[n, a][g, o, f] = Σ_l S[n, a, g, o, l] A[n, g, l, f].
 
 A linear layer has f = in and L = 1, or a sequence axis; a convolution has the unfolded input, f = in · kernel; batch
-normalization has a group for each channel with o = f = 1; an embedding has one-hot features. A feature that is 1
-everywhere stands for the bias. There are three ways to the inner products, of which the cheapest is taken:
+normalization has a group for each channel with o = f = 1; an embedding has one-hot features. The bias is one more
+feature that is 1 everywhere. There are three ways to the inner products, of which the cheapest is taken:
 
 | contraction | products | operations |
 | --- | --- | --- |
-| outer, for L = 1 | `(S Sᵀ) ∘ (A Aᵀ)` | R² o / 2 + B² f / 2 |
+| outer, for L = 1 | `(S Sᵀ) ∘ (A Aᵀ + 1)` | R² o / 2 + B² f / 2 |
 | pairs | the same over pairs of positions, summed | L² times as many |
 | formed | V for a slice of outputs at a time, `V Vᵀ` | R o f L + R² o f / 2 |
 
@@ -23,14 +23,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import Module
-from torch.nn.functional import pad
 
-from ddn_core.engine.factors.columns import Columns, Parts, add_upper_products, row_blocks
+from ddn_core.engine.factors.columns import Columns, Parts, add_upper_products, block_length
 from ddn_core.engine.factors.family import LayerFamily
 from ddn_core.engine.factors.layout import LayerLayout
 
@@ -56,13 +55,22 @@ class LayerInput:
     values: Tensor
     names: tuple[str, ...]
 
+    @property
+    def weight(self) -> bool:
+        """Whether the weight is among the parameters."""
+        return "weight" in self.names
+
+    @property
+    def bias(self) -> bool:
+        """Whether the bias is among the parameters."""
+        return "bias" in self.names
+
     def features(self, samples: slice = slice(None)) -> Tensor:
-        """Return the features, `[B, g, f, L]`; the last one is 1 if there is a bias."""
+        """Return the features, `[B, g, L, f]`, without the one of the bias; f = 0 without a weight."""
         chosen = self.values[samples]
-        if "weight" not in self.names:
-            return chosen.new_ones(1).expand(len(chosen), self.family.groups(self.layer), 1, 1)
-        features = self.family.features(self.layer, chosen)
-        return pad(features, (0, 0, 0, 1), value=1.0) if "bias" in self.names else features
+        if self.weight:
+            return self.family.features(self.layer, chosen)
+        return chosen.new_zeros(len(chosen), self.family.groups(self.layer), 1, 0)
 
     def response(self, vectors: Mapping[str, Tensor]) -> Tensor:
         """Return what the layer makes of its input with one output for each group, `[B, g, L]`.
@@ -81,11 +89,25 @@ class LayerInput:
 
 
 def form(root: Tensor, features: Tensor) -> Tensor:
-    """Return `Σ_l S[n, a, g, o, l] A[n, g, f, l]`, `[B, A, g, o, f]`."""
+    """Return `Σ_l S[n, a, g, o, l] A[n, g, l, f]`, `[B, A, g, o, f]`."""
     samples, per_sample, groups, outputs, positions = root.shape
     stacked = root.transpose(1, 2).reshape(samples, groups, per_sample * outputs, positions)
-    columns = stacked @ features.transpose(-1, -2)
-    return columns.reshape(samples, groups, per_sample, outputs, -1).transpose(1, 2)
+    columns = stacked @ features
+    return columns.reshape(samples, groups, per_sample, outputs, features.shape[-1]).transpose(1, 2)
+
+
+def form_whole(root: Tensor, layer_input: LayerInput) -> Tensor:
+    """Return the columns with the feature of the bias, `[B, A, g, o, f + 1]`, or without if there is none."""
+    parts = [form(root, layer_input.features())] if layer_input.weight else []
+    if layer_input.bias:
+        parts.append(root.sum(-1, keepdim=True))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+
+def feature_count(layer_input: LayerInput, outputs: int) -> int:
+    """Return the number of features of a group, without the one of the bias, for the number of outputs of a layer."""
+    weight: Any = layer_input.layer.weight
+    return weight.numel() // outputs if layer_input.weight else 0
 
 
 def cheapest_contraction(
@@ -107,46 +129,46 @@ def cheapest_contraction(
 class ProductColumns(Columns):
     """Columns that are held as backpropagated root and layer input."""
 
-    def __init__(
-        self, root: Tensor, layer_input: LayerInput, features: int, slice_elements: int = SLICE_ELEMENTS
-    ) -> None:
+    def __init__(self, root: Tensor, layer_input: LayerInput, slice_elements: int = SLICE_ELEMENTS) -> None:
         """Keep both; nothing is computed.
 
         Args:
             root: What is backpropagated to the layer output, `[B, A, g, o, L]`.
             layer_input: Input of the layer for the same samples.
-            features: Number of features of a group, with the one of the bias.
             slice_elements: Number of elements up to which columns are formed at a time.
         """
         self._root = root
         self._slice_elements = slice_elements
         self._input = layer_input
         self.samples, self.per_sample, self._groups, self._outputs, self._positions = root.shape
-        self._features = features
-        self.size = self._groups * self._outputs * features
+        self._features = feature_count(layer_input, self._groups * self._outputs)
+        self.size = self._groups * self._outputs * (self._features + layer_input.bias)
         self.layout = LayerLayout(layer_input.layer, layer_input.family, layer_input.names, self._outputs)
 
     @property
     def contraction(self) -> Contraction:
         """The way to the Gram matrix."""
+        features = self._features + self._input.bias
         return cheapest_contraction(
-            self.samples, self.per_sample, self._groups, self._outputs, self._features, self._positions
+            self.samples, self.per_sample, self._groups, self._outputs, features, self._positions
         )[0]
 
     def accumulate(self, gram: Tensor, vector: Parts | None, products: Tensor | None) -> None:
         """Add the upper blocks of the Gram matrix, and the products with a vector."""
         if self.contraction == "formed":
             for outputs, columns in self._slices():
-                add_upper_products(gram, columns, self.samples, self.per_sample)
+                add_upper_products(gram, columns)
                 if vector is not None and products is not None:
                     products.addmv_(columns, self._slice_of(vector, outputs)[0])
+            if self._input.bias:
+                add_upper_products(gram, self._bias_columns())
+                if vector is not None and products is not None:
+                    products.addmv_(self._bias_columns(), vector[-1][0])
             return
         features = self._input.features()
-        for samples, rows in row_blocks(self.samples, self.per_sample):
+        for samples, rows in self._row_blocks():
             rest = slice(samples.start, None)
-            _add_pairs(
-                gram[rows, rows.start :], self._root[samples], features[samples], self._root[rest], features[rest]
-            )
+            self._add_pairs(gram[rows, rows.start :], self._root[samples], features[samples], rest, features[rest])
         if vector is not None and products is not None:
             products += self.project(vector)[:, 0]
 
@@ -157,67 +179,66 @@ class ProductColumns(Columns):
         result = self._root.new_zeros(self.count, other.count)
         features, others = self._input.features(), other._input.features()
         if self.contraction != "formed":
-            for samples, rows in row_blocks(self.samples, self.per_sample):
-                _add_pairs(result[rows], self._root[samples], features[samples], other._root, others)
+            for samples, rows in self._row_blocks():
+                other._add_pairs(result[rows], self._root[samples], features[samples], slice(None), others)
             return result
         for outputs, columns in self._slices():
             theirs = form(other._root[:, :, :, outputs], others)
             result.addmm_(columns, theirs.reshape(other.count, -1).T)
+        if self._input.bias:
+            result.addmm_(self._bias_columns(), other._bias_columns().T)
         return result
 
     def combine(self, weights: Tensor) -> Parts:
         """Return linear combinations of the columns."""
-        count, names = weights.shape[1], self._input.names
+        count, layer_input = weights.shape[1], self._input
+        found = {}
         if self._positions > 1 and count > self.per_sample:
             parts = [
                 (weights.T @ columns).reshape(count, self._groups, -1, self._features) for _, columns in self._slices()
             ]
-            return self.layout.split(torch.cat(parts, dim=2).reshape(count, -1))
-        stacked = weights.reshape(self.samples, self.per_sample, count).transpose(1, 2)  # [B, K, A]
-        root = self._root.reshape(self.samples, self.per_sample, -1)
-        roots = (stacked @ root).reshape(self.samples, count, *self._root.shape[2:])
-        found = {"bias": roots.sum((0, -1)).reshape(count, -1)}
-        if "weight" in names:
-            features = self._input.family.features(self._input.layer, self._input.values)
-            products = torch.einsum("nkgol,ngfl->kgof", roots, features)
-            found["weight"] = self._input.family.weight(self._input.layer, products)
-        return tuple(found[name] for name in names)
+            products = torch.cat(parts, dim=2)
+            found["bias"] = weights.T @ self._bias_columns()
+        else:
+            stacked = weights.reshape(self.samples, self.per_sample, count).transpose(1, 2)  # [B, K, A]
+            root = self._root.reshape(self.samples, self.per_sample, -1)
+            roots = (stacked @ root).reshape(self.samples, count, *self._root.shape[2:])
+            products = torch.einsum("nkgol,nglf->kgof", roots, layer_input.features())
+            found["bias"] = roots.sum((0, -1)).reshape(count, -1)
+        if layer_input.weight:
+            found["weight"] = layer_input.family.weight(layer_input.layer, products)
+        return tuple(found[name] for name in layer_input.names)
 
     def project(self, vectors: Parts) -> Tensor:
         """Return the inner products with vectors, `[count, K]`."""
         given = dict(zip(self._input.names, vectors, strict=True))
         count = len(vectors[0])
+        result = self._root.new_zeros(self.count, count)
         if self._positions > 1 and count > self.per_sample:
-            result = self._root.new_zeros(self.count, count)
             for outputs, columns in self._slices():
                 result.addmm_(columns, self._slice_of(vectors, outputs).T)
-            return result
-        responses = self._root.new_zeros(())
-        if "weight" in given:
+        elif "weight" in given:
             weights = self._input.family.products(self._input.layer, given["weight"])
-            features = self._input.family.features(self._input.layer, self._input.values)
-            responses = torch.einsum("kgof,ngfl->ngolk", weights, features)
+            responses = torch.einsum("kgof,nglf->ngolk", weights, self._input.features())
+            root = self._root.reshape(self.samples, self.per_sample, -1)
+            result = (root @ responses.reshape(self.samples, -1, count)).reshape(-1, count)
         if "bias" in given:
-            biases = given["bias"].reshape(count, 1, self._groups, self._outputs, 1)
-            responses = responses + biases.permute(1, 2, 3, 4, 0)
-        responses = responses.expand(self.samples, self._groups, self._outputs, self._positions, count)
-        root = self._root.reshape(self.samples, self.per_sample, -1)
-        return (root @ responses.reshape(self.samples, -1, count)).reshape(-1, count)
+            result.addmm_(self._bias_columns(), given["bias"].reshape(count, -1).T)
+        return result
 
     def formed(self) -> Tensor:
         """Return the columns, `[count, size]`."""
-        return form(self._root, self._input.features()).reshape(self.count, -1)
+        return form_whole(self._root, self._input).reshape(self.count, -1)
 
     def select(self, samples: Sequence[int]) -> ProductColumns:
         """Return the columns of some samples."""
-        chosen = self._input.select(samples)
-        return ProductColumns(self._root[list(samples)], chosen, self._features, self._slice_elements)
+        return ProductColumns(self._root[list(samples)], self._input.select(samples), self._slice_elements)
 
     def contracted(self, coefficients: Tensor) -> ProductColumns:
         """Return one column for each sample."""
         root = self._root.reshape(self.samples, self.per_sample, -1)
         shape = (self.samples, 1, *self._root.shape[2:])
-        return ProductColumns((coefficients[:, None] @ root).reshape(shape), self._input, self._features)
+        return ProductColumns((coefficients[:, None] @ root).reshape(shape), self._input)
 
     def bytes(self) -> int:
         """Return how many bytes are held."""
@@ -233,63 +254,70 @@ class ProductColumns(Columns):
             total: The vector (K = 1).
         """
         given = dict(zip(self._input.names, total, strict=True))
-        count = self._groups * self._features
+        count = self._groups * (self._features + 1)
         probe = torch.cos(torch.arange(1, count + 1, dtype=self._root.dtype, device=self._root.device) * 2.399963)
-        probe = probe.reshape(self._groups, self._features)
+        probe = probe.reshape(self._groups, self._features + 1)
         probes: dict[str, Tensor] = {}
         expected = self._root.new_zeros(self._groups, self._outputs)
         if "bias" in given:
-            probe, probes["bias"] = probe[:, :-1], probe[:, -1]
+            probes["bias"] = probe[:, -1]
             expected = given["bias"].reshape(self._groups, self._outputs) * probes["bias"][:, None]
         if "weight" in given:
-            probes["weight"] = probe
+            probes["weight"] = probe[:, :-1]
             products = self._input.family.products(self._input.layer, given["weight"])[0]
-            expected = expected + (products @ probe[..., None])[..., 0]
+            expected = expected + (products @ probes["weight"][..., None])[..., 0]
         responses = self._input.response(probes)
         found = torch.einsum("naGol,nGl->Go", self._root, responses)
         scale = (self._root.flatten(1).norm(dim=1) * responses.flatten(1).norm(dim=1)).sum()
         return (found - expected).norm(), scale
 
     def _slice_of(self, vectors: Parts, outputs: slice) -> Tensor:
-        """Return the entries of vectors that belong to some outputs, `[K, size of the slice]`."""
-        given = dict(zip(self._input.names, vectors, strict=True))
-        parts = []
-        if "weight" in given:
-            parts.append(self._input.family.products(self._input.layer, given["weight"])[:, :, outputs])
-        if "bias" in given:
-            biases = given["bias"].reshape(len(vectors[0]), self._groups, self._outputs, 1)
-            parts.append(biases[:, :, outputs])
-        return torch.cat(parts, dim=-1).reshape(len(vectors[0]), -1)
+        """Return the entries of the weights that belong to some outputs, `[K, size of the slice]`."""
+        products = self._input.family.products(self._input.layer, vectors[self._input.names.index("weight")])
+        return products[:, :, outputs].reshape(len(products), -1)
 
     def _slices(self) -> Iterator[tuple[slice, Tensor]]:
-        """Yield outputs and the columns formed for them, `[count, size of the slice]`."""
+        """Yield outputs and the columns of the weight formed for them, `[count, size of the slice]`."""
+        if not self._input.weight:
+            return
         features = self._input.features()
         width = max(1, self._slice_elements // max(1, self.count * self._groups * self._features))
         for start in range(0, self._outputs, width):
             outputs = slice(start, min(start + width, self._outputs))
             yield outputs, form(self._root[:, :, :, outputs], features).reshape(self.count, -1)
 
+    def _bias_columns(self) -> Tensor:
+        """Return the columns of the bias, `[count, g · o]`."""
+        return self._root.sum(-1).reshape(self.count, -1)
 
-def _add_pairs(block: Tensor, root: Tensor, features: Tensor, roots: Tensor, others: Tensor) -> None:
-    """Add inner products `Σ_ll' (S_l · S'_l') (A_l · A'_l')`, of rows with columns, to a block of a Gram matrix.
+    def _row_blocks(self) -> Iterator[tuple[slice, slice]]:
+        """Yield blocks of samples and the rows of the Gram matrix that are theirs."""
+        width = max(1, block_length(self.count) // self.per_sample)
+        for start in range(0, self.samples, width):
+            stop = min(start + width, self.samples)
+            yield slice(start, stop), slice(start * self.per_sample, stop * self.per_sample)
 
-    Args:
-        block: Tensor `[b · A, b' · A']`.
-        root: Root of the rows, `[b, A, g, o, L]`.
-        features: Features of the rows, `[b, g, f, L]`.
-        roots: Root of the columns, `[b', A', g, o, L']`.
-        others: Features of the columns, `[b', g, f, L']`.
-    """
-    (rows, per_row), (columns, per_column) = root.shape[:2], roots.shape[:2]
-    for group in range(root.shape[2]):
-        mine, theirs = root[:, :, group].transpose(-1, -2), roots[:, :, group].transpose(-1, -2)  # [b, A, L, o]
-        products = mine.flatten(0, 2) @ theirs.flatten(0, 2).T
-        alike = features[:, group].transpose(-1, -2).flatten(0, 1) @ others[:, group].transpose(-1, -2).flatten(0, 1).T
-        if root.shape[-1] == roots.shape[-1] == 1:
-            shape = (rows, per_row, columns * per_column)
-            spread = alike.repeat_interleave(per_column, dim=1)[:, None]
-            block.view(shape).addcmul_(products.view(shape), spread)
-            continue
-        pairs = (rows, per_row, root.shape[-1], columns, per_column, roots.shape[-1])
-        spread = alike.reshape(rows, 1, root.shape[-1], columns, 1, roots.shape[-1])
-        block += products.view(pairs).mul_(spread).sum((2, 5)).flatten(2).flatten(0, 1)
+    def _add_pairs(self, block: Tensor, root: Tensor, features: Tensor, mine: slice, my_features: Tensor) -> None:
+        """Add inner products `Σ_ll' (S_l · S'_l') (A_l · A'_l' + 1)` of rows with own columns to a block.
+
+        Args:
+            block: Tensor `[b · a, B · A]`.
+            root: Root of the rows, `[b, a, g, o, l]`.
+            features: Features of the rows, `[b, g, l, f]`.
+            mine: Samples of the columns.
+            my_features: Their features, `[B, g, L, f]`.
+        """
+        roots = self._root[mine]
+        (rows, per_row), (columns, per_column) = root.shape[:2], roots.shape[:2]
+        for group in range(self._groups):
+            theirs, own = root[:, :, group].transpose(-1, -2), roots[:, :, group].transpose(-1, -2)  # [b, a, l, o]
+            products = theirs.flatten(0, 2) @ own.flatten(0, 2).T
+            alike = features[:, group].flatten(0, 1) @ my_features[:, group].flatten(0, 1).T + float(self._input.bias)
+            if root.shape[-1] == roots.shape[-1] == 1:
+                shape = (rows, per_row, columns * per_column)
+                spread = alike.repeat_interleave(per_column, dim=1)[:, None]
+                block.view(shape).addcmul_(products.view(shape), spread)
+                continue
+            pairs = (rows, per_row, root.shape[-1], columns, per_column, roots.shape[-1])
+            spread = alike.reshape(rows, 1, root.shape[-1], columns, 1, roots.shape[-1])
+            block += products.view(pairs).mul_(spread).sum((2, 5)).flatten(2).flatten(0, 1)
