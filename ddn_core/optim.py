@@ -231,7 +231,7 @@ class DirectionalDampedNewton(Optimizer):
             step = damped_newton_step(capture, group["params"], choice, derivatives)
             with torch.no_grad():
                 moves = step.step()
-                reach = max(float(torch.linalg.vector_norm(move, torch.inf)) for move in moves if move.numel())
+                reach = max(float(extreme.abs()) for move in moves if move.numel() for extreme in move.aminmax())
         except StrategyError:
             raise
         except (CurvatureError, RuntimeError) as error:

@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+from torch.nn import functional, grad
 
 from ddn_core.engine.factors.family import LayerFamily
 from ddn_core.errors import CurvatureError
 
+WEIGHT_GRADIENT = {1: grad.conv1d_weight, 2: grad.conv2d_weight, 3: grad.conv3d_weight}
 CONVOLVE = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 
 
@@ -46,11 +47,37 @@ class ConvolutionFamily(LayerFamily):
         """Return `[K, g, out / g, in / g · kernel]`."""
         return weights.reshape(weights.shape[0], layer.groups, layer.out_channels // layer.groups, -1)
 
-    def response(self, layer: Any, values: Tensor, probe: Tensor) -> Tensor:
-        """Return the convolution with one output channel for each group, `[b, g, L]`."""
-        weight = probe.reshape(layer.groups, *layer.weight.shape[1:])
+    def apply(self, layer: Any, values: Tensor, products: Tensor) -> Tensor:
+        """Return the convolution with other weights, `[b, g, o, L]`."""
+        groups, outputs, _ = products.shape
+        weight = products.reshape(groups * outputs, *layer.weight.shape[1:])
         convolve = CONVOLVE[len(layer.kernel_size)]
-        return convolve(values, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups).flatten(2)
+        result = convolve(values, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
+        return result.reshape(len(values), groups, outputs, -1)
+
+    def weight_gradient(self, layer: Any, values: Tensor, roots: Tensor) -> Tensor:
+        """Return the gradients of the weight, `[K, g, o, f]`."""
+        differentiate = WEIGHT_GRADIENT[len(layer.kernel_size)]
+        lengths = [
+            (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+            for size, padding, dilation, kernel, stride in zip(
+                values.shape[2:], layer.padding, layer.dilation, layer.kernel_size, layer.stride, strict=True
+            )
+        ]
+        shape = (len(values), layer.out_channels, *lengths)
+        gradients = [
+            differentiate(  # type: ignore[no-untyped-call]
+                values,
+                layer.weight.shape,
+                root.reshape(shape),
+                layer.stride,
+                layer.padding,
+                layer.dilation,
+                layer.groups,
+            )
+            for root in roots
+        ]
+        return self.products(layer, torch.stack(gradients))
 
 
 class TransposedConvolutionFamily(ConvolutionFamily):
@@ -90,9 +117,13 @@ class TransposedConvolutionFamily(ConvolutionFamily):
         kernels = weights.reshape(count, layer.groups, -1, outputs, *layer.kernel_size).transpose(2, 3)
         return self._flip(layer, kernels).reshape(count, layer.groups, outputs, -1)
 
-    def response(self, layer: Any, values: Tensor, probe: Tensor) -> Tensor:
-        """Return `Σ_f A[b, g, l, f] probe[g, f]`, `[b, g, L]`."""
-        return LayerFamily.response(self, layer, values, probe)
+    def apply(self, layer: Any, values: Tensor, products: Tensor) -> Tensor:
+        """Return `Σ_f W[g, o, f] A[b, g, l, f]`, `[b, g, o, L]`."""
+        return LayerFamily.apply(self, layer, values, products)
+
+    def weight_gradient(self, layer: Any, values: Tensor, roots: Tensor) -> Tensor:
+        """Return `Σ_bl S[k, b, g, o, l] A[b, g, l, f]`, `[K, g, o, f]`."""
+        return LayerFamily.weight_gradient(self, layer, values, roots)
 
     def _flip(self, layer: Any, kernels: Tensor) -> Tensor:
         return kernels.flip(tuple(range(-len(layer.kernel_size), 0)))
@@ -118,13 +149,14 @@ def _unfold(
     samples, channels = values.shape[0], values.shape[1] // groups
     patches = torch.as_strided(
         values,
-        (samples, groups, *lengths, channels, *kernel),
+        (samples, groups, channels, *kernel, *lengths),
         (
             values.stride(0),
             channels * values.stride(1),
-            *(step * width for step, width in zip(steps, stride, strict=True)),
             values.stride(1),
             *(step * reach for step, reach in zip(steps, dilation, strict=True)),
+            *(step * width for step, width in zip(steps, stride, strict=True)),
         ),
     )
-    return patches.reshape(samples, groups, math.prod(lengths), channels * math.prod(kernel))
+    unfolded = patches.reshape(samples, groups, channels * math.prod(kernel), math.prod(lengths))
+    return unfolded.transpose(-1, -2)  # the copy is several times faster with positions last

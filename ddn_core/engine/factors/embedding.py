@@ -42,6 +42,6 @@ class EmbeddingFamily(LayerFamily):
         """Return `[K, 1, embedding, tokens]`."""
         return weights.transpose(1, 2)[:, None]
 
-    def response(self, layer: nn.Embedding, values: Tensor, probe: Tensor) -> Tensor:
-        """Return the probe's entry at each token, `[b, 1, L]`."""
-        return probe[0][values.reshape(values.shape[0], 1, -1)]
+    def apply(self, layer: nn.Embedding, values: Tensor, products: Tensor) -> Tensor:
+        """Return the products' entries at each token, `[b, 1, o, L]`."""
+        return products[0][:, values.reshape(values.shape[0], -1)].transpose(0, 1)[:, None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -37,6 +38,22 @@ class LayerFamily(ABC):
     def products(self, layer: Any, weights: Tensor) -> Tensor:
         """Return what `weight` makes vectors in the space of the weight of, `[K, g, o, f]`."""
 
-    def response(self, layer: Any, values: Tensor, probe: Tensor) -> Tensor:
-        """Return `Σ_f A[b, g, l, f] probe[g, f]`, `[b, g, L]`: the layer with one output for each group."""
-        return (self.features(layer, values) @ probe[..., None])[..., 0]
+    def apply(self, layer: Any, values: Tensor, products: Tensor) -> Tensor:
+        """Return `Σ_f W[g, o, f] A[b, g, l, f]`, `[b, g, o, L]`: the layer with other weights.
+
+        Args:
+            layer: Layer.
+            values: Its input, `[b, *input]`.
+            products: Weights, `[g, o, f]`.
+        """
+        return products @ self.features(layer, values).transpose(-1, -2)
+
+    def weight_gradient(self, layer: Any, values: Tensor, roots: Tensor) -> Tensor:
+        """Return `Σ_bl S[k, b, g, o, l] A[b, g, l, f]`, `[K, g, o, f]`.
+
+        Args:
+            layer: Layer.
+            values: Its input, `[b, *input]`.
+            roots: What is backpropagated to its output, K times, `[K, b, g, o, L]`.
+        """
+        return torch.einsum("kbgol,bglf->kgof", roots, self.features(layer, values))

@@ -80,7 +80,7 @@ class LayerInput:
         """
         if "weight" not in vectors:
             return vectors["bias"].expand(len(self.values), -1)[..., None]
-        response = self.family.response(self.layer, self.values, vectors["weight"])
+        response = self.family.apply(self.layer, self.values, vectors["weight"][:, None])[:, :, 0]
         return response + vectors["bias"][:, None] if "bias" in vectors else response
 
     def select(self, samples: Sequence[int]) -> LayerInput:
@@ -203,8 +203,11 @@ class ProductColumns(Columns):
             stacked = weights.reshape(self.samples, self.per_sample, count).transpose(1, 2)  # [B, K, A]
             root = self._root.reshape(self.samples, self.per_sample, -1)
             roots = (stacked @ root).reshape(self.samples, count, *self._root.shape[2:])
-            products = torch.einsum("nkgol,nglf->kgof", roots, layer_input.features())
             found["bias"] = roots.sum((0, -1)).reshape(count, -1)
+            if layer_input.weight:
+                products = layer_input.family.weight_gradient(
+                    layer_input.layer, layer_input.values, roots.transpose(0, 1)
+                )
         if layer_input.weight:
             found["weight"] = layer_input.family.weight(layer_input.layer, products)
         return tuple(found[name] for name in layer_input.names)
@@ -219,9 +222,10 @@ class ProductColumns(Columns):
                 result.addmm_(columns, self._slice_of(vectors, outputs).T)
         elif "weight" in given:
             weights = self._input.family.products(self._input.layer, given["weight"])
-            responses = torch.einsum("kgof,nglf->ngolk", weights, self._input.features())
             root = self._root.reshape(self.samples, self.per_sample, -1)
-            result = (root @ responses.reshape(self.samples, -1, count)).reshape(-1, count)
+            for number, products in enumerate(weights):
+                response = self._input.family.apply(self._input.layer, self._input.values, products)
+                result[:, number] = (root @ response.reshape(self.samples, -1, 1)).reshape(-1)
         if "bias" in given:
             result.addmm_(self._bias_columns(), given["bias"].reshape(count, -1).T)
         return result
