@@ -9,8 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-BLOCKS = 8
+BLOCKS = 12
 """Number of blocks that a Krylov basis grows to before it is restarted."""
+FIRST_CHECK = 3
+"""Number of blocks from which on, at every second one, convergence is looked at: that takes a small decomposition."""
 RESTARTS = 6
 """Number of restarts after which the method gives up."""
 ROUNDING = 16.0
@@ -32,7 +34,7 @@ def leading_eigenpairs(matrix: Tensor, count: int) -> tuple[Tensor, Tensor] | No
     Returns:
         Eigenvalues `[count]` and eigenvectors `[R, count]`.
     """
-    width = count + max(4, count // 2)
+    width = count + max(2, count // 5)
     generator = Generator("cpu").manual_seed(0)
     start = torch.randn(len(matrix), width, generator=generator, dtype=torch.float64).to(matrix)
     for _ in range(1 + RESTARTS):
@@ -45,19 +47,24 @@ def leading_eigenpairs(matrix: Tensor, count: int) -> tuple[Tensor, Tensor] | No
 
 def _ritz_pairs(matrix: Tensor, block: Tensor, count: int) -> tuple[Tensor, Tensor, bool]:
     """Return the Ritz pairs of a Krylov space that is grown until the leading ones converge, or is large enough."""
-    basis, images = block, matrix @ block
-    image = images
+    width = block.shape[1]
+    blocks = max(1, min(BLOCKS, len(matrix) // width - 1))
+    basis, images = (matrix.new_empty(len(matrix), blocks * width) for _ in range(2))
     tolerance = ROUNDING * torch.finfo(matrix.dtype).eps
-    while True:
-        small = basis.T @ images
-        evals, rotation = torch.linalg.eigh(0.5 * (small + small.T))
-        leading = rotation[:, -count:]
-        residuals = images @ leading - (basis @ leading) * evals[-count:]
-        converged = bool(residuals.square().sum(0).sqrt().max() <= tolerance * evals[-1])
-        if converged or basis.shape[1] >= min(BLOCKS * block.shape[1], len(matrix) - block.shape[1]):
-            return evals, basis @ rotation, converged
+    for number in range(1, blocks + 1):
+        size = number * width
+        basis[:, size - width : size] = block
+        torch.mm(matrix, block, out=images[:, size - width : size])
+        known, known_images = basis[:, :size], images[:, :size]
+        if number == blocks or (number >= FIRST_CHECK and (number - FIRST_CHECK) % 2 == 0):
+            small = known.T @ known_images
+            evals, rotation = torch.linalg.eigh(0.5 * (small + small.T))
+            leading = rotation[:, -count:]
+            residuals = known_images @ leading - (known @ leading) * evals[-count:]
+            converged = bool(residuals.square().sum(0).sqrt().max() <= tolerance * evals[-1])
+            if converged or number == blocks:
+                break
+        block = images[:, size - width : size]
         for _ in range(2):  # once leaves what is lost to cancellation
-            image = torch.linalg.qr(image - basis @ (basis.T @ image))[0]
-        basis = torch.cat([basis, image], dim=1)
-        image = matrix @ image
-        images = torch.cat([images, image], dim=1)
+            block = torch.linalg.qr(block - known @ (known.T @ block))[0]
+    return evals, known @ rotation, converged

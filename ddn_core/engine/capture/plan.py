@@ -15,7 +15,8 @@ import torch
 from ddn_core.engine.capture.parts import Part
 from ddn_core.engine.capture.tape import LayerCall, leads_to_parameters
 from ddn_core.engine.factors import FAMILIES
-from ddn_core.engine.factors.product import SLICE_ELEMENTS, Contraction, cheapest_contraction
+from ddn_core.engine.factors.contraction import Contraction, cheapest_contraction
+from ddn_core.engine.factors.product import SLICE_ELEMENTS
 from ddn_core.errors import MemoryBudgetError
 
 CHUNK_ELEMENTS = 2**21

@@ -8,15 +8,17 @@ from torch import nn
 
 from ddn_core.engine.factors.batch_norm import BatchNormFamily
 from ddn_core.engine.factors.columns import Columns, Parts, mirror
+from ddn_core.engine.factors.contraction import form
 from ddn_core.engine.factors.convolution import ConvolutionFamily, TransposedConvolutionFamily
 from ddn_core.engine.factors.embedding import EmbeddingFamily
 from ddn_core.engine.factors.factor import Factor
 from ddn_core.engine.factors.family import LayerFamily
 from ddn_core.engine.factors.formed import FormedColumns
 from ddn_core.engine.factors.joined import JoinedColumns
+from ddn_core.engine.factors.layer_input import LayerInput
 from ddn_core.engine.factors.layout import Layout, ParameterLayout
 from ddn_core.engine.factors.linear import LinearFamily
-from ddn_core.engine.factors.product import LayerInput, ProductColumns, form
+from ddn_core.engine.factors.product import ProductColumns
 
 FAMILIES: dict[type[nn.Module], LayerFamily] = {
     nn.Linear: LinearFamily(),

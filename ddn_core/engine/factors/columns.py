@@ -91,7 +91,12 @@ def block_length(rows: int) -> int:
 
 def mirror(gram: Tensor) -> Tensor:
     """Fill what `Columns.accumulate` leaves out, in place: the transpose of the upper triangle."""
-    return gram.triu_().add_(gram.triu(1).T)
+    for start in range(0, len(gram), BLOCK_ROWS):
+        rows, rest = slice(start, start + BLOCK_ROWS), slice(start + BLOCK_ROWS, None)
+        diagonal = gram[rows, rows]
+        diagonal.copy_(diagonal.triu() + diagonal.triu(1).T)
+        gram[rest, rows] = gram[rows, rest].T
+    return gram
 
 
 def add_upper_products(gram: Tensor, columns: Tensor) -> None:

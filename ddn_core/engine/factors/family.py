@@ -46,7 +46,7 @@ class LayerFamily(ABC):
             values: Its input, `[b, *input]`.
             products: Weights, `[g, o, f]`.
         """
-        return products @ self.features(layer, values).transpose(-1, -2)
+        return torch.einsum("gof,bglf->bgol", products, self.features(layer, values))
 
     def weight_gradient(self, layer: Any, values: Tensor, roots: Tensor) -> Tensor:
         """Return `Σ_bl S[k, b, g, o, l] A[b, g, l, f]`, `[K, g, o, f]`.

@@ -21,109 +21,21 @@ The first is that of ViViT (Dangel et al. 2022, section 3); the last is counted 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import Module
 
 from ddn_core.engine.factors.columns import Columns, Parts, add_upper_products, block_length
-from ddn_core.engine.factors.family import LayerFamily
+from ddn_core.engine.factors.contraction import Contraction, cheapest_contraction, form, form_whole
+from ddn_core.engine.factors.layer_input import LayerInput, feature_count
 from ddn_core.engine.factors.layout import LayerLayout
 
-Contraction = Literal["outer", "pairs", "formed"]
+FEATURE_ELEMENTS = 2**20
+"""Number of elements up to which an input is unfolded at a time."""
 
-SLICE_ELEMENTS = 2**21
+SLICE_ELEMENTS = 2**22
 """Number of elements up to which columns are formed at a time: some MB, which a cache holds."""
-
-
-@dataclass(frozen=True, eq=False)
-class LayerInput:
-    """The input of a layer for some samples, and what the layer's parameters see of it.
-
-    Attributes:
-        layer: Layer.
-        family: What is known of its kind.
-        values: Its input, `[B, *input]`.
-        names: `("weight", "bias")`, or one of them.
-    """
-
-    layer: Module
-    family: LayerFamily
-    values: Tensor
-    names: tuple[str, ...]
-
-    @property
-    def weight(self) -> bool:
-        """Whether the weight is among the parameters."""
-        return "weight" in self.names
-
-    @property
-    def bias(self) -> bool:
-        """Whether the bias is among the parameters."""
-        return "bias" in self.names
-
-    def features(self, samples: slice = slice(None)) -> Tensor:
-        """Return the features, `[B, g, L, f]`, without the one of the bias; f = 0 without a weight."""
-        chosen = self.values[samples]
-        if self.weight:
-            return self.family.features(self.layer, chosen)
-        return chosen.new_zeros(len(chosen), self.family.groups(self.layer), 1, 0)
-
-    def response(self, vectors: Mapping[str, Tensor]) -> Tensor:
-        """Return what the layer makes of its input with one output for each group, `[B, g, L]`.
-
-        Args:
-            vectors: Weight `[g, f]` and bias `[g]`, as far as these parameters are there.
-        """
-        if "weight" not in vectors:
-            return vectors["bias"].expand(len(self.values), -1)[..., None]
-        response = self.family.apply(self.layer, self.values, vectors["weight"][:, None])[:, :, 0]
-        return response + vectors["bias"][:, None] if "bias" in vectors else response
-
-    def select(self, samples: Sequence[int]) -> LayerInput:
-        """Return the input for some samples."""
-        return replace(self, values=self.values[list(samples)])
-
-
-def form(root: Tensor, features: Tensor) -> Tensor:
-    """Return `Σ_l S[n, a, g, o, l] A[n, g, l, f]`, `[B, A, g, o, f]`."""
-    samples, per_sample, groups, outputs, positions = root.shape
-    stacked = root.transpose(1, 2).reshape(samples, groups, per_sample * outputs, positions)
-    columns = stacked @ features
-    return columns.reshape(samples, groups, per_sample, outputs, features.shape[-1]).transpose(1, 2)
-
-
-def form_whole(root: Tensor, layer_input: LayerInput) -> Tensor:
-    """Return the columns with the feature of the bias, `[B, A, g, o, f + 1]`, or without if there is none."""
-    parts = [form(root, layer_input.features())] if layer_input.weight else []
-    if layer_input.bias:
-        parts.append(root.sum(-1, keepdim=True))
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
-
-
-def feature_count(layer_input: LayerInput, outputs: int) -> int:
-    """Return the number of features of a group, without the one of the bias, for the number of outputs of a layer."""
-    weight: Any = layer_input.layer.weight
-    return weight.numel() // outputs if layer_input.weight else 0
-
-
-def cheapest_contraction(
-    samples: int, per_sample: int, groups: int, outputs: int, features: int, positions: int
-) -> tuple[Contraction, float]:
-    """Return the contraction that takes the fewest operations for a Gram matrix, and their number.
-
-    Multiplications and additions count as one. An elementwise operation on a block counts as eight: it is bound by
-    memory, not by arithmetic.
-    """
-    columns = samples * per_sample
-    pairs = 0.5 * groups * positions**2 * (columns**2 * (outputs + 8) + samples**2 * features)
-    formed = groups * outputs * features * (columns * positions + 0.5 * columns**2)
-    if formed <= pairs:
-        return "formed", formed
-    return ("outer" if positions == 1 else "pairs"), pairs
 
 
 class ProductColumns(Columns):
@@ -249,7 +161,7 @@ class ProductColumns(Columns):
         return self._root.nbytes + self._input.values.nbytes
 
     def check_sum(self, total: Parts) -> tuple[Tensor, Tensor]:
-        """Return a deviation and its scale, for whether the columns add up to a vector.
+        """Return a deviation and its scale, for whether the columns, one for each sample, add up to a vector.
 
         Both sides are multiplied with a probe along the features, `Σ_f V[g, o, f] q[g, f]`, which takes 1 / o of the
         operations of the sum itself, and misses a deviation only if it is orthogonal to the probe (Freivalds 1977).
@@ -271,7 +183,7 @@ class ProductColumns(Columns):
             products = self._input.family.products(self._input.layer, given["weight"])[0]
             expected = expected + (products @ probes["weight"][..., None])[..., 0]
         responses = self._input.response(probes)
-        found = torch.einsum("naGol,nGl->Go", self._root, responses)
+        found = (self._root[:, 0] @ responses[..., None])[..., 0].sum(0)
         scale = (self._root.flatten(1).norm(dim=1) * responses.flatten(1).norm(dim=1)).sum()
         return (found - expected).norm(), scale
 
@@ -284,11 +196,23 @@ class ProductColumns(Columns):
         """Yield outputs and the columns of the weight formed for them, `[count, size of the slice]`."""
         if not self._input.weight:
             return
-        features = self._input.features()
         width = max(1, self._slice_elements // max(1, self.count * self._groups * self._features))
         for start in range(0, self._outputs, width):
             outputs = slice(start, min(start + width, self._outputs))
-            yield outputs, form(self._root[:, :, :, outputs], features).reshape(self.count, -1)
+            yield outputs, self._form(outputs).reshape(self.count, -1)
+
+    def _form(self, outputs: slice) -> Tensor:
+        """Return the columns of the weight for some outputs, `[B, A, g, o, f]`; some samples are unfolded at a time."""
+        roots = self._root[:, :, :, outputs]
+        chunk = max(1, FEATURE_ELEMENTS // max(1, self._groups * self._positions * self._features))
+        if chunk >= self.samples or self._groups > 1:
+            return form(roots, self._input.features())
+        columns = roots.new_empty(self.samples, self.per_sample * roots.shape[3], self._features)
+        for start in range(0, self.samples, chunk):
+            samples = slice(start, start + chunk)
+            stacked = roots[samples].reshape(-1, columns.shape[1], self._positions)
+            torch.bmm(stacked, self._input.features(samples)[:, 0], out=columns[samples])
+        return columns.reshape(self.samples, self.per_sample, 1, -1, self._features)
 
     def _bias_columns(self) -> Tensor:
         """Return the columns of the bias, `[count, g · o]`."""
