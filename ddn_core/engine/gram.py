@@ -54,7 +54,7 @@ class GroupCurvature:
 
     def roots_of(self, samples: Sequence[int]) -> tuple[Columns, ...]:
         """Return, for each factor, the columns of the samples at some positions."""
-        everything = tuple(samples) == tuple(range(self.capture.samples))
+        everything = self.capture.all_samples(samples)
         return tuple(factor.root if everything else factor.root.select(samples) for factor in self.factors)
 
     @cached_property
@@ -73,10 +73,14 @@ class GroupCurvature:
     def span(self) -> Tensor | None:
         """Coefficients c of the gradient of the loss in V, `g = V c`, `[R]`; `None` where g is not in its span."""
         capture = self.capture
-        if capture.coefficients is None or not set(capture.grad) <= set(capture.ggn):
+        if capture.coefficients is None:
+            return None
+        share = 1 / capture.samples_grad if capture.reduction == "mean" else 1.0
+        if capture.all_samples(capture.grad) and capture.all_samples(capture.ggn):
+            return capture.coefficients.reshape(-1) * share
+        if not set(capture.grad) <= set(capture.ggn):
             return None
         coefficients = torch.zeros_like(capture.coefficients)
-        share = 1 / capture.samples_grad if capture.reduction == "mean" else 1.0
         coefficients[list(capture.grad)] = capture.coefficients[list(capture.grad)] * share
         return coefficients[list(capture.ggn)].reshape(-1)
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-BLOCKS = 12
+BLOCKS = 16
 """Number of blocks that a Krylov basis grows to before it is restarted."""
-FIRST_CHECK = 3
-"""Number of blocks from which on, at every second one, convergence is looked at: that takes a small decomposition."""
+CHECKS = (5, 8, 11, 13)
+"""Numbers of blocks at which convergence is looked at, besides the last: that takes a small decomposition."""
 RESTARTS = 6
 """Number of restarts after which the method gives up."""
 ROUNDING = 16.0
@@ -36,35 +36,40 @@ def leading_eigenpairs(matrix: Tensor, count: int) -> tuple[Tensor, Tensor] | No
     """
     width = count + max(2, count // 5)
     generator = Generator("cpu").manual_seed(0)
-    start = torch.randn(len(matrix), width, generator=generator, dtype=torch.float64).to(matrix)
+    start = torch.randn(len(matrix), width, generator=generator, dtype=torch.float32).to(matrix)
     for _ in range(1 + RESTARTS):
-        evals, vectors, converged = _ritz_pairs(matrix, torch.linalg.qr(start)[0], count)
+        evals, vectors, converged = _ritz_pairs(matrix, torch.linalg.qr(start)[0].T, count)
         if converged:
-            return evals[-count:], vectors[:, -count:]
-        start = vectors[:, -width:]
+            return evals[-count:], vectors[-count:].T.contiguous()
+        start = vectors[-width:].T
     return None
 
 
 def _ritz_pairs(matrix: Tensor, block: Tensor, count: int) -> tuple[Tensor, Tensor, bool]:
-    """Return the Ritz pairs of a Krylov space that is grown until the leading ones converge, or is large enough."""
-    width = block.shape[1]
+    """Return the Ritz pairs of a Krylov space that is grown until the leading ones converge, or is large enough.
+
+    Vectors are rows. With the basis B, `B G = T B + E W` for a projection T and what is left of the last block's image,
+    W, so that the residual of a Ritz pair is its last entries times W.
+    """
+    width = len(block)
     blocks = max(1, min(BLOCKS, len(matrix) // width - 1))
-    basis, images = (matrix.new_empty(len(matrix), blocks * width) for _ in range(2))
-    tolerance = ROUNDING * torch.finfo(matrix.dtype).eps
+    basis = matrix.new_empty(blocks * width, len(matrix))
+    projection = matrix.new_zeros(blocks * width, blocks * width)
+    tolerance = max(ROUNDING * torch.finfo(matrix.dtype).eps, 1e-12)
     for number in range(1, blocks + 1):
-        size = number * width
-        basis[:, size - width : size] = block
-        torch.mm(matrix, block, out=images[:, size - width : size])
-        known, known_images = basis[:, :size], images[:, :size]
-        if number == blocks or (number >= FIRST_CHECK and (number - FIRST_CHECK) % 2 == 0):
-            small = known.T @ known_images
-            evals, rotation = torch.linalg.eigh(0.5 * (small + small.T))
-            leading = rotation[:, -count:]
-            residuals = known_images @ leading - (known @ leading) * evals[-count:]
-            converged = bool(residuals.square().sum(0).sqrt().max() <= tolerance * evals[-1])
-            if converged or number == blocks:
-                break
-        block = images[:, size - width : size]
+        last, size = slice((number - 1) * width, number * width), number * width
+        basis[last] = block
+        known, image = basis[:size], block @ matrix
         for _ in range(2):  # once leaves what is lost to cancellation
-            block = torch.linalg.qr(block - known @ (known.T @ block))[0]
-    return evals, known @ rotation, converged
+            overlaps = known @ image.T
+            projection[:size, last] += overlaps
+            image = image - overlaps.T @ known
+        block, rest = torch.linalg.qr(image.T)
+        block = block.T
+        if number == blocks or number in CHECKS:
+            evals, rotation = torch.linalg.eigh(projection[:size, :size], UPLO="U")
+            residuals = (rest @ rotation[last, -count:]).square().sum(0).sqrt()
+            converged = bool(residuals.max() <= tolerance * evals[-1])
+            if converged:
+                break
+    return evals, rotation.T @ known, converged

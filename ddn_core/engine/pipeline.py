@@ -12,7 +12,7 @@ from ddn_core.engine.capture import Capture
 from ddn_core.engine.directions import Directions
 from ddn_core.engine.gram import GroupCurvature
 from ddn_core.engine.solved import SolvedStep
-from ddn_core.engine.source import EngineSource, outputs_first
+from ddn_core.engine.source import EngineSource, outputs_first, same_samples
 from ddn_core.engine.spectrum import eigendecompose, eigenvalues, fix_signs
 from ddn_core.engine.step import DampedDirections, GroupStep
 
@@ -57,7 +57,7 @@ def damped_newton_step(
             chosen = directions.select(choice.criterion(directions)) if len(directions) else directions
             return DampedDirections.of(chosen, choice.damping(chosen) if len(chosen) else chosen.evals)
 
-    if choice.uniform_damping is not None and data is basis and capture.lambdas == capture.ggn:
+    if choice.uniform_damping is not None and data is basis and same_samples(capture.lambdas, capture.ggn):
         solved = SolvedStep.of(basis, choice.uniform_damping, decompose)
         if solved is not None:
             return solved

@@ -35,7 +35,8 @@ class EngineSource:
         if capture.coefficients is None:
             return self._projections(directions, None)
         columns = self._projections(directions, capture.grad)
-        coefficients = capture.coefficients[list(capture.grad)]
+        every = capture.all_samples(capture.grad)
+        coefficients = capture.coefficients if every else capture.coefficients[list(capture.grad)]
         return (columns.reshape(*coefficients.shape, len(directions)) * coefficients[..., None]).sum(1)
 
     def lambdas(self, directions: Directions) -> Tensor:
@@ -55,7 +56,7 @@ class EngineSource:
 
     def loss_lambdas(self, directions: Directions) -> Tensor:
         """Return the directional curvatures of the loss, `[K]`."""
-        if self._own and self.data.capture.lambdas == self.data.capture.ggn:
+        if self._own and same_samples(self.data.capture.lambdas, self.data.capture.ggn):
             return directions.evals
         return directions.lambdas.mean(0) if directions.reduction == "mean" else directions.lambdas.sum(0)
 
@@ -75,7 +76,7 @@ class EngineSource:
     def _projections(self, directions: Directions, samples: Sequence[int] | None) -> Tensor:
         """Return Wᵀ e_k for the columns W of samples at some positions, or (None) for the per-sample gradients."""
         capture = self.data.capture
-        if self._own and samples is not None and tuple(samples) == self.basis.capture.ggn:
+        if self._own and samples is not None and same_samples(samples, capture.ggn):
             return self._rows(directions.evecs) * directions.evals.sqrt()
         if not len(directions):
             rows = capture.samples_grad if samples is None else len(samples) * capture.columns_per_sample
@@ -89,6 +90,11 @@ class EngineSource:
         """Return Gram eigenvectors with their rows in the order of the factors."""
         capture = self.basis.capture
         return samples_first(evecs, capture.columns_per_sample)
+
+
+def same_samples(some: Sequence[int], others: Sequence[int]) -> bool:
+    """Return whether two sequences of positions are the same."""
+    return some == others or tuple(some) == tuple(others)
 
 
 def samples_first(evecs: Tensor, per_sample: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -67,30 +67,30 @@ def capture_of(current: BackwardPass, settings: CaptureSettings) -> Capture:
     if chosen.grad is None:
         check_gradients_add_up(current, parts, dtype)
 
-    ggn = list(every if chosen.ggn is None else chosen.ggn)
-    lambdas = ggn if chosen.lambdas is None else list(chosen.lambdas)
-    grad = list(every if chosen.grad is None else chosen.grad)
-    used = sorted({*ggn, *lambdas})
-    some = None if len(used) == len(every) else used
+    ggn = every if chosen.ggn is None else chosen.ggn
+    lambdas = ggn if chosen.lambdas is None else chosen.lambdas
+    grad = every if chosen.grad is None else chosen.grad
+    some = None if len(ggn) == len(every) else sorted({*ggn, *lambdas})  # all samples have no need of an index
     root = loss_root(loss, some, settings.mc_samples, settings.generator(loss.output.device))
-    in_span = not settings.mc_samples and set(grad) <= set(used) and _in_span(current, loss, root, used)
+    covered = some is None or set(grad) <= set(some)
+    in_span = not settings.mc_samples and covered and _in_span(current, loss, root, some)
     scale = _root_scale(current, len(ggn))
-    calls = current.calls if some is None else [call.select(used) for call in current.calls]
+    calls = current.calls if some is None else [call.select(some) for call in current.calls]
     selected = {id(call): other for call, other in zip(current.calls, calls, strict=True)}
     own_parts = [Part(selected[id(part.call)], part.names, part.formed) for part in parts]
     part_groups = [groups[id(part.parameters[0])] for part in parts]
     plan = plan_of(calls, own_parts, part_groups, root.shape[1], dtype).within(settings.budget_on(loss.output.device))
     columns = propagate(calls, own_parts, root * scale, key_of(current.loss.output), plan)
     gradients = [None if in_span else _gradients(current, part, grad, dtype) for part in parts]
-    coefficients = gradient_coefficients(loss)[used] * (_gradient_scale(current) / scale) if in_span else None
-    position = {sample: index for index, sample in enumerate(used)}
+    coefficients = _chosen(gradient_coefficients(loss), some) * (_gradient_scale(current) / scale) if in_span else None
+    position = None if some is None else {sample: index for index, sample in enumerate(some)}
     return Capture(
         factors=_factors(parts, columns, gradients),
         columns_per_sample=root.shape[1],
-        samples=len(used),
-        ggn=tuple(position[sample] for sample in ggn),
-        lambdas=tuple(position[sample] for sample in lambdas),
-        grad=tuple(position[sample] for sample in grad) if in_span else (),
+        samples=len(root),
+        ggn=_positions(ggn, position),
+        lambdas=_positions(lambdas, position),
+        grad=_positions(grad, position) if in_span else (),
         samples_grad=len(grad),
         coefficients=coefficients,
         gradients={} if in_span or chosen.grad is not None else _own_gradients(current, parts, dtype),
@@ -121,13 +121,23 @@ def _gradient_scale(current: BackwardPass) -> float:
     return current.scale * (loss.samples if loss.reduction == "mean" else 1) / normalizer(loss)
 
 
-def _in_span(current: BackwardPass, loss: LossCall, root: Tensor, used: Sequence[int]) -> bool:
+def _positions(samples: Sequence[int], position: Mapping[int, int] | None) -> Sequence[int]:
+    """Return where samples are among those that columns are propagated for."""
+    return samples if position is None else tuple(position[sample] for sample in samples)
+
+
+def _chosen(tensor: Tensor, samples: Sequence[int] | None) -> Tensor:
+    """Return the rows of some samples; of all for `None`."""
+    return tensor if samples is None else tensor[list(samples)]
+
+
+def _in_span(current: BackwardPass, loss: LossCall, root: Tensor, some: Sequence[int] | None) -> bool:
     """Return whether the coefficients give the gradient at the model output, for the samples that the root is of."""
-    coefficients = gradient_coefficients(loss)[used]
+    coefficients = _chosen(gradient_coefficients(loss), some)
     if current.scale == 0 or not bool(torch.isfinite(coefficients).all()) or current.output_gradient is None:
         return False
     found = torch.einsum("na,na...->n...", coefficients, root)
-    expected = current.output_gradient[used].to(found.dtype) * (normalizer(loss) / current.scale)
+    expected = _chosen(current.output_gradient, some).to(found.dtype) * (normalizer(loss) / current.scale)
     precision = torch.finfo(current.loss.output.dtype).eps ** 0.5
     return bool((found - expected).abs().max() <= precision * expected.abs().max())
 

@@ -73,7 +73,7 @@ def _check_fit(first: Capture, other: Capture) -> None:
         )
 
 
-def _shifted(places: Sequence[tuple[int, ...]], starts: Sequence[int]) -> tuple[int, ...]:
+def _shifted(places: Sequence[Sequence[int]], starts: Sequence[int]) -> tuple[int, ...]:
     return tuple(start + place for own, start in zip(places, starts, strict=True) for place in own)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,7 +23,7 @@ class Capture:
         factors: One for the parameters of each layer and group that the loss reaches.
         columns_per_sample: C for the exact GGN, M with Monte-Carlo samples.
         samples: Number of samples that the factors have columns for.
-        ggn: Positions of the samples of the GGN, whose eigenvectors the directions are.
+        ggn: Positions of the samples of the GGN, whose eigenvectors the directions are; a range, if it is all of them.
         lambdas: Positions of the samples of the directional curvatures.
         grad: Positions of the samples of the gradient, where it is a combination of the root's columns.
         samples_grad: Number of samples in the gradient.
@@ -40,9 +40,9 @@ class Capture:
     factors: tuple[Factor, ...]
     columns_per_sample: int
     samples: int
-    ggn: tuple[int, ...]
-    lambdas: tuple[int, ...]
-    grad: tuple[int, ...]
+    ggn: Sequence[int]
+    lambdas: Sequence[int]
+    grad: Sequence[int]
     samples_grad: int
     coefficients: Tensor | None
     gradients: Mapping[int, Tensor]
@@ -50,6 +50,11 @@ class Capture:
     loss: float
     dtype: torch.dtype
     device: torch.device
+
+    def all_samples(self, positions: Sequence[int]) -> bool:
+        """Return whether these are the positions of all samples, in order."""
+        every = range(self.samples)
+        return positions == every or (len(positions) == self.samples and tuple(positions) == tuple(every))
 
     @property
     def columns(self) -> int:
