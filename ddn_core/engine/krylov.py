@@ -21,7 +21,7 @@ ROUNDING = 16.0
 
 def pays(columns: int, count: int) -> bool:
     """Return whether the leading pairs cost less this way than by a full decomposition."""
-    return columns >= 320 and 12 * count <= columns
+    return columns >= 512 and 12 * count <= columns
 
 
 def leading_eigenpairs(matrix: Tensor, count: int) -> tuple[Tensor, Tensor] | None:

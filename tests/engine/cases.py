@@ -84,6 +84,18 @@ CASES: dict[str, Case] = {
         ),
         lambda: torch.rand(N, 4),
     ),
+    "mlp-hard-activations": Case(
+        lambda: nn.Sequential(
+            nn.Linear(4, 5), nn.Hardswish(), nn.Linear(5, 4), nn.Hardtanh(-0.5, 0.5), nn.Linear(4, 4), nn.Hardsigmoid()
+        ),
+        lambda: torch.rand(N, 4),
+    ),
+    "mlp-soft-activations": Case(
+        lambda: nn.Sequential(
+            nn.Linear(4, 5), nn.CELU(0.5), nn.Linear(5, 4), nn.ReLU6(), nn.Linear(4, 3), nn.Softsign()
+        ),
+        lambda: torch.rand(N, 4),
+    ),
     "linear-1-extra": Case(
         lambda: nn.Sequential(nn.Linear(3, 4), nn.Sigmoid(), nn.Linear(4, 2), nn.Flatten()), lambda: torch.rand(N, 2, 3)
     ),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional, grad
 
-from ddn_core.engine.factors.family import LayerFamily
+from ddn_core.engine.factors.family import LayerFamily, spread_numbers
 from ddn_core.errors import CurvatureError
 
 WEIGHT_GRADIENT = {1: grad.conv1d_weight, 2: grad.conv2d_weight, 3: grad.conv3d_weight}
@@ -54,6 +54,24 @@ class ConvolutionFamily(LayerFamily):
         convolve = CONVOLVE[len(layer.kernel_size)]
         result = convolve(values, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
         return result.reshape(len(values), groups, outputs, -1)
+
+    def probe(self, layer: Any, values: Tensor, features: int) -> tuple[Tensor, Tensor]:
+        """Return a probe and its response; of rank one, so that channels are summed before the kernel moves.
+
+        A product of a vector over the channels and one over the places of the kernel takes one multiplication for each
+        input pixel and channel, rather than one for each place of the kernel.
+        """
+        channels = values.shape[1] // layer.groups
+        over_channels = spread_numbers(values.shape[1], values).reshape(layer.groups, channels)
+        over_kernel = spread_numbers(features // channels, values)
+        grouped = values.reshape(len(values), layer.groups, channels, -1)
+        summed = (over_channels[:, None] @ grouped).reshape(len(values), layer.groups, *values.shape[2:])
+        kernels = over_kernel.reshape(1, 1, *layer.kernel_size).expand(layer.groups, 1, *layer.kernel_size)
+        convolve = CONVOLVE[len(layer.kernel_size)]
+        response = convolve(
+            summed, kernels.contiguous(), None, layer.stride, layer.padding, layer.dilation, layer.groups
+        )
+        return (over_channels[..., None] * over_kernel).flatten(1), response.flatten(2)
 
     def weight_gradient(self, layer: Any, values: Tensor, roots: Tensor) -> Tensor:
         """Return the gradients of the weight, `[K, g, o, f]`."""
@@ -120,6 +138,10 @@ class TransposedConvolutionFamily(ConvolutionFamily):
     def apply(self, layer: Any, values: Tensor, products: Tensor) -> Tensor:
         """Return `Σ_f W[g, o, f] A[b, g, l, f]`, `[b, g, o, L]`."""
         return LayerFamily.apply(self, layer, values, products)
+
+    def probe(self, layer: Any, values: Tensor, features: int) -> tuple[Tensor, Tensor]:
+        """Return a probe and its response."""
+        return LayerFamily.probe(self, layer, values, features)
 
     def weight_gradient(self, layer: Any, values: Tensor, roots: Tensor) -> Tensor:
         """Return `Σ_bl S[k, b, g, o, l] A[b, g, l, f]`, `[K, g, o, f]`."""

@@ -48,6 +48,20 @@ class LayerFamily(ABC):
         """
         return torch.einsum("gof,bglf->bgol", products, self.features(layer, values))
 
+    def probe(self, layer: Any, values: Tensor, features: int) -> tuple[Tensor, Tensor]:
+        """Return a probe q and what the layer makes of it with one output for each group, `Σ_f A[b, g, l, f] q[g, f]`.
+
+        Args:
+            layer: Layer.
+            values: Its input, `[b, *input]`.
+            features: Number of features of a group.
+
+        Returns:
+            Probe `[g, f]` and response `[b, g, L]`.
+        """
+        probe = spread_numbers(self.groups(layer) * features, self.features(layer, values[:1])).reshape(-1, features)
+        return probe, self.apply(layer, values, probe[:, None])[:, :, 0]
+
     def weight_gradient(self, layer: Any, values: Tensor, roots: Tensor) -> Tensor:
         """Return `Σ_bl S[k, b, g, o, l] A[b, g, l, f]`, `[K, g, o, f]`.
 
@@ -57,3 +71,8 @@ class LayerFamily(ABC):
             roots: What is backpropagated to its output, K times, `[K, b, g, o, L]`.
         """
         return torch.einsum("kbgol,bglf->kgof", roots, self.features(layer, values))
+
+
+def spread_numbers(count: int, like: Tensor) -> Tensor:
+    """Return numbers between -1 and 1 without a pattern, the same each time, of a tensor's dtype and device."""
+    return torch.cos(torch.arange(1, count + 1, dtype=like.dtype, device=like.device) * 2.399963)

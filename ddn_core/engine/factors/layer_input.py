@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -44,17 +44,6 @@ class LayerInput:
         if self.weight:
             return self.family.features(self.layer, chosen)
         return chosen.new_zeros(len(chosen), self.family.groups(self.layer), 1, 0)
-
-    def response(self, vectors: Mapping[str, Tensor]) -> Tensor:
-        """Return what the layer makes of its input with one output for each group, `[B, g, L]`.
-
-        Args:
-            vectors: Weight `[g, f]` and bias `[g]`, as far as these parameters are there.
-        """
-        if "weight" not in vectors:
-            return vectors["bias"].expand(len(self.values), -1)[..., None]
-        response = self.family.apply(self.layer, self.values, vectors["weight"][:, None])[:, :, 0]
-        return response + vectors["bias"][:, None] if "bias" in vectors else response
 
     def select(self, samples: Sequence[int]) -> LayerInput:
         """Return the input for some samples."""

@@ -34,6 +34,9 @@ from ddn_core.engine.factors.layout import LayerLayout
 FEATURE_ELEMENTS = 2**20
 """Number of elements up to which an input is unfolded at a time."""
 
+BIAS_PROBE = 0.7371
+"""Weight of the bias in the probe of `check_sum`."""
+
 SLICE_ELEMENTS = 2**22
 """Number of elements up to which columns are formed at a time: some MB, which a cache holds."""
 
@@ -170,19 +173,15 @@ class ProductColumns(Columns):
             total: The vector (K = 1).
         """
         given = dict(zip(self._input.names, total, strict=True))
-        count = self._groups * (self._features + 1)
-        probe = torch.cos(torch.arange(1, count + 1, dtype=self._root.dtype, device=self._root.device) * 2.399963)
-        probe = probe.reshape(self._groups, self._features + 1)
-        probes: dict[str, Tensor] = {}
         expected = self._root.new_zeros(self._groups, self._outputs)
-        if "bias" in given:
-            probes["bias"] = probe[:, -1]
-            expected = given["bias"].reshape(self._groups, self._outputs) * probes["bias"][:, None]
+        responses = self._root.new_zeros(self.samples, self._groups, self._positions)
         if "weight" in given:
-            probes["weight"] = probe[:, :-1]
+            probe, responses = self._input.family.probe(self._input.layer, self._input.values, self._features)
             products = self._input.family.products(self._input.layer, given["weight"])[0]
-            expected = expected + (products @ probes["weight"][..., None])[..., 0]
-        responses = self._input.response(probes)
+            expected = (products @ probe[..., None])[..., 0]
+        if "bias" in given:
+            responses = responses + BIAS_PROBE
+            expected = expected + BIAS_PROBE * given["bias"].reshape(self._groups, self._outputs)
         found = (self._root[:, 0] @ responses[..., None])[..., 0].sum(0)
         scale = (self._root.flatten(1).norm(dim=1) * responses.flatten(1).norm(dim=1)).sum()
         return (found - expected).norm(), scale
