@@ -15,6 +15,8 @@ CHECKS = (5, 8, 11, 13)
 """Numbers of blocks at which convergence is looked at, besides the last: that takes a small decomposition."""
 RESTARTS = 6
 """Number of restarts after which the method gives up."""
+LOST = 0.1
+"""Share of an image at which what is left of it is no longer orthogonal to the basis to rounding."""
 ROUNDING = 16.0
 """Size of a residual that counts as rounding error, in machine precisions times the largest eigenvalue."""
 
@@ -56,20 +58,25 @@ def _ritz_pairs(matrix: Tensor, block: Tensor, count: int) -> tuple[Tensor, Tens
     basis = matrix.new_empty(blocks * width, len(matrix))
     projection = matrix.new_zeros(blocks * width, blocks * width)
     tolerance = max(ROUNDING * torch.finfo(matrix.dtype).eps, 1e-12)
+    trace = matrix.diagonal().sum().clamp(min=torch.finfo(matrix.dtype).tiny)  # squares of rounding errors can vanish
     for number in range(1, blocks + 1):
         last, size = slice((number - 1) * width, number * width), number * width
         basis[last] = block
-        known, image = basis[:size], block @ matrix
+        known, image = basis[:size], (block @ matrix).div_(trace)
         for _ in range(2):  # once leaves what is lost to cancellation
             overlaps = known @ image.T
             projection[:size, last] += overlaps
             image = image - overlaps.T @ known
         block, rest = torch.linalg.qr(image.T)
         block = block.T
+        smallest, largest = rest.diagonal().abs().min(), torch.maximum(overlaps.abs().max(), rest.abs().max())
+        if bool(smallest <= LOST * largest):  # some rows are rounding errors: the space is nearly invariant
+            for _ in range(2):
+                block = torch.linalg.qr((block - block @ known.T @ known).T)[0].T
         if number == blocks or number in CHECKS:
             evals, rotation = torch.linalg.eigh(projection[:size, :size], UPLO="U")
             residuals = (rest @ rotation[last, -count:]).square().sum(0).sqrt()
             converged = bool(residuals.max() <= tolerance * evals[-1])
             if converged:
                 break
-    return evals, rotation.T @ known, converged
+    return evals * trace, rotation.T @ known, converged

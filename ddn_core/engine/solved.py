@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ddn_core.engine.gram import GroupCurvature
+from ddn_core.engine.source import gammas_in_span
 from ddn_core.engine.spectrum import Spectrum, check_finite, eigendecompose
 from ddn_core.engine.step import DampedDirections, checked_step
 
@@ -69,8 +70,12 @@ class SolvedSpectrum:
     @property
     def coefficients(self) -> Tensor:
         """Lengths of the step along them, `[K]`, param."""
-        scale = 1.0 if self.on_parameters else self.evals.sqrt()
-        return -scale * (self._spectrum.evecs.T @ self.right) / (self.evals + self.damping)
+        evecs = self._spectrum.evecs
+        if self.on_parameters or not len(self.evals):
+            gammas = evecs.T @ self.right
+        else:
+            gammas = gammas_in_span(evecs, self.evals, self.all_evals[-1], self.right, self.matrix @ self.right)
+        return -gammas / (self.evals + self.damping)
 
     @property
     def fallbacks(self) -> tuple[str, ...]:

@@ -4,6 +4,9 @@ With `V_nᵀ e_k = √λ_k u_k[(n, ·)]` no second pass over the data is needed:
 of V are `λ[n, k] = N λ_k Σ_c u_k[(n, c)]²` (N only for a mean-reduced loss, whose V carries 1/√N), and where the
 gradient of a sample is a combination `g_n = V_n c_n` of its columns, `γ[n, k] = √λ_k Σ_c c[n, c] u_k[(n, c)]`:
 nothing is divided by √λ_k. For other samples W, `Wᵀ e_k = Wᵀ V u_k / √λ_k`, where λ_k is not numerically zero.
+
+Rounding errors are of the order of ε √λ_k |c| in the first, and of ε √(λ_max / λ_k) |g| in the second. A sample that is
+classified wrongly with confidence has a c that is many orders of magnitude larger than g: the better one is taken.
 """
 
 from __future__ import annotations
@@ -11,10 +14,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ddn_core.engine.directions import Directions
 from ddn_core.engine.gram import GroupCurvature
+
+MUCH_WORSE = 64.0
+"""How much larger the error of a sample's gammas has to be for products with the whole Gram matrix to be made."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,10 +41,21 @@ class EngineSource:
         capture = self.data.capture
         if capture.coefficients is None:
             return self._projections(directions, None)
-        columns = self._projections(directions, capture.grad)
         every = capture.all_samples(capture.grad)
         coefficients = capture.coefficients if every else capture.coefficients[list(capture.grad)]
-        return (columns.reshape(*coefficients.shape, len(directions)) * coefficients[..., None]).sum(1)
+        gammas = _weighted(self._projections(directions, capture.grad), coefficients)
+        same = self._own and same_samples(capture.grad, capture.ggn)
+        if not same or directions.vectors is not None or not len(directions):
+            return gammas
+        blocks = self.basis.gram.reshape(*coefficients.shape, *coefficients.shape).diagonal(dim1=0, dim2=2)
+        products = (blocks.permute(2, 0, 1) @ coefficients[..., None])[..., 0]
+        norms = MUCH_WORSE * (coefficients * products).sum(1).clamp(min=0).sqrt()
+        largest = directions.all_evals[-1]
+        cancels = _cancels(directions.evals, largest, coefficients.norm(dim=1)[:, None], norms[:, None])
+        if not bool(cancels.any()):
+            return gammas
+        columns = self.basis.gram @ self._rows(directions.evecs) / directions.evals.sqrt()
+        return torch.where(cancels, _weighted(columns, coefficients), gammas)
 
     def lambdas(self, directions: Directions) -> Tensor:
         """Return the directional curvatures `[N_ggn, K]`."""
@@ -48,8 +66,11 @@ class EngineSource:
 
     def loss_gammas(self, directions: Directions) -> Tensor:
         """Return the directional gradients of the loss, `[K]`."""
-        if self._own and self.data.span is not None:
-            return (self._rows(directions.evecs).T @ self.data.span) * directions.evals.sqrt()
+        if self._own and (span := self.data.span) is not None:
+            rows = self._rows(directions.evecs)
+            if directions.vectors is not None or not len(directions):  # of vectors, u_k has no such error
+                return (rows.T @ span) * directions.evals.sqrt()
+            return gammas_in_span(rows, directions.evals, directions.all_evals[-1], span, self.basis.products)
         if self._own and directions.vectors is not None:
             return directions.vectors @ self.data.gradient
         return (self._rows(directions.evecs).T @ self.basis.products_with(self.data)) / directions.evals.sqrt()
@@ -90,6 +111,30 @@ class EngineSource:
         """Return Gram eigenvectors with their rows in the order of the factors."""
         capture = self.basis.capture
         return samples_first(evecs, capture.columns_per_sample)
+
+
+def gammas_in_span(evecs: Tensor, evals: Tensor, largest: Tensor, span: Tensor, products: Tensor) -> Tensor:
+    """Return e_kᵀ g for `g = V c`, `[K]`.
+
+    Args:
+        evecs: Gram eigenvectors, `[R, K]`.
+        evals: Their eigenvalues, `[K]`.
+        largest: The largest eigenvalue of all.
+        span: c, `[R]`.
+        products: VᵀV c, `[R]`.
+    """
+    cancels = _cancels(evals, largest, span.norm(), (span @ products).clamp(min=0).sqrt())
+    return torch.where(cancels, (evecs.T @ products) / evals.sqrt(), (evecs.T @ span) * evals.sqrt())
+
+
+def _cancels(evals: Tensor, largest: Tensor, coefficients: Tensor, gradients: Tensor) -> Tensor:
+    """Return where e_kᵀ g is less accurate from c than from g, for the norms of c and g."""
+    return evals * coefficients > largest.sqrt() * gradients
+
+
+def _weighted(columns: Tensor, coefficients: Tensor) -> Tensor:
+    """Return `Σ_c c[n, c] W[(n, c), k]`, `[N, K]`, for coefficients `[N, C]`."""
+    return (columns.reshape(*coefficients.shape, columns.shape[1]) * coefficients[..., None]).sum(1)
 
 
 def same_samples(some: Sequence[int], others: Sequence[int]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -70,7 +71,8 @@ def eigendecompose(matrix: Tensor, largest: int | None = None) -> Spectrum:
     fallbacks: list[str] = []
     found = None
     if largest is not None and pays(columns, largest):
-        found = leading_eigenpairs(matrix, largest)
+        with suppress(LinAlgError):  # of the small problems in it
+            found = leading_eigenpairs(matrix, largest)
         fallbacks += [] if found is not None else ["eigh"]
     evals, evecs = found if found is not None else _eigh(matrix, fallbacks)
     null = int((evals <= null_space_bound(evals, columns)).sum()) if columns else 0
@@ -134,5 +136,5 @@ def _eigh(matrix: Tensor, fallbacks: list[str]) -> tuple[Tensor, Tensor]:
             return (evals - shift).to(matrix.dtype), evecs.to(matrix.dtype)
     raise CurvatureError(
         f"the eigensolver failed on a Gram matrix of {len(matrix)} columns, in float64 and with "
-        f"{float(jitter):.1e} added to its diagonal, too: {failure}"
+        f"{float(jitter):.1e} added to its diagonal, too: {failure} Check the scale of the data and the parameters."
     ) from failure

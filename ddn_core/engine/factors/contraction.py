@@ -15,6 +15,8 @@ Contraction = Literal["outer", "pairs", "formed"]
 def form(root: Tensor, features: Tensor) -> Tensor:
     """Return `Σ_l S[n, a, g, o, l] A[n, g, l, f]`, `[B, A, g, o, f]`."""
     samples, per_sample, groups, outputs, positions = root.shape
+    if positions == 1:
+        return root * features[:, None]
     stacked = root.transpose(1, 2).reshape(samples, groups, per_sample * outputs, positions)
     columns = stacked @ features
     return columns.reshape(samples, groups, per_sample, outputs, features.shape[-1]).transpose(1, 2)

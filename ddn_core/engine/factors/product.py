@@ -182,7 +182,10 @@ class ProductColumns(Columns):
         if "bias" in given:
             responses = responses + BIAS_PROBE
             expected = expected + BIAS_PROBE * given["bias"].reshape(self._groups, self._outputs)
-        found = (self._root[:, 0] @ responses[..., None])[..., 0].sum(0)
+        if self._positions == 1:
+            found = torch.einsum("ngo,ng->go", self._root[:, 0, ..., 0], responses[..., 0])
+        else:
+            found = (self._root[:, 0] @ responses[..., None])[..., 0].sum(0)
         scale = (self._root.flatten(1).norm(dim=1) * responses.flatten(1).norm(dim=1)).sum()
         return (found - expected).norm(), scale
 
