@@ -4,10 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
-SOURCES := ddn_core ddn_plugins tests docs
+SOURCES := ddn_core ddn_plugins benchmarks tests docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format types wheel docs lock clean
+.PHONY: help demo test lint format types wheel docs bench lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
@@ -35,11 +35,15 @@ wheel: $(VENV)/dev.done ## Build a wheel, install it into an empty environment, 
 docs: $(VENV)/dev.done ## Build the documentation, warnings are errors
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
+bench: $(VENV)/dev.done $(VENV)/bench.done ## Measure against the peers, and write docs/benchmarks.md
+	$(BIN)/python -m benchmarks all
+	$(BIN)/python -m benchmarks report
+
 lock: ## Pin the newest versions of everything anew
 	sh requirements/make_lock.sh $(PYTHON)
 
 clean: ## Remove the environment and what was built
-	rm -rf $(VENV) dist docs/_build docs/gallery docs/sg_execution_times.rst
+	rm -rf $(VENV) build dist docs/_build docs/gallery docs/sg_execution_times.rst
 
 # torch comes in builds that need more than the lock file has (CUDA libraries): where it does not import, it is
 # installed with what it needs.

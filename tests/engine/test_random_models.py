@@ -74,6 +74,14 @@ def test_random_problems_match_the_twin(problem):
         torch.testing.assert_close(directions.evals.sum(), twin.evals.clamp(min=0).sum(), rtol=1e-8, atol=1e-12)
         torch.testing.assert_close(directions.lambdas.sum(), twin.lambdas.sum(), rtol=1e-7, atol=1e-10)
         step = parameters_to_vector(computation.get_result(group))
+        every = range(shape[0])
+        if set(grad or every) <= set(ggn or every):  # the gradient is in the span of V, and nothing is cut off
+            reduced = twin.gammas.mean(0) if reduction == "mean" else twin.gammas.sum(0)
+            matrix = twin.vectors @ torch.diag(twin.evals) @ twin.vectors.T
+            damped = matrix + DAMPING * torch.eye(len(matrix), dtype=torch.float64)
+            solution = -torch.linalg.solve(damped, twin.vectors @ reduced)
+            torch.testing.assert_close(step, solution, rtol=1e-6, atol=1e-8 * (1 + float(solution.abs().max())))
+            continue
         expected = twin.step(kept, DAMPING)
         # A direction at the edge of the null space, λ_k ≤ R ε λ_max, may be kept on one side and dropped on the other.
         # With g = V c its part of the step is at most √λ_k ‖c‖ / δ, and ‖c‖ ≤ ‖γ̄ / √λ‖ over what is kept.

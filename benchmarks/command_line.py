@@ -1,0 +1,101 @@
+"""The sub-commands of `python -m benchmarks`: one for each part, `all`, and `report`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+
+from benchmarks.parts import PARTS
+from benchmarks.reporting.display import show
+from benchmarks.reporting.page import write_page
+from benchmarks.reporting.part import Part, Result, run
+from benchmarks.settings import Settings
+
+RESULTS, DOCUMENTATION = Path("build/benchmarks"), Path("docs")
+_QUICK_REPETITIONS = 2
+_WIDTH = 160
+
+app = typer.Typer(
+    help="Measure ddn against its peers, against its own parts, and as problems grow.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Results = Annotated[Path, typer.Option("--results", help="Folder of the results.")]
+Documentation = Annotated[Path, typer.Option("--docs", help="Folder of the documentation.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Small problems, few repetitions, no target judged.")]
+Check = Annotated[bool, typer.Option("--check", help="Exit with status 1 if a target is missed.")]
+Pattern = Annotated[
+    str | None,
+    typer.Option("--case", help="Glob on the cases problem/grouping/curvature/criterion, '2c2d/one-group/exact/*'."),
+]
+Repetitions = Annotated[int, typer.Option("--repetitions", min=1, help="Turns, of which the median is taken.")]
+Threads = Annotated[int, typer.Option("--threads", min=0, help="Threads of torch; 0 for torch's choice.")]
+Device = Annotated[str, typer.Option("--device", help="Device of models and data.")]
+Limit = Annotated[float, typer.Option("--limit", help="Seconds that one process may take.")]
+
+
+def _command(parts: list[Part]) -> Callable[..., None]:
+    """Return a command that measures some parts and shows what was found."""
+
+    def command(
+        results: Results = RESULTS,
+        quick: Quick = False,
+        check: Check = False,
+        pattern: Pattern = None,
+        repetitions: Repetitions = 5,
+        threads: Threads = 0,
+        device: Device = "cpu",
+        limit: Limit = 600.0,
+    ) -> None:
+        settings = Settings(
+            results=results,
+            quick=quick,
+            pattern=pattern,
+            repetitions=_QUICK_REPETITIONS if quick else repetitions,
+            threads=threads or torch.get_num_threads(),
+            device=device,
+            limit=limit,
+        )
+        console = _console()
+        found = []
+        for part in parts:
+            with console.status(part.title):
+                found.append(run(part, settings, lambda line: console.print(line, style="dim", highlight=False)))
+            show(found[-1], console)
+        _end(found, check)
+
+    return command
+
+
+def _console() -> Console:
+    """Return a console, wide enough for the tables where there is no terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_WIDTH)
+
+
+def _end(found: list[Result], check: bool) -> None:
+    """Exit with status 1 if that is wanted and a target was missed."""
+    if check and any(target.met is False for result in found for target in result.summary.targets):
+        raise typer.Exit(1)
+
+
+for _part in PARTS.values():
+    app.command(_part.name, help=f"{_part.title}.")(_command([_part]))
+app.command("all", help="Every part, one after the other.")(_command(list(PARTS.values())))
+
+
+@app.command()
+def report(results: Results = RESULTS, documentation: Documentation = DOCUMENTATION, check: Check = False) -> None:
+    """Join the results that are there into a page of the documentation, and show them."""
+    found = write_page(list(PARTS.values()), results, documentation)
+    console = _console()
+    for result in found:
+        show(result, console)
+    _end(found, check)

@@ -1,0 +1,35 @@
+"""What takes the place of a measurement that could not be made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+NOT_INSTALLED = "not installed"
+OUT_OF_MEMORY = "out of memory"
+OVER_TIME = "over the time limit"
+FAILED = "failed"
+SKIPPED = "skipped"
+
+
+def failure(reason: str, detail: str = "") -> dict[str, Any]:
+    """Return a failure as plain data.
+
+    Args:
+        reason: One of the constants above.
+        detail: What exactly happened.
+    """
+    return {"failure": reason, "detail": detail}
+
+
+def failure_of(error: Exception) -> dict[str, Any]:
+    """Return the failure that an exception stands for."""
+    if isinstance(error, ModuleNotFoundError):
+        return failure(NOT_INSTALLED, str(error))
+    if isinstance(error, MemoryError) or "memory" in str(error).lower():
+        return failure(OUT_OF_MEMORY, str(error))
+    return failure(FAILED, f"{type(error).__name__}: {error}")
+
+
+def failed(measurement: dict[str, Any] | None) -> bool:
+    """Say whether there is no measurement, or a failure in place of one."""
+    return measurement is None or "failure" in measurement

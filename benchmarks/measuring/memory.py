@@ -1,0 +1,97 @@
+"""Peak memory of one step above what was there before, in a process that does nothing else."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.cases import Case
+from benchmarks.measuring.clock import seconds_of
+from benchmarks.sides import SIDES, GradientSide
+
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+_RESET_PEAK = "5"
+
+
+class PeakGauge:
+    """Peak memory above the level at which the gauge was set.
+
+    On CUDA that is what torch's allocator handed out. Elsewhere it is the resident memory of the process, with its peak
+    reset where the system can (Linux), or the highest ever, which is the same if the peak is higher than all before.
+
+    Attributes:
+        method: How the peak is found.
+    """
+
+    def __init__(self, device: str) -> None:
+        """Set the gauge.
+
+        Args:
+            device: Device whose memory is measured.
+        """
+        self._cuda = torch.device(device).type == "cuda"
+        gc.collect()
+        if self._cuda:
+            self.method = "torch.cuda.max_memory_allocated"
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            self._level = torch.cuda.memory_allocated()
+            return
+        _return_free_memory()
+        try:
+            _CLEAR.write_text(_RESET_PEAK)
+            self.method = "VmHWM, reset before the step"
+        except OSError:
+            self.method = "ru_maxrss"
+        self._level = _resident("VmRSS") if _STATUS.exists() else _highest()
+
+    def peak(self) -> int:
+        """Return the bytes above the level."""
+        if self._cuda:
+            return torch.cuda.max_memory_allocated() - self._level
+        return (_highest() if self.method == "ru_maxrss" else _resident("VmHWM")) - self._level
+
+
+def memory_of_step(case: dict[str, Any], side: str, device: str) -> dict[str, Any]:
+    """Return the peak extra memory of a full step, and its time, after a plain gradient step as warm-up.
+
+    The gradient and the step are part of it, and so are the activations: no side has any when it begins.
+
+    Args:
+        case: Fields of the case.
+        side: Name of the side.
+        device: Device of model and data.
+    """
+    measured = SIDES[side](Case(**case), device)
+    warm_up = GradientSide(Case(**case), device)
+    warm_up.step()
+    del warm_up
+    gauge = PeakGauge(device)
+    seconds = seconds_of(measured.step, device)
+    found = {"bytes": gauge.peak(), "method": gauge.method}
+    return found | {"seconds": seconds, "finite": measured.is_finite()}
+
+
+def _resident(field: str) -> int:
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
+
+
+def _highest() -> int:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _return_free_memory() -> None:
+    """Give what was freed back to the system: otherwise the step would fill it again, unseen."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError):
+        return  # not the GNU C library

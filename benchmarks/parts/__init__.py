@@ -1,0 +1,20 @@
+"""The parts of the benchmark, in the order of the page."""
+
+from __future__ import annotations
+
+from benchmarks.parts import accuracy, growth, levenberg_marquardt, memory, monte_carlo, speed, unavoidable
+from benchmarks.reporting.part import Part
+
+PARTS: dict[str, Part] = {
+    part.name: part
+    for part in (
+        speed.PART,
+        memory.PART,
+        monte_carlo.PART,
+        unavoidable.PART,
+        accuracy.PART,
+        levenberg_marquardt.PART,
+        growth.PART,
+    )
+}
+"""Every part by the name of its sub-command."""

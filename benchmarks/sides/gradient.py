@@ -1,0 +1,17 @@
+"""The unit of all times: a plain step of gradient descent."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from benchmarks.sides.side import Side
+
+
+class GradientSide(Side):
+    """Forward pass, backward pass, update; the model is not extended."""
+
+    def direction(self) -> list[Tensor]:
+        """Return the negative gradient."""
+        torch.autograd.backward(self.problem.loss())
+        return [-parameter.grad for parameter in self.problem.model.parameters() if parameter.grad is not None]

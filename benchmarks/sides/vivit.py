@@ -1,0 +1,76 @@
+"""ViViT's damped Newton step, from `vivit-for-pytorch` 1.0.0 as it is in the package index.
+
+One thing is mended from outside: `Tensor.symeig`, which PyTorch removed, is mapped to `torch.linalg.eigh`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from backpack import backpack, extend
+from torch import Tensor
+
+from benchmarks.cases import Case
+from benchmarks.problems import parameter_groups
+from benchmarks.sides.side import Side
+
+
+def symeig(matrix: Tensor, eigenvectors: bool = False, upper: bool = True) -> tuple[Tensor, Tensor]:
+    """Return eigenvalues, ascending, and eigenvectors of a symmetric matrix, as `Tensor.symeig` did.
+
+    Args:
+        matrix: Symmetric matrix.
+        eigenvectors: Whether eigenvectors are wanted; an empty tensor is returned in their place otherwise.
+        upper: Which triangle is read.
+    """
+    triangle = "U" if upper else "L"
+    if eigenvectors:
+        evals, evecs = torch.linalg.eigh(matrix, UPLO=triangle)
+        return evals, evecs
+    return torch.linalg.eigvalsh(matrix, UPLO=triangle), matrix.new_empty(0)
+
+
+def top_10(evals: Tensor) -> list[int]:
+    """Return the indices of the ten largest eigenvalues, which are ascending."""
+    return list(range(evals.numel()))[-10:]
+
+
+def every(evals: Tensor) -> list[int]:
+    """Return all indices."""
+    return list(range(evals.numel()))
+
+
+def constant(evals: Tensor, evecs: Tensor, gammas: Tensor, lambdas: Tensor) -> Tensor:
+    """Return a damping of 1 for each direction."""
+    return torch.ones_like(evals)
+
+
+class VivitSide(Side):
+    """`vivit.DirectionalDampedNewtonComputation`, its warning about small eigenvalues turned off.
+
+    Raises:
+        ModuleNotFoundError: ViViT is not installed.
+    """
+
+    def __init__(self, case: Case, device: str = "cpu") -> None:
+        super().__init__(case, device)
+        import vivit
+
+        torch.Tensor.symeig = symeig  # type: ignore[method-assign]  # raises an error today
+        self._model, self._loss_function = extend(self.problem.model), extend(self.problem.loss_function)
+        self._computation = vivit.DirectionalDampedNewtonComputation(
+            mc_samples_ggn=0 if case.curvature == "exact" else 1, warn_small_eigvals=0
+        )
+        self._groups: list[dict[str, Any]] = [
+            {"params": parameters, "criterion": top_10 if case.criterion == "top-10" else every, "damping": constant}
+            for parameters in parameter_groups(self._model, case.grouping)
+        ]
+
+    def direction(self) -> list[Tensor]:
+        """Return the damped Newton step."""
+        computation = self._computation
+        loss = self._loss_function(self._model(self.problem.inputs), self.problem.targets)
+        with backpack(*computation.get_extensions(), extension_hook=computation.get_extension_hook(self._groups)):
+            loss.backward()
+        return [move for group in self._groups for move in computation.get_result(group)]
