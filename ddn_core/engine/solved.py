@@ -74,7 +74,7 @@ class SolvedSpectrum:
         if self.on_parameters or not len(self.evals):
             gammas = evecs.T @ self.right
         else:
-            gammas = gammas_in_span(evecs, self.evals, self.all_evals[-1], self.right, self.matrix @ self.right)
+            gammas = gammas_in_span(evecs, self.evals, self.all_evals[-1], self.right, self.matrix)
         return -gammas / (self.evals + self.damping)
 
     @property

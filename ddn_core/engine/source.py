@@ -5,8 +5,9 @@ of V are `λ[n, k] = N λ_k Σ_c u_k[(n, c)]²` (N only for a mean-reduced loss,
 gradient of a sample is a combination `g_n = V_n c_n` of its columns, `γ[n, k] = √λ_k Σ_c c[n, c] u_k[(n, c)]`:
 nothing is divided by √λ_k. For other samples W, `Wᵀ e_k = Wᵀ V u_k / √λ_k`, where λ_k is not numerically zero.
 
-Rounding errors are of the order of ε √λ_k |c| in the first, and of ε √(λ_max / λ_k) |g| in the second. A sample that is
-classified wrongly with confidence has a c that is many orders of magnitude larger than g: the better one is taken.
+Samples that are classified wrongly with confidence have coefficients that are many orders of magnitude larger than
+their gradients: 1e8 times at a probability of 1e-16. Rounding errors of u_k, times c, would be all that is left there.
+γ is taken from Vᵀ e_k then, whose rows have errors that are relative to the columns of V.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from torch import Tensor
 from ddn_core.engine.directions import Directions
 from ddn_core.engine.gram import GroupCurvature
 
-MUCH_WORSE = 64.0
-"""How much larger the error of a sample's gammas has to be for products with the whole Gram matrix to be made."""
+STEEP = 64.0
+"""Ratio of coefficients, times the norm of V, to what they make of V's columns, from which on rounding errors show."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,15 +48,12 @@ class EngineSource:
         same = self._own and same_samples(capture.grad, capture.ggn)
         if not same or directions.vectors is not None or not len(directions):
             return gammas
-        blocks = self.basis.gram.reshape(*coefficients.shape, *coefficients.shape).diagonal(dim1=0, dim2=2)
-        products = (blocks.permute(2, 0, 1) @ coefficients[..., None])[..., 0]
-        norms = MUCH_WORSE * (coefficients * products).sum(1).clamp(min=0).sqrt()
-        largest = directions.all_evals[-1]
-        cancels = _cancels(directions.evals, largest, coefficients.norm(dim=1)[:, None], norms[:, None])
-        if not bool(cancels.any()):
+        norms = self.basis.gram.diagonal().sqrt().reshape(coefficients.shape)
+        steep = is_steep(coefficients, norms, directions.all_evals[-1])
+        if not bool(steep.any()):
             return gammas
         columns = self.basis.gram @ self._rows(directions.evecs) / directions.evals.sqrt()
-        return torch.where(cancels, _weighted(columns, coefficients), gammas)
+        return torch.where(steep[:, None], _weighted(columns, coefficients), gammas)
 
     def lambdas(self, directions: Directions) -> Tensor:
         """Return the directional curvatures `[N_ggn, K]`."""
@@ -68,9 +66,9 @@ class EngineSource:
         """Return the directional gradients of the loss, `[K]`."""
         if self._own and (span := self.data.span) is not None:
             rows = self._rows(directions.evecs)
-            if directions.vectors is not None or not len(directions):  # of vectors, u_k has no such error
+            if directions.vectors is not None or not len(directions):  # u_k = Vᵀ e_k / √λ_k has no such errors
                 return (rows.T @ span) * directions.evals.sqrt()
-            return gammas_in_span(rows, directions.evals, directions.all_evals[-1], span, self.basis.products)
+            return gammas_in_span(rows, directions.evals, directions.all_evals[-1], span, self.basis.gram)
         if self._own and directions.vectors is not None:
             return directions.vectors @ self.data.gradient
         return (self._rows(directions.evecs).T @ self.basis.products_with(self.data)) / directions.evals.sqrt()
@@ -113,7 +111,7 @@ class EngineSource:
         return samples_first(evecs, capture.columns_per_sample)
 
 
-def gammas_in_span(evecs: Tensor, evals: Tensor, largest: Tensor, span: Tensor, products: Tensor) -> Tensor:
+def gammas_in_span(evecs: Tensor, evals: Tensor, largest: Tensor, span: Tensor, gram: Tensor) -> Tensor:
     """Return e_kᵀ g for `g = V c`, `[K]`.
 
     Args:
@@ -121,15 +119,27 @@ def gammas_in_span(evecs: Tensor, evals: Tensor, largest: Tensor, span: Tensor, 
         evals: Their eigenvalues, `[K]`.
         largest: The largest eigenvalue of all.
         span: c, `[R]`.
-        products: VᵀV c, `[R]`.
+        gram: VᵀV, `[R, R]`.
     """
-    cancels = _cancels(evals, largest, span.norm(), (span @ products).clamp(min=0).sqrt())
-    return torch.where(cancels, (evecs.T @ products) / evals.sqrt(), (evecs.T @ span) * evals.sqrt())
+    gammas = (evecs.T @ span) * evals.sqrt()
+    norms = gram.diagonal().sqrt()
+    if not bool(is_steep(span, norms, largest)):
+        return gammas
+    cancels = evals * span.norm() > largest.sqrt() * (span * norms).norm()  # the error ε √λ_k |c| is the larger one
+    return torch.where(cancels, (evecs.T @ (gram @ span)) / evals.sqrt(), gammas)
 
 
-def _cancels(evals: Tensor, largest: Tensor, coefficients: Tensor, gradients: Tensor) -> Tensor:
-    """Return where e_kᵀ g is less accurate from c than from g, for the norms of c and g."""
-    return evals * coefficients > largest.sqrt() * gradients
+def is_steep(coefficients: Tensor, norms: Tensor, largest: Tensor) -> Tensor:
+    """Return whether coefficients are far larger than what they make of the columns, along the last axis.
+
+    Args:
+        coefficients: Coefficients in columns.
+        norms: Norms of the columns.
+        largest: The largest eigenvalue of the Gram matrix; it is at most the number of columns times the largest norm².
+    """
+    given, made = (torch.linalg.vector_norm(values, dim=-1) for values in (coefficients, coefficients * norms))
+    steep: Tensor = largest.sqrt() * given > STEEP * made
+    return steep
 
 
 def _weighted(columns: Tensor, coefficients: Tensor) -> Tensor:

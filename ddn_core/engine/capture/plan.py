@@ -245,9 +245,17 @@ def _part_plan(part: Part, group: int, samples: int, per_sample: int, itemsize: 
         products=0.5 * columns**2 * size if formed else operations,
         combining=float(columns * size if formed else columns * root + samples * size * positions),
         bytes=columns * held * itemsize,
-        slice_bytes=0 if formed else 2 * columns * groups * features * itemsize,
+        slice_bytes=_slice_elements(part, samples, per_sample, contraction) * itemsize,
         feature_bytes=samples * groups * features * positions * itemsize,
     )
+
+
+def _slice_elements(part: Part, samples: int, per_sample: int, contraction: Contraction) -> int:
+    """Return how many elements the products of a part hold at least, beside its unfolded input."""
+    groups, outputs, features, positions = part.shape()
+    if part.takes_form() or contraction == "outer":
+        return 0
+    return per_sample * outputs * positions if contraction == "pairs" else 2 * samples * per_sample * groups * features
 
 
 def _operations(call: LayerCall) -> int:

@@ -11,6 +11,9 @@ from ddn_core.engine.factors.layer_input import LayerInput
 
 Contraction = Literal["outer", "pairs", "formed"]
 
+MOVED_ELEMENTS = 2**22
+"""Number of elements up to which roots are moved to the positions of another sample at a time."""
+
 
 def form(root: Tensor, features: Tensor) -> Tensor:
     """Return `Σ_l S[n, a, g, o, l] A[n, g, l, f]`, `[B, A, g, o, f]`."""
@@ -39,8 +42,57 @@ def cheapest_contraction(
     memory, not by arithmetic.
     """
     columns = samples * per_sample
-    pairs = 0.5 * groups * positions**2 * (columns**2 * (outputs + 8) + samples**2 * features)
+    if positions == 1:
+        pairs = 0.5 * groups * (columns**2 * (outputs + 8) + samples**2 * features)
+    else:
+        moved = per_sample * outputs * positions * (positions + per_sample)
+        pairs = 0.5 * groups * samples**2 * (positions**2 * features + moved)
     formed = groups * outputs * features * (columns * positions + 0.5 * columns**2)
     if formed <= pairs:
         return "formed", formed
     return ("outer" if positions == 1 else "pairs"), pairs
+
+
+def add_outer_products(
+    block: Tensor, root: Tensor, features: Tensor, roots: Tensor, others: Tensor, bias: float
+) -> None:
+    """Add `(S Sᵀ) ∘ (A Aᵀ + bias)` to a block `[b · a, B · A]`, for layers with one position.
+
+    Args:
+        block: Block of a Gram matrix.
+        root: Root of the rows, `[b, a, o, 1]`.
+        features: Features of the rows, `[b, 1, f]`.
+        roots: Root of the columns, `[B, A, o, 1]`.
+        others: Features of the columns, `[B, 1, f]`.
+        bias: 1, if the bias is among the parameters.
+    """
+    (rows, per_row), (columns, per_column) = root.shape[:2], roots.shape[:2]
+    products = root.flatten(0, 1)[..., 0] @ roots.flatten(0, 1)[..., 0].T
+    alike = (features[:, 0] @ others[:, 0].T + bias).repeat_interleave(per_column, dim=1)
+    shape = (rows, per_row, columns * per_column)
+    block.view(shape).addcmul_(products.view(shape), alike[:, None])
+
+
+def add_pair_products(
+    block: Tensor, root: Tensor, features: Tensor, roots: Tensor, others: Tensor, bias: float
+) -> None:
+    """Add `Σ_l S_l · (Σ_l' K_ll' S'_l')` with `K = A A'ᵀ + bias` to a block `[a, B · A]`, for the rows of one sample.
+
+    Args:
+        block: Block of a Gram matrix.
+        root: Root of the rows, `[1, a, o, l]`.
+        features: Features of the rows, `[1, l, f]`.
+        roots: Root of the columns, `[B, A, o, L]`.
+        others: Features of the columns, `[B, L, f]`.
+        bias: 1, if the bias is among the parameters.
+    """
+    _, per_row, outputs, positions = root.shape
+    columns, per_column = roots.shape[:2]
+    mine = root.reshape(per_row, outputs * positions)
+    width = max(1, MOVED_ELEMENTS // (per_column * outputs * positions))
+    for start in range(0, columns, width):
+        some = slice(start, min(start + width, columns))
+        alike = others[some] @ features[0].T + bias  # [B, L, l]
+        moved = roots[some].reshape(len(alike), per_column * outputs, -1) @ alike  # [B, A · o, l]
+        places = slice(some.start * per_column, some.stop * per_column)
+        block[:, places] += mine @ moved.reshape(len(alike) * per_column, outputs * positions).T

@@ -13,10 +13,11 @@ feature that is 1 everywhere. There are three ways to the inner products, of whi
 | contraction | products | operations |
 | --- | --- | --- |
 | outer, for L = 1 | `(S Sᵀ) ∘ (A Aᵀ + 1)` | R² o / 2 + B² f / 2 |
-| pairs | the same over pairs of positions, summed | L² times as many |
+| pairs | `Σ_l S[n]_l · (Σ_l' K_ll' S[n']_l')`, `K = A[n] A[n']ᵀ + 1` | B² (L² f + A o L² + A² o L) / 2 |
 | formed | V for a slice of outputs at a time, `V Vᵀ` | R o f L + R² o f / 2 |
 
-The first is that of ViViT (Dangel et al. 2022, section 3); the last is counted for each group and summed.
+The first is that of ViViT (Dangel et al. 2022, section 3). The second goes from sample to sample: how alike the inputs
+at two positions are, K, moves what is backpropagated to one to the other. All are counted for each group and summed.
 """
 
 from __future__ import annotations
@@ -27,7 +28,14 @@ import torch
 from torch import Tensor
 
 from ddn_core.engine.factors.columns import Columns, Parts, add_upper_products, block_length
-from ddn_core.engine.factors.contraction import Contraction, cheapest_contraction, form, form_whole
+from ddn_core.engine.factors.contraction import (
+    Contraction,
+    add_outer_products,
+    add_pair_products,
+    cheapest_contraction,
+    form,
+    form_whole,
+)
 from ddn_core.engine.factors.layer_input import LayerInput, feature_count
 from ddn_core.engine.factors.layout import LayerLayout
 
@@ -82,8 +90,8 @@ class ProductColumns(Columns):
             return
         features = self._input.features()
         for samples, rows in self._row_blocks():
-            rest = slice(samples.start, None)
-            self._add_pairs(gram[rows, rows.start :], self._root[samples], features[samples], rest, features[rest])
+            block, rest = gram[rows, rows.start :], slice(samples.start, None)
+            self._add_products(block, self._root[samples], features[samples], rest, features[rest])
         if vector is not None and products is not None:
             products += self.project(vector)[:, 0]
 
@@ -95,7 +103,7 @@ class ProductColumns(Columns):
         features, others = self._input.features(), other._input.features()
         if self.contraction != "formed":
             for samples, rows in self._row_blocks():
-                other._add_pairs(result[rows], self._root[samples], features[samples], slice(None), others)
+                other._add_products(result[rows], self._root[samples], features[samples], slice(None), others)
             return result
         for outputs, columns in self._slices():
             theirs = form(other._root[:, :, :, outputs], others)
@@ -222,32 +230,26 @@ class ProductColumns(Columns):
 
     def _row_blocks(self) -> Iterator[tuple[slice, slice]]:
         """Yield blocks of samples and the rows of the Gram matrix that are theirs."""
-        width = max(1, block_length(self.count) // self.per_sample)
+        single = self._positions > 1  # pairs of samples are taken one by one
+        width = 1 if single else max(1, block_length(self.count) // self.per_sample)
         for start in range(0, self.samples, width):
             stop = min(start + width, self.samples)
             yield slice(start, stop), slice(start * self.per_sample, stop * self.per_sample)
 
-    def _add_pairs(self, block: Tensor, root: Tensor, features: Tensor, mine: slice, my_features: Tensor) -> None:
-        """Add inner products `Σ_ll' (S_l · S'_l') (A_l · A'_l' + 1)` of rows with own columns to a block.
+    def _add_products(self, block: Tensor, root: Tensor, features: Tensor, mine: slice, my_features: Tensor) -> None:
+        """Add inner products of rows with own columns to a block of a Gram matrix.
 
         Args:
             block: Tensor `[b · a, B · A]`.
-            root: Root of the rows, `[b, a, g, o, l]`.
+            root: Root of the rows, `[b, a, g, o, l]`; of one sample, where there are several positions.
             features: Features of the rows, `[b, g, l, f]`.
             mine: Samples of the columns.
             my_features: Their features, `[B, g, L, f]`.
         """
-        roots = self._root[mine]
-        (rows, per_row), (columns, per_column) = root.shape[:2], roots.shape[:2]
+        roots, bias = self._root[mine], float(self._input.bias)
         for group in range(self._groups):
-            theirs, own = root[:, :, group].transpose(-1, -2), roots[:, :, group].transpose(-1, -2)  # [b, a, l, o]
-            products = theirs.flatten(0, 2) @ own.flatten(0, 2).T
-            alike = features[:, group].flatten(0, 1) @ my_features[:, group].flatten(0, 1).T + float(self._input.bias)
+            given = (root[:, :, group], features[:, group], roots[:, :, group], my_features[:, group], bias)
             if root.shape[-1] == roots.shape[-1] == 1:
-                shape = (rows, per_row, columns * per_column)
-                spread = alike.repeat_interleave(per_column, dim=1)[:, None]
-                block.view(shape).addcmul_(products.view(shape), spread)
-                continue
-            pairs = (rows, per_row, root.shape[-1], columns, per_column, roots.shape[-1])
-            spread = alike.reshape(rows, 1, root.shape[-1], columns, 1, roots.shape[-1])
-            block += products.view(pairs).mul_(spread).sum((2, 5)).flatten(2).flatten(0, 1)
+                add_outer_products(block, *given)
+            else:
+                add_pair_products(block, *given)
