@@ -71,15 +71,16 @@ def capture_of(current: BackwardPass, settings: CaptureSettings) -> Capture:
     lambdas = ggn if chosen.lambdas is None else chosen.lambdas
     grad = every if chosen.grad is None else chosen.grad
     some = None if len(ggn) == len(every) else sorted({*ggn, *lambdas})  # all samples have no need of an index
-    root = loss_root(loss, some, settings.mc_samples, settings.generator(loss.output.device))
-    covered = some is None or set(grad) <= set(some)
-    in_span = not settings.mc_samples and covered and _in_span(current, loss, root, some)
-    scale = _root_scale(current, len(ggn))
     calls = current.calls if some is None else [call.select(some) for call in current.calls]
     selected = {id(call): other for call, other in zip(current.calls, calls, strict=True)}
     own_parts = [Part(selected[id(part.call)], part.names, part.formed) for part in parts]
     part_groups = [groups[id(part.parameters[0])] for part in parts]
-    plan = plan_of(calls, own_parts, part_groups, root.shape[1], dtype).within(settings.budget_on(loss.output.device))
+    per_sample = settings.mc_samples or loss.output[0].numel()
+    plan = plan_of(calls, own_parts, part_groups, per_sample, dtype).within(settings.budget_on(loss.output.device))
+    root = loss_root(loss, some, settings.mc_samples, settings.generator(loss.output.device))
+    covered = some is None or set(grad) <= set(some)
+    in_span = not settings.mc_samples and covered and _in_span(current, loss, root, some)
+    scale = _root_scale(current, len(ggn))
     columns = propagate(calls, own_parts, root * scale, key_of(current.loss.output), plan)
     gradients = [None if in_span else _gradients(current, part, grad, dtype) for part in parts]
     coefficients = _chosen(gradient_coefficients(loss), some) * (_gradient_scale(current) / scale) if in_span else None

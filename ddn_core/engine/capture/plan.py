@@ -6,7 +6,6 @@ columns are propagated at a time, how many are formed at a time) and tells what 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -23,8 +22,11 @@ CHUNK_ELEMENTS = 2**21
 """Number of elements up to which columns are propagated at a time, counted at the widest layer."""
 COPIES = 3
 """How often a layer's columns are held while they are propagated: before, after, and in between."""
-GRAM_COPIES = 4
-"""How often a matrix of the size of the Gram matrix is held: itself, its eigenvectors, and the solver's workspace."""
+ROOT_COPIES = 2
+"""How often the root of the loss Hessian is held: with and without the normalization of the loss."""
+GRAM_COPIES = 5
+"""How often a matrix of the size of the Gram matrix is held: itself, with eigenvectors and the solver's workspace, or
+with a copy and a factor of it in float64."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class PartPlan:
         layer: Kind of the layer.
         group: Number of the parameters' group.
         size: Number of entries of the parameters.
+        shape: Numbers of groups, outputs, features and positions.
         kept: `"formed"` for the columns themselves, `"structured"` for root and input.
         contraction: The way to the Gram matrix.
         forming: Operations to form the columns that are kept formed.
@@ -50,6 +53,7 @@ class PartPlan:
     layer: str
     group: int
     size: int
+    shape: tuple[int, int, int, int]
     kept: str
     contraction: Contraction
     forming: float
@@ -68,6 +72,7 @@ class CapturePlan:
         parts: What each factor takes.
         samples: Number of samples that columns are propagated for.
         per_sample: Number of columns for each.
+        outputs: Number of elements of the model output for one sample.
         widest: Largest number of elements that a column has at any layer's output.
         sample_elements: Number of elements that the slopes of one sample take at most.
         propagating: Operations of the backpropagation of all columns.
@@ -79,6 +84,7 @@ class CapturePlan:
     parts: tuple[PartPlan, ...]
     samples: int
     per_sample: int
+    outputs: int
     widest: int
     sample_elements: int
     propagating: float
@@ -114,7 +120,8 @@ class CapturePlan:
         samples = -(-at_a_time // self.per_sample)
         features = max((part.feature_bytes for part in self.parts if part.kept == "formed"), default=0)
         per_sample = self.itemsize * self.sample_elements + features // max(1, self.samples)
-        return self.itemsize * COPIES * at_a_time * self.widest + samples * per_sample
+        root = ROOT_COPIES * self.columns * self.outputs
+        return self.itemsize * (COPIES * at_a_time * self.widest + root) + samples * per_sample
 
     @property
     def products_bytes(self) -> int:
@@ -156,15 +163,9 @@ class CapturePlan:
         return replace(self, chunk_elements=chunk, slice_elements=slices)
 
     def _needed(self, samples: int, per_sample: int) -> int:
-        """Return about how much the smallest chunks and slices would need, for other numbers of columns."""
-        ratio, share = samples * per_sample / max(1, self.columns), samples / max(1, self.samples)
+        """Return how much the smallest chunks and slices would need, for other numbers of columns."""
         parts = tuple(
-            replace(
-                part,
-                bytes=math.ceil(part.bytes * ratio),
-                slice_bytes=math.ceil(part.slice_bytes * ratio),
-                feature_bytes=math.ceil(part.feature_bytes * share),
-            )
+            _part_plan(part.names, part.layer, part.group, part.shape, part.kept, samples, per_sample, self.itemsize)
             for part in self.parts
         )
         return replace(self, parts=parts, samples=samples, per_sample=per_sample)._with(1, 1).bytes
@@ -215,10 +216,21 @@ def plan_of(
     reached = [call for call in calls if call.output_key in leading]
     return CapturePlan(
         parts=tuple(
-            _part_plan(part, group, samples, per_sample, itemsize) for part, group in zip(parts, groups, strict=True)
+            _part_plan(
+                part.names,
+                type(part.call.layer).__name__,
+                group,
+                part.shape(),
+                "formed" if part.takes_form() else "structured",
+                samples,
+                per_sample,
+                itemsize,
+            )
+            for part, group in zip(parts, groups, strict=True)
         ),
         samples=samples,
         per_sample=per_sample,
+        outputs=calls[0].output[0].numel() if calls else 0,
         widest=max((call.output[0].numel() for call in reached), default=1),
         sample_elements=2 * sum(call.output[0].numel() for call in passed),
         propagating=float(samples * per_sample * sum(_operations(call) for call in passed)),
@@ -226,36 +238,40 @@ def plan_of(
     )
 
 
-def _part_plan(part: Part, group: int, samples: int, per_sample: int, itemsize: int) -> PartPlan:
-    groups, outputs, features, positions = part.shape()
+def _part_plan(
+    names: tuple[str, ...],
+    layer: str,
+    group: int,
+    shape: tuple[int, int, int, int],
+    kept: str,
+    samples: int,
+    per_sample: int,
+    itemsize: int,
+) -> PartPlan:
+    groups, outputs, features, positions = shape
     columns, size = samples * per_sample, groups * outputs * features
-    formed = part.takes_form()
-    contraction, operations = cheapest_contraction(samples, per_sample, groups, outputs, features, positions)
-    forming = float(columns * size * positions)
+    formed = kept == "formed"
+    contraction, operations = cheapest_contraction(samples, per_sample, *shape)
     root = groups * outputs * positions
-    held = size if formed else root
+    if formed or contraction == "outer":
+        slice_elements = 0
+    else:
+        slice_elements = per_sample * outputs * positions if contraction == "pairs" else 2 * columns * groups * features
     return PartPlan(
-        names=part.names,
-        layer=type(part.call.layer).__name__,
+        names=names,
+        layer=layer,
         group=group,
         size=size,
-        kept="formed" if formed else "structured",
+        shape=shape,
+        kept=kept,
         contraction="formed" if formed else contraction,
-        forming=forming if formed else 0.0,
+        forming=float(columns * size * positions) if formed else 0.0,
         products=0.5 * columns**2 * size if formed else operations,
         combining=float(columns * size if formed else columns * root + samples * size * positions),
-        bytes=columns * held * itemsize,
-        slice_bytes=_slice_elements(part, samples, per_sample, contraction) * itemsize,
+        bytes=columns * (size if formed else root) * itemsize,
+        slice_bytes=slice_elements * itemsize,
         feature_bytes=samples * groups * features * positions * itemsize,
     )
-
-
-def _slice_elements(part: Part, samples: int, per_sample: int, contraction: Contraction) -> int:
-    """Return how many elements the products of a part hold at least, beside its unfolded input."""
-    groups, outputs, features, positions = part.shape()
-    if part.takes_form() or contraction == "outer":
-        return 0
-    return per_sample * outputs * positions if contraction == "pairs" else 2 * samples * per_sample * groups * features
 
 
 def _operations(call: LayerCall) -> int:

@@ -11,9 +11,6 @@ from ddn_core.engine.factors.layer_input import LayerInput
 
 Contraction = Literal["outer", "pairs", "formed"]
 
-MOVED_ELEMENTS = 2**22
-"""Number of elements up to which roots are moved to the positions of another sample at a time."""
-
 
 def form(root: Tensor, features: Tensor) -> Tensor:
     """Return `Σ_l S[n, a, g, o, l] A[n, g, l, f]`, `[B, A, g, o, f]`."""
@@ -74,7 +71,7 @@ def add_outer_products(
 
 
 def add_pair_products(
-    block: Tensor, root: Tensor, features: Tensor, roots: Tensor, others: Tensor, bias: float
+    block: Tensor, root: Tensor, features: Tensor, roots: Tensor, others: Tensor, bias: float, elements: int
 ) -> None:
     """Add `Σ_l S_l · (Σ_l' K_ll' S'_l')` with `K = A A'ᵀ + bias` to a block `[a, B · A]`, for the rows of one sample.
 
@@ -85,11 +82,12 @@ def add_pair_products(
         roots: Root of the columns, `[B, A, o, L]`.
         others: Features of the columns, `[B, L, f]`.
         bias: 1, if the bias is among the parameters.
+        elements: Number of elements up to which roots are moved to the positions of the row's sample at a time.
     """
     _, per_row, outputs, positions = root.shape
     columns, per_column = roots.shape[:2]
     mine = root.reshape(per_row, outputs * positions)
-    width = max(1, MOVED_ELEMENTS // (per_column * outputs * positions))
+    width = max(1, elements // (per_column * outputs * positions))
     for start in range(0, columns, width):
         some = slice(start, min(start + width, columns))
         alike = others[some] @ features[0].T + bias  # [B, L, l]

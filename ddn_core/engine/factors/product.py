@@ -252,4 +252,4 @@ class ProductColumns(Columns):
             if root.shape[-1] == roots.shape[-1] == 1:
                 add_outer_products(block, *given)
             else:
-                add_pair_products(block, *given)
+                add_pair_products(block, *given, self._slice_elements)

@@ -1,0 +1,107 @@
+"""`ddn estimate`: what a step will take, from shapes alone."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from backpack import extend
+from torch import nn
+from typer.testing import CliRunner
+
+from ddn_core import DirectionalDampedNewton
+from ddn_core.cli.app import app
+from ddn_core.engine import GroupRequest, estimate
+from ddn_core.engine.capture import finish
+from ddn_core.errors import MemoryBudgetError
+
+CONFIG = """
+[problem]
+kind = "digits-cnn"
+
+[[groups]]
+params = ["0.*"]
+criterion = { kind = "top-k", k = 5 }
+damping = { kind = "constant", value = 1.0 }
+
+[[groups]]
+params = ["*"]
+criterion = { kind = "all" }
+damping = { kind = "constant", value = 1.0 }
+"""
+
+
+def _run(tmp_path, *options, config=CONFIG):
+    (tmp_path / "train.toml").write_text(config)
+    return CliRunner().invoke(app, ["estimate", str(tmp_path / "train.toml"), *options], env={"COLUMNS": "120"})
+
+
+def test_table_has_every_group_and_layer(tmp_path):
+    result = _run(tmp_path)
+    assert result.exit_code == 0, result.output
+    for heading in ("group", "stage", "columns", "how", "operations", "bytes", "share"):
+        assert heading in result.output
+    for stage in ("backpropagation", "0.weight, 0.bias", "eigensolver", "V · w", "cholesky", "kept formed"):
+        assert stage in result.output
+    shares = [int(share) for share in re.findall(r"(\d+)%", result.output)]
+    assert abs(sum(shares) - 100) <= len(shares)
+    assert "beyond the gradient's memory" in result.output
+
+
+def test_a_budget_that_is_too_small_and_a_missing_problem_are_told(tmp_path):
+    refused = _run(tmp_path, "--set", "curvature.memory_budget=1000")
+    assert refused.exit_code == 1
+    assert "The memory budget is 1 kB" in refused.output
+    missing = _run(tmp_path, config=CONFIG[CONFIG.index("[[groups]]") :])
+    assert missing.exit_code == 1
+    assert "add a [problem] table" in missing.output
+
+
+def _request(model, largest=None, solved=False):
+    return GroupRequest({id(parameter): name for name, parameter in model.named_parameters()}, largest, solved)
+
+
+def test_counts_are_those_of_the_mathematics():
+    model = nn.Sequential(nn.Conv2d(3, 8, 5), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 16, 7))
+    inputs, targets = torch.rand(6, 3, 8, 8), torch.randint(0, 7, (6,))
+    plan, stages = estimate(model, nn.CrossEntropyLoss(), inputs, targets, [_request(model, largest=3)])
+    columns, features = 6 * 7, 3 * 25 + 1
+    linear, convolution = plan.parts
+    assert (linear.contraction, convolution.kept) == ("outer", "structured")
+    assert linear.bytes == 4 * columns * 7  # the root at its output
+    assert linear.products == 0.5 * (columns**2 * (7 + 8) + 6**2 * (8 * 16 + 1))
+    assert convolution.bytes == 4 * columns * 8 * 16
+    formed = 8 * features * (columns * 16 + 0.5 * columns**2)
+    pairs = 0.5 * 6**2 * (16**2 * features + 7 * 8 * 16 * (16 + 7))
+    assert convolution.products == min(formed, pairs)
+    back_through_linear, back_through_relu = columns * 128 * 7, columns * 128
+    assert plan.propagating == back_through_linear + back_through_relu + columns * 128
+    assert sum(stage.share for stage in stages) == pytest.approx(1.0)
+    assert stages[-2].how == f"eigh, R = {columns}"
+
+
+def test_nothing_of_the_model_s_size_is_allocated():
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(10**5, 10**5), nn.ReLU(), nn.Linear(10**5, 10))
+        inputs, targets = torch.empty(10**5, 10**5), torch.empty(10**5, dtype=torch.long)
+    plan, _ = estimate(model, nn.CrossEntropyLoss(), inputs, targets, [_request(model)])
+    assert plan.columns == 10**6
+    assert plan.bytes > 10**13
+    with pytest.raises(MemoryBudgetError, match=r"of at most \d+ samples"):
+        estimate(model, nn.CrossEntropyLoss(), inputs, targets, [_request(model)], memory_budget=10**11)
+
+
+@pytest.mark.parametrize("mc_samples", [0, 2])
+def test_the_estimate_is_the_plan_of_a_real_pass(monkeypatch, mc_samples):
+    model = nn.Sequential(nn.Conv1d(2, 4, 3), nn.Tanh(), nn.MaxPool1d(2), nn.Flatten(), nn.Linear(12, 5))
+    inputs, targets = torch.rand(4, 2, 8), torch.randint(0, 5, (4,))
+    estimated, _ = estimate(model, nn.CrossEntropyLoss(), inputs, targets, [_request(model)], mc_samples)
+    plans = []
+    original = finish.plan_of
+    monkeypatch.setattr(finish, "plan_of", lambda *given: plans.append(original(*given)) or plans[-1])
+    curvature = {"kind": "ggn-mc", "mc_samples": mc_samples} if mc_samples else {}
+    optimizer = DirectionalDampedNewton(extend(model).named_parameters(), curvature=curvature)
+    with optimizer.curvature():
+        extend(nn.CrossEntropyLoss())(model(inputs), targets).backward()
+    assert plans == [estimated]
