@@ -26,8 +26,8 @@ def check_nothing_missed(current: BackwardPass) -> None:
     if missed:
         raise CurvatureError(
             f"got a gradient but no curvature for {', '.join(missed)}: no extended module holds them. Extend the "
-            "model before the forward pass, model = backpack.extend(model), and do not compile it: hooks of a model "
-            "that torch.compile has compiled do not tell what the curvature needs."
+            "model before the forward pass, model = backpack.extend(model), and a model that torch.compile has "
+            "compiled before its first call: what is compiled by then does not see the extension."
         )
 
 
