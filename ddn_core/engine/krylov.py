@@ -75,7 +75,7 @@ def _ritz_pairs(matrix: Tensor, block: Tensor, count: int) -> tuple[Tensor, Tens
                 block = torch.linalg.qr((block - block @ known.T @ known).T)[0].T
         if number == blocks or number in CHECKS:
             evals, rotation = torch.linalg.eigh(projection[:size, :size], UPLO="U")
-            residuals = (rest @ rotation[last, -count:]).abs()  # not squared: the unit of the loss plays no role
+            residuals = (rest @ rotation[last, -count:]).square().sum(0).sqrt()
             converged = bool(residuals.max() <= tolerance * evals[-1])
             if converged:
                 break

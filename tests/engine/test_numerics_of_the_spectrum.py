@@ -136,6 +136,18 @@ def test_leading_eigenpairs_that_stand_out_converge(name, dtype):
     _assert_leading(matrix, *found, 5)
 
 
+@pytest.mark.parametrize("scale", [2.0**-80, 2.0**60], ids=["tiny", "huge"])
+@pytest.mark.parametrize("name", ["flat", "four orders of magnitude"])
+def test_leading_eigenpairs_do_not_depend_on_the_unit_of_the_loss(name, scale):
+    """Squares of residuals of a tiny matrix vanish in float32, and those of a huge one overflow."""
+    matrix = _matrix(name, 240, 5, torch.float32)
+    expected, found = leading_eigenpairs(matrix, 5), leading_eigenpairs(matrix * scale, 5)
+    assert (found is None) == (expected is None)
+    if found is not None:
+        assert torch.equal(found[0], expected[0] * scale)
+        assert torch.equal(found[1], expected[1])
+
+
 def test_leading_eigenpairs_that_do_not_converge_come_from_the_full_decomposition(monkeypatch):
     monkeypatch.setattr(krylov, "RESTARTS", 0)
     monkeypatch.setattr(krylov, "BLOCKS", 2)
