@@ -16,7 +16,7 @@ from ddn_core.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-PAGES = sorted(path for path in (ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / "docs" / f"{name}.md" for name in ("config", "engine", "migration", "plugins", "quickstart")]
 
 
 def blocks(text, language):
@@ -93,9 +93,14 @@ def test_what_the_readme_names_is_there():
         assert (ROOT / link).exists(), link
 
 
+def test_every_documentation_page_with_code_is_run():
+    assert sorted(page for page in (ROOT / "docs").glob("*.md") if blocks(page.read_text(), "python")) == PAGES
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_documentation_pages(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    assert blocks(page.read_text(), "python")
     run_python(page.read_text(), page.name)
 
 

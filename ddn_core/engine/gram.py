@@ -99,7 +99,7 @@ class GroupCurvature:
             return tuple(capture.gradients[key][None] for key in factor.parameters)
         share = 1 / capture.samples_grad if capture.reduction == "mean" else 1.0
         if factor.gradient is not None:
-            return factor.gradient.combine(capture.zeros(capture.samples_grad, 1) + share)
+            return factor.gradient.combine(capture.zeros(capture.samples_grad, 1) + share * capture.gradient_scale)
         assert capture.coefficients is not None
         weights = torch.zeros_like(capture.coefficients)
         weights[list(capture.grad)] = capture.coefficients[list(capture.grad)] * share

@@ -41,7 +41,7 @@ class EngineSource:
         """Return the directional gradients `[N_grad, K]`."""
         capture = self.data.capture
         if capture.coefficients is None:
-            return self._projections(directions, None)
+            return capture.gradient_scale * self._projections(directions, None)
         every = capture.all_samples(capture.grad)
         coefficients = capture.coefficients if every else capture.coefficients[list(capture.grad)]
         gammas = _weighted(self._projections(directions, capture.grad), coefficients)

@@ -173,8 +173,11 @@ def test_warning_is_silenced_by_zero_and_absent_when_nothing_is_dropped():
     names = [name for name, _ in problem.model.named_parameters()]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        run(problem, [group_of(problem, names, _all, _constant(1.0))], warn_small_eigvals=0)
-        run(problem, [group_of(problem, names, lambda evals: [len(evals) - 1], _constant(1.0))])
+        every = group_of(problem, names, _all, _constant(1.0))
+        directions = run(problem, [every], warn_small_eigvals=0).get_directions(every)
+        assert 0 < len(directions) < len(directions.all_evals)  # something was dropped
+        last = group_of(problem, names, lambda evals: [len(evals) - 1], _constant(1.0))
+        assert len(run(problem, [last]).get_directions(last)) == 1
 
 
 @pytest.mark.parametrize(

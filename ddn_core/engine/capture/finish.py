@@ -94,6 +94,7 @@ def capture_of(current: BackwardPass, settings: CaptureSettings) -> Capture:
         grad=_positions(grad, position) if in_span else (),
         samples_grad=len(grad),
         coefficients=coefficients,
+        gradient_scale=float(loss.samples) if loss.reduction == "mean" else 1.0,
         gradients={} if in_span or chosen.grad is not None else _own_gradients(current, parts, dtype),
         reduction=loss.reduction,
         loss=current.scale * float(loss.value),
@@ -145,10 +146,7 @@ def _in_span(current: BackwardPass, loss: LossCall, root: Tensor, some: Sequence
 
 def _gradients(current: BackwardPass, part: Part, grad: Sequence[int], dtype: torch.dtype) -> Columns:
     """Return the per-sample gradients of a part."""
-    gradients = part.call.output_gradient.to(dtype)
-    if current.loss.reduction == "mean":
-        gradients = gradients * current.loss.samples
-    columns = part.gradient(gradients, dtype)
+    columns = part.gradient(part.call.output_gradient, dtype)
     return columns if len(grad) == current.loss.samples else columns.select(grad)
 
 

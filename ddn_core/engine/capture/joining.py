@@ -55,6 +55,7 @@ def joined(captures: Sequence[Capture]) -> Capture:
         lambdas=_shifted([capture.lambdas for capture in captures], starts),
         grad=_shifted([capture.grad for capture in captures], starts) if in_span else (),
         samples_grad=total,
+        gradient_scale=1.0,  # each capture's is in its gradients
         coefficients=torch.cat(coefficients) if in_span else None,
         gradients={} if in_span else _sums(captures),
         loss=sum(capture.loss for capture in captures),
@@ -82,7 +83,8 @@ def _gradients(factors: Sequence[Factor], captures: Sequence[Capture], ratios: S
     found = []
     for factor, capture, ratio in zip(factors, captures, ratios, strict=True):
         if factor.gradient is not None:
-            found.append(factor.gradient.contracted(capture.zeros(factor.gradient.samples, 1) + ratio))
+            scale = capture.zeros(factor.gradient.samples, 1) + ratio * capture.gradient_scale
+            found.append(factor.gradient.contracted(scale))
         else:
             assert capture.coefficients is not None
             chosen = list(capture.grad)

@@ -29,6 +29,8 @@ class Capture:
         samples_grad: Number of samples in the gradient.
         coefficients: Coefficients of the per-sample gradients in the root's columns, `[samples, C]`: `g_n = V_n c_n`;
             `None` where the gradients are not in the span of V.
+        gradient_scale: By what the factors' gradients are multiplied to be those of the samples, not divided by their
+            number; no copy is made for it.
         gradients: By `id` of a parameter, its gradient; only where the gradients are not in the span of V and all
             samples are in the gradient.
         reduction: Reduction of the loss over the samples.
@@ -45,6 +47,7 @@ class Capture:
     grad: Sequence[int]
     samples_grad: int
     coefficients: Tensor | None
+    gradient_scale: float
     gradients: Mapping[int, Tensor]
     reduction: Literal["mean", "sum"]
     loss: float

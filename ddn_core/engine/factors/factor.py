@@ -14,7 +14,7 @@ class Factor:
     Attributes:
         parameters: `id` of each parameter, in the order of the columns' parts.
         root: Columns of V.
-        gradient: Per-sample gradients, one column for each sample, not divided by the number of samples; `None` where
+        gradient: Per-sample gradients, one column for each sample, up to the capture's `gradient_scale`; `None` where
             they are combinations of the root's columns.
     """
 
