@@ -6,13 +6,16 @@ and restarted from its Ritz vectors until the residuals are at rounding level.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Generator, Tensor
 
 BLOCKS = 16
 """Number of blocks that a Krylov basis grows to before it is restarted."""
-CHECKS = (5, 8, 11, 13)
-"""Numbers of blocks at which convergence is looked at, besides the last: that takes a small decomposition."""
+CHECKS = (5, 8)
+"""Numbers of blocks at which convergence is looked at, which takes a small decomposition; from then on it is looked at
+where the decrease of the residuals so far lets it be expected."""
 RESTARTS = 6
 """Number of restarts after which the method gives up."""
 LOST = 0.1
@@ -59,6 +62,7 @@ def _ritz_pairs(matrix: Tensor, block: Tensor, count: int) -> tuple[Tensor, Tens
     projection = matrix.new_zeros(blocks * width, blocks * width)
     tolerance = max(ROUNDING * torch.finfo(matrix.dtype).eps, 1e-12)
     trace = matrix.diagonal().sum().clamp(min=torch.finfo(matrix.dtype).tiny)  # squares of rounding errors can vanish
+    next_check = CHECKS[0]
     for number in range(1, blocks + 1):
         last, size = slice((number - 1) * width, number * width), number * width
         basis[last] = block
@@ -66,17 +70,27 @@ def _ritz_pairs(matrix: Tensor, block: Tensor, count: int) -> tuple[Tensor, Tens
         for _ in range(2):  # once leaves what is lost to cancellation
             overlaps = known @ image.T
             projection[:size, last] += overlaps
-            image = image - overlaps.T @ known
+            image.addmm_(overlaps.T, known, alpha=-1)
         block, rest = torch.linalg.qr(image.T)
         block = block.T
         smallest, largest = rest.diagonal().abs().min(), torch.maximum(overlaps.abs().max(), rest.abs().max())
         if bool(smallest <= LOST * largest):  # some rows are rounding errors: the space is nearly invariant
             for _ in range(2):
                 block = torch.linalg.qr((block - block @ known.T @ known).T)[0].T
-        if number == blocks or number in CHECKS:
+        if number in (next_check, blocks):
             evals, rotation = torch.linalg.eigh(projection[:size, :size], UPLO="U")
             residuals = (rest @ rotation[last, -count:]).square().sum(0).sqrt()
             converged = bool(residuals.max() <= tolerance * evals[-1])
             if converged:
                 break
+            next_check = next((check for check in CHECKS if check > number), 0)
+            if not next_check:
+                residual = float(residuals.max() / evals[-1])
+                next_check = number + _blocks_to_go(number, residual, tolerance)
     return evals * trace, rotation.T @ known, converged
+
+
+def _blocks_to_go(number: int, residual: float, tolerance: float) -> int:
+    """Return after how many more blocks a residual meets a tolerance, if it decreases as it did from 1 at the first."""
+    decrease = -math.log(residual) / (number - 1) if residual < 1 else 0.0
+    return max(1, math.ceil(math.log(residual / tolerance) / decrease)) if decrease else 1

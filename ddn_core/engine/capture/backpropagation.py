@@ -30,20 +30,20 @@ class _Builder:
     """Makes the columns of one part, chunk by chunk."""
 
     def __init__(self, part: Part, root: Tensor, whole: bool, slice_elements: int) -> None:
-        groups, outputs, features, positions = part.shape()
+        groups, outputs, features, positions = part.shape
         self._part, self._slice_elements = part, slice_elements
         self._input = part.input(root.dtype)
         self._takes_form = part.takes_form()
         last = (outputs, features) if self._takes_form else (outputs, positions)
         self._store = None if whole and not self._takes_form else root.new_empty(*root.shape[:2], groups, *last)
-        self._features: tuple[slice, Tensor] | None = None
 
     def add(self, samples: slice, columns: slice, backpropagated: Tensor) -> None:
         """Take in a chunk, `[b, a, *output]`."""
         values = self._part.positions(backpropagated)
         if self._store is None:
             # batch normalization goes on to overwrite what is propagated through it
-            self._store = values.clone() if isinstance(self._part.call.layer, BATCH_NORMS) else values
+            kept = values.clone() if isinstance(self._part.call.layer, BATCH_NORMS) else values
+            self._store = kept.contiguous()
         elif self._takes_form:
             self._form(self._store[samples, columns], samples, values)
         else:
@@ -59,9 +59,7 @@ class _Builder:
 
     def _form(self, place: Tensor, samples: slice, values: Tensor) -> None:
         if self._input.weight:
-            if self._features is None or self._features[0] != samples:
-                self._features = (samples, self._input.features(samples))
-            formed = form(values, self._features[1])
+            formed = form(values, self._input.features(samples))
             place[..., : formed.shape[-1]] = formed
         if self._input.bias:
             place[..., -1] = values.sum(-1)

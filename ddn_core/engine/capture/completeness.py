@@ -11,6 +11,9 @@ from ddn_core.engine.capture.backward_pass import BackwardPass, gradient_state
 from ddn_core.engine.capture.parts import Part
 from ddn_core.errors import CurvatureError
 
+Comparison = tuple[Part, Tensor, Tensor]
+"""A part, by how much its gradients deviate from their sum, and by how much they may."""
+
 
 def check_nothing_missed(current: BackwardPass) -> None:
     """Raise if a wanted parameter got a gradient, but no visited module holds it.
@@ -73,6 +76,7 @@ def check_gradients_add_up(current: BackwardPass, parts: Iterable[Part], dtype: 
         CurvatureError: They do not.
     """
     shared: dict[int, list[Part]] = {}
+    compared: list[Comparison] = []
     for part in parts:
         if part.formed:
             shared.setdefault(id(part.parameters[0]), []).append(part)
@@ -82,14 +86,15 @@ def check_gradients_add_up(current: BackwardPass, parts: Iterable[Part], dtype: 
         if len(known) == len(gradients):
             total = tuple(gradient.to(dtype)[None] for gradient in known)
             deviation, scale = part.gradient(part.call.output_gradient, dtype).check_sum(total)
-            _refuse_deviation(current, part, deviation, scale, known)
+            compared.append(_comparison(current, part, deviation, scale, known))
     for same in shared.values():
         gradient = gradient_of_pass(current, same[0].parameters[0])
         if gradient is not None:
             sums = [_gradient_sum(part, dtype) for part in same]
             deviation = (gradient.to(dtype) - torch.stack(sums).sum(0)).norm()
             scale = torch.stack(sums).norm() * len(sums) * current.loss.samples
-            _refuse_deviation(current, same[0], deviation, scale, [gradient])
+            compared.append(_comparison(current, same[0], deviation, scale, [gradient]))
+    _refuse_deviations(current, compared)
 
 
 def _gradient_sum(part: Part, dtype: torch.dtype) -> Tensor:
@@ -99,14 +104,25 @@ def _gradient_sum(part: Part, dtype: torch.dtype) -> Tensor:
     return gradient.combine(ones)[0][0]
 
 
-def _refuse_deviation(
+def _comparison(
     current: BackwardPass, part: Part, deviation: Tensor, scale: Tensor, gradients: Sequence[Tensor]
-) -> None:
+) -> Comparison:
+    """Return a part with its deviation, and what the deviation may be."""
     precision = max(torch.finfo(tensor.dtype).eps for tensor in (*gradients, part.call.output))
     for parameter in part.parameters:
         before = current.gradients_before[id(parameter)][2]
-        scale = scale + (0 if before is None else before.norm())
-    if bool(deviation > precision**0.5 * scale):
+        scale = scale if before is None else scale + before.norm()
+    return part, deviation, precision**0.5 * scale
+
+
+def _refuse_deviations(current: BackwardPass, compared: Sequence[Comparison]) -> None:
+    """Raise if a deviation is too large; all are looked at together, which waits for a device once."""
+    if not compared:
+        return
+    parts, deviations, bounds = zip(*compared, strict=True)
+    wrong = torch.stack(deviations) > torch.stack(bounds)
+    if bool(wrong.any()):
+        part = parts[wrong.tolist().index(True)]
         names = " and ".join(current.wanted[id(parameter)].name for parameter in part.parameters)
         raise CurvatureError(
             f"the per-sample gradients of {names} do not add up to its gradient. Either something beside the loss "

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import Module, functional
 
 from ddn_core.engine.capture.dropout import dropout_mask
+from ddn_core.engine.capture.memory_order import channels_last, ordered_like
 from ddn_core.engine.capture.tape import LayerCall
 from ddn_core.errors import CurvatureError
 
@@ -50,6 +51,11 @@ def _per_column(function: Callable[[Tensor], Tensor]) -> Backward:
     return backward
 
 
+def _product(slopes: Tensor) -> Backward:
+    """Return the map that multiplies the columns of each sample with its slopes, `[b, *output]`."""
+    return lambda columns: (columns.mul_(ordered_like(slopes, columns[:, 0])[:, None]),)
+
+
 def _linear(call: LayerCall, samples: slice, dtype: torch.dtype) -> Backward:
     weight = _parameter(call, "weight", dtype)
     return lambda columns: (columns @ weight,)
@@ -68,7 +74,7 @@ def _convolution(call: LayerCall, samples: slice, dtype: torch.dtype) -> Backwar
     transposed = TRANSPOSED[len(inputs)]
     return _per_column(
         lambda columns: transposed(
-            columns, weight, None, layer.stride, layer.padding, missing, layer.groups, layer.dilation
+            channels_last(columns), weight, None, layer.stride, layer.padding, missing, layer.groups, layer.dilation
         )
     )
 
@@ -79,9 +85,9 @@ def _transposed_convolution(call: LayerCall, samples: slice, dtype: torch.dtype)
     inputs = call.inputs[0].shape[2:]
     convolve, inside = CONVOLVE[len(inputs)], tuple(slice(size) for size in (None, None, *inputs))
     return _per_column(
-        lambda columns: convolve(columns, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)[
-            inside
-        ]
+        lambda columns: convolve(
+            channels_last(columns), weight, None, layer.stride, layer.padding, layer.dilation, layer.groups
+        )[inside]
     )
 
 
@@ -95,28 +101,34 @@ def _batch_norm(call: LayerCall, samples: slice, dtype: torch.dtype) -> Backward
 
 
 def _relu(call: LayerCall, samples: slice, dtype: torch.dtype) -> Backward:
-    slopes = (call.output[samples].detach() > 0).to(dtype)[:, None]
-    return lambda columns: (columns.mul_(slopes),)
+    return _product(call.output[samples].sign().to(dtype))
 
 
 def _elementwise(call: LayerCall, samples: slice, dtype: torch.dtype) -> Backward:
     """Return the product with the slopes, which autograd gives."""
     with torch.enable_grad():
         point = call.inputs[0][samples].detach().to(dtype).requires_grad_()
-        slopes = torch.autograd.grad(_forward(call.layer, point).sum(), point)[0][:, None]
-    return lambda columns: (columns.mul_(slopes),)
+        return _product(torch.autograd.grad(_forward(call.layer, point).sum(), point)[0])
+
+
+def _tanh(call: LayerCall, samples: slice, dtype: torch.dtype) -> Backward:
+    return _product(1 - _output(call, samples, dtype).square())
+
+
+def _sigmoid(call: LayerCall, samples: slice, dtype: torch.dtype) -> Backward:
+    output = _output(call, samples, dtype)
+    return _product(output * (1 - output))
 
 
 def _dropout(call: LayerCall, samples: slice, dtype: torch.dtype) -> Backward:
     if not call.layer.training:
         return lambda columns: (columns,)
-    mask = dropout_mask(call, samples, dtype)[:, None]
-    return lambda columns: (columns.mul_(mask),)
+    return _product(dropout_mask(call, samples, dtype))
 
 
 def _max_pooling(call: LayerCall, samples: slice, dtype: torch.dtype) -> Backward:
     layer: Any = call.layer
-    point = call.inputs[0][samples].detach().to(dtype)
+    point = channels_last(call.inputs[0][samples].to(dtype))
     pool = POOL[point.dim() - 2]
     _, places = pool(
         point,
@@ -199,6 +211,12 @@ def _forward(layer: Module, point: Tensor) -> Tensor:
     return result
 
 
+def _output(call: LayerCall, samples: slice, dtype: torch.dtype) -> Tensor:
+    """Return a layer's output, computed anew where it was rounded to a smaller dtype."""
+    output = call.output[samples]
+    return output if output.dtype == dtype else _forward(call.layer, call.inputs[0][samples].to(dtype))
+
+
 def _parameter(call: LayerCall, name: str, dtype: torch.dtype) -> Tensor:
     parameter: Tensor = getattr(call.layer, name)
     return parameter.detach().to(dtype)
@@ -211,6 +229,8 @@ JACOBIANS: dict[type[Module], Callable[[LayerCall, slice, torch.dtype], Backward
     **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), _batch_norm),
     nn.Embedding: _nothing,
     nn.ReLU: _relu,
+    nn.Sigmoid: _sigmoid,
+    nn.Tanh: _tanh,
     **dict.fromkeys(
         (
             nn.CELU,
@@ -225,10 +245,8 @@ JACOBIANS: dict[type[Module], Callable[[LayerCall, slice, torch.dtype], Backward
             nn.ReLU6,
             nn.SELU,
             nn.SiLU,
-            nn.Sigmoid,
             nn.Softplus,
             nn.Softsign,
-            nn.Tanh,
         ),
         _elementwise,
     ),

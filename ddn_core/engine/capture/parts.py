@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -39,8 +40,9 @@ class Part:
         """The parameters."""
         return tuple(getattr(self.call.layer, name) for name in self.names)
 
+    @cached_property
     def shape(self) -> tuple[int, int, int, int]:
-        """Return the numbers of groups, outputs, features and positions."""
+        """Numbers of groups, outputs, features and positions."""
         output = self.call.output
         _, _, groups, outputs, positions = self.family.positions(self.call.layer, output[:1, None]).shape
         weight: Any = self.call.layer.weight
@@ -69,7 +71,7 @@ class Part:
 
     def takes_form(self) -> bool:
         """Return whether the columns are kept formed: where that takes no more memory than the root does."""
-        _, _, features, positions = self.shape()
+        _, _, features, positions = self.shape
         return self.formed or features <= positions
 
 

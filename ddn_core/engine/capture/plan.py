@@ -220,7 +220,7 @@ def plan_of(
                 part.names,
                 type(part.call.layer).__name__,
                 group,
-                part.shape(),
+                part.shape,
                 "formed" if part.takes_form() else "structured",
                 samples,
                 per_sample,
@@ -278,7 +278,7 @@ def _operations(call: LayerCall) -> int:
     """Return the operations of the backpropagation of one column of one sample through a layer."""
     if type(call.layer) not in FAMILIES:
         return call.output[0].numel()
-    groups, outputs, features, positions = Part(call, ("weight",)).shape()
+    groups, outputs, features, positions = Part(call, ("weight",)).shape
     return groups * outputs * features * positions
 
 

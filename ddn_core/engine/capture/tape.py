@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Module
+from torch.nn import Module, Parameter
 
 Key = tuple[Any, ...]
 """What tells a tensor between modules: where its data lie, with shape and strides."""
@@ -67,13 +68,14 @@ class LayerCall:
             output_gradient=self.output_gradient[chosen],
         )
 
+    @cached_property
+    def parameters(self) -> dict[str, Parameter]:
+        """The layer's own parameters that a gradient is wanted of, by name."""
+        return {name: own for name, own in self.layer.named_parameters(recurse=False) if own.requires_grad}
+
     def wanted(self, parameters: Any) -> list[str]:
         """Return the names of the layer's own parameters that are among those with these `id`s."""
-        return [
-            name
-            for name, parameter in self.layer.named_parameters(recurse=False)
-            if parameter.requires_grad and id(parameter) in parameters
-        ]
+        return [name for name, parameter in self.parameters.items() if id(parameter) in parameters]
 
 
 def kept_inputs(layer: Any) -> Iterator[Tensor]:

@@ -84,9 +84,9 @@ class Columns(ABC):
         """Return how many bytes are held."""
 
 
-def block_length(rows: int) -> int:
+def block_length(rows: int, blocks: int = BLOCKS, least: int = BLOCK_ROWS) -> int:
     """Return how many rows of a Gram matrix are computed at a time."""
-    return max(BLOCK_ROWS, BLOCK_ROWS * -(-rows // (BLOCKS * BLOCK_ROWS)))
+    return max(least, BLOCK_ROWS * -(-rows // (blocks * BLOCK_ROWS)))
 
 
 def mirror(gram: Tensor) -> Tensor:

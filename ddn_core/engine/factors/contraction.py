@@ -17,6 +17,8 @@ def form(root: Tensor, features: Tensor) -> Tensor:
     samples, per_sample, groups, outputs, positions = root.shape
     if positions == 1:
         return root * features[:, None]
+    if outputs == features.shape[-1] == 1:
+        return (root * features[:, None].transpose(-1, -2)).sum(-1, keepdim=True)
     stacked = root.transpose(1, 2).reshape(samples, groups, per_sample * outputs, positions)
     columns = stacked @ features
     return columns.reshape(samples, groups, per_sample, outputs, features.shape[-1]).transpose(1, 2)

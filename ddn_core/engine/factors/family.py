@@ -75,4 +75,5 @@ class LayerFamily(ABC):
 
 def spread_numbers(count: int, like: Tensor) -> Tensor:
     """Return numbers between -1 and 1 without a pattern, the same each time, of a tensor's dtype and device."""
-    return torch.cos(torch.arange(1, count + 1, dtype=like.dtype, device=like.device) * 2.399963)
+    step = 2.399963
+    return torch.arange(step, step * (count + 0.5), step, dtype=like.dtype, device=like.device).cos_()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ddn_core.engine.factors.family import LayerFamily
+from ddn_core.engine.factors.family import LayerFamily, spread_numbers
 
 
 class LinearFamily(LayerFamily):
@@ -30,3 +30,8 @@ class LinearFamily(LayerFamily):
     def products(self, layer: nn.Linear, weights: Tensor) -> Tensor:
         """Return `[K, 1, out, in]`."""
         return weights[:, None]
+
+    def probe(self, layer: nn.Linear, values: Tensor, features: int) -> tuple[Tensor, Tensor]:
+        """Return a probe and its response."""
+        probe = spread_numbers(features, values)
+        return probe[None], (values @ probe).reshape(len(values), 1, -1)

@@ -45,6 +45,12 @@ FEATURE_ELEMENTS = 2**20
 BIAS_PROBE = 0.7371
 """Weight of the bias in the probe of `check_sum`."""
 
+HELD_ELEMENTS = 2**23
+"""Number of elements up to which an unfolded input is held while columns are formed for some outputs after others."""
+
+OUTER_BLOCKS, OUTER_ROWS = 4, 320
+"""As `columns.BLOCKS` and `columns.BLOCK_ROWS`, for products that take as much memory traffic as arithmetic."""
+
 SLICE_ELEMENTS = 2**22
 """Number of elements up to which columns are formed at a time: some MB, which a cache holds."""
 
@@ -181,21 +187,24 @@ class ProductColumns(Columns):
             total: The vector (K = 1).
         """
         given = dict(zip(self._input.names, total, strict=True))
-        expected = self._root.new_zeros(self._groups, self._outputs)
-        responses = self._root.new_zeros(self.samples, self._groups, self._positions)
+        root = self._root[:, 0]
         if "weight" in given:
             probe, responses = self._input.family.probe(self._input.layer, self._input.values, self._features)
-            products = self._input.family.products(self._input.layer, given["weight"])[0]
-            expected = (products @ probe[..., None])[..., 0]
+            expected = self._input.family.products(self._input.layer, given["weight"])[0] @ probe[..., None]
+        else:
+            expected = root.new_zeros(self._groups, self._outputs, 1)
+            responses = root.new_zeros(self.samples, self._groups, self._positions)
         if "bias" in given:
             responses = responses + BIAS_PROBE
-            expected = expected + BIAS_PROBE * given["bias"].reshape(self._groups, self._outputs)
-        if self._positions == 1:
-            found = torch.einsum("ngo,ng->go", self._root[:, 0, ..., 0], responses[..., 0])
+            bias = given["bias"].reshape(self._groups, self._outputs, 1)
+            expected = torch.add(expected, bias, alpha=BIAS_PROBE)
+        if self._groups == self._positions == 1:
+            found = root[:, 0, :, 0].T @ responses[..., 0]
         else:
-            found = (self._root[:, 0] @ responses[..., None])[..., 0].sum(0)
-        scale = (self._root.flatten(1).norm(dim=1) * responses.flatten(1).norm(dim=1)).sum()
-        return (found - expected).norm(), scale
+            found = (root @ responses[..., None]).sum(0)
+        norm = torch.linalg.vector_norm
+        scale = norm(root.flatten(1), dim=1) @ norm(responses.flatten(1), dim=1)
+        return norm(found - expected), scale
 
     def _slice_of(self, vectors: Parts, outputs: slice) -> Tensor:
         """Return the entries of the weights that belong to some outputs, `[K, size of the slice]`."""
@@ -203,26 +212,34 @@ class ProductColumns(Columns):
         return products[:, :, outputs].reshape(len(products), -1)
 
     def _slices(self) -> Iterator[tuple[slice, Tensor]]:
-        """Yield outputs and the columns of the weight formed for them, `[count, size of the slice]`."""
+        """Yield outputs and the columns of the weight formed for them, `[count, size of the slice]`.
+
+        They are to be used before the next ones are asked for, which overwrite them.
+        """
         if not self._input.weight:
             return
-        width = max(1, self._slice_elements // max(1, self.count * self._groups * self._features))
+        width = min(self._outputs, max(1, self._slice_elements // max(1, self.count * self._groups * self._features)))
+        unfolded = self.samples * self._groups * self._positions * self._features
+        features = self._input.features() if width < self._outputs and unfolded <= HELD_ELEMENTS else None
+        store = self._root.new_empty(self.count * width * self._features if self._groups == 1 else 0)
         for start in range(0, self._outputs, width):
             outputs = slice(start, min(start + width, self._outputs))
-            yield outputs, self._form(outputs).reshape(self.count, -1)
+            roots = self._root[:, :, :, outputs]
+            if self._groups > 1:
+                columns = form(roots, self._input.features() if features is None else features)
+            else:
+                columns = store[: self.count * roots.shape[3] * self._features]
+                self._form_into(columns.view(self.samples, -1, self._features), roots, features)
+            yield outputs, columns.reshape(self.count, -1)
 
-    def _form(self, outputs: slice) -> Tensor:
-        """Return the columns of the weight for some outputs, `[B, A, g, o, f]`; some samples are unfolded at a time."""
-        roots = self._root[:, :, :, outputs]
-        chunk = max(1, FEATURE_ELEMENTS // max(1, self._groups * self._positions * self._features))
-        if chunk >= self.samples or self._groups > 1:
-            return form(roots, self._input.features())
-        columns = roots.new_empty(self.samples, self.per_sample * roots.shape[3], self._features)
+    def _form_into(self, columns: Tensor, roots: Tensor, features: Tensor | None) -> None:
+        """Write columns `[B, A · o, f]` of one group; where the features are not given, some samples are unfolded."""
+        chunk = self.samples if features is not None else max(1, FEATURE_ELEMENTS // (self._positions * self._features))
         for start in range(0, self.samples, chunk):
             samples = slice(start, start + chunk)
             stacked = roots[samples].reshape(-1, columns.shape[1], self._positions)
-            torch.bmm(stacked, self._input.features(samples)[:, 0], out=columns[samples])
-        return columns.reshape(self.samples, self.per_sample, 1, -1, self._features)
+            others = self._input.features(samples) if features is None else features
+            torch.bmm(stacked, others[:, 0], out=columns[samples])
 
     def _bias_columns(self) -> Tensor:
         """Return the columns of the bias, `[count, g · o]`."""
@@ -231,7 +248,7 @@ class ProductColumns(Columns):
     def _row_blocks(self) -> Iterator[tuple[slice, slice]]:
         """Yield blocks of samples and the rows of the Gram matrix that are theirs."""
         single = self._positions > 1  # pairs of samples are taken one by one
-        width = 1 if single else max(1, block_length(self.count) // self.per_sample)
+        width = 1 if single else max(1, block_length(self.count, OUTER_BLOCKS, OUTER_ROWS) // self.per_sample)
         for start in range(0, self.samples, width):
             stop = min(start + width, self.samples)
             yield slice(start, stop), slice(start * self.per_sample, stop * self.per_sample)
