@@ -14,6 +14,7 @@ from ddn_core import DirectionalDampedNewton
 from ddn_core.cli.app import app
 from ddn_core.engine import GroupRequest, estimate
 from ddn_core.engine.capture import finish
+from ddn_core.engine.capture.plan import GRAM_COPIES
 from ddn_core.errors import MemoryBudgetError
 
 CONFIG = """
@@ -81,6 +82,17 @@ def test_counts_are_those_of_the_mathematics():
     assert stages[-2].how == f"eigh, R = {columns}"
 
 
+def test_each_group_s_eigensolver_holds_its_own_matrix():
+    model = nn.Sequential(nn.Linear(30, 20), nn.ReLU(), nn.Linear(20, 5))
+    inputs, targets = torch.rand(8, 30), torch.randint(0, 5, (8,))
+    requests = [GroupRequest({id(p): n for n, p in layer.named_parameters()}, None, False) for layer in (model[0],)]
+    requests.append(GroupRequest({id(model[2].bias): "bias"}, None, False))
+    _, stages = estimate(model, nn.CrossEntropyLoss(), inputs, targets, requests)
+    first, second = (stage.bytes for stage in stages if stage.stage == "eigensolver")
+    assert first == 4 * GRAM_COPIES * 40**2  # R = 40
+    assert second == 4 * (GRAM_COPIES * 5**2 + 2 * 40 * 5)  # P = 5, with the columns formed, twice
+
+
 def test_nothing_of_the_model_s_size_is_allocated():
     with torch.device("meta"):
         model = nn.Sequential(nn.Linear(10**5, 10**5), nn.ReLU(), nn.Linear(10**5, 10))
@@ -99,7 +111,7 @@ def test_the_estimate_is_the_plan_of_a_real_pass(monkeypatch, mc_samples):
     estimated, _ = estimate(model, nn.CrossEntropyLoss(), inputs, targets, [_request(model)], mc_samples)
     plans = []
     original = finish.plan_of
-    monkeypatch.setattr(finish, "plan_of", lambda *given: plans.append(original(*given)) or plans[-1])
+    monkeypatch.setattr(finish, "plan_of", lambda *given, **named: plans.append(original(*given, **named)) or plans[-1])
     curvature = {"kind": "ggn-mc", "mc_samples": mc_samples} if mc_samples else {}
     optimizer = DirectionalDampedNewton(extend(model).named_parameters(), curvature=curvature)
     with optimizer.curvature():

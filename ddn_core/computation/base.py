@@ -66,6 +66,18 @@ class Computation(ABC, Generic[S, R]):
     def _compute(self, capture: Capture, group: Group[S]) -> R:
         """Return the result of a group."""
 
+    @abstractmethod
+    def _fallbacks(self, result: R) -> tuple[str, ...]:
+        """Return what the eigensolver had to try for a result."""
+
+    def get_fallbacks(self, group: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return what the eigensolver had to try beyond the first attempt: `"eigh"`, `"float64"`, `"jitter"`.
+
+        Raises:
+            NoResultError: No backward pass has computed a result for this group.
+        """
+        return self._fallbacks(self._result(group))
+
     def get_extension(self) -> CurvatureCapture:
         """Return the extension for `with backpack(...)`."""
         return self._extension

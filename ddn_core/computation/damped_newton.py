@@ -71,3 +71,6 @@ class DirectionalDampedNewtonComputation(
         kept = "all" if step.uniform_damping is not None else len(step.directions)
         self._tell_kept(group, kept, capture)
         return step, step.step()
+
+    def _fallbacks(self, result: tuple[GroupStep, tuple[Tensor, ...]]) -> tuple[str, ...]:
+        return result[0].spectral.fallbacks

@@ -13,8 +13,10 @@ from ddn_core.engine import Capture
 from ddn_core.plugins.resolve import as_criterion
 from ddn_core.plugins.strategy import Criterion
 
+Derivatives = tuple[Tensor, Tensor, tuple[str, ...]]
 
-class DirectionalDerivativesComputation(DirectionalComputation[Criterion, tuple[Tensor, Tensor]]):
+
+class DirectionalDerivativesComputation(DirectionalComputation[Criterion, Derivatives]):
     """BackPACK extension and hook that compute the derivatives of each sample's loss along eigenvectors of the GGN.
 
     For a group with generalized Gauss-Newton matrix `G = V Vᵀ` and the eigenvectors `e_k` that its criterion chooses,
@@ -44,12 +46,15 @@ class DirectionalDerivativesComputation(DirectionalComputation[Criterion, tuple[
         Raises:
             NoResultError: No backward pass has computed derivatives for this group.
         """
-        return self._result(group)
+        return self._result(group)[:2]
 
     def _strategies(self, given: Mapping[str, Any], label: str) -> Criterion:
         return as_criterion(given["criterion"], label, self._warn)
 
-    def _compute(self, capture: Capture, group: Group[Criterion]) -> tuple[Tensor, Tensor]:
+    def _compute(self, capture: Capture, group: Group[Criterion]) -> Derivatives:
         directions = chosen_directions(capture, group)
         self._tell_kept(group, len(directions), capture)
-        return directions.gammas, directions.lambdas
+        return directions.gammas, directions.lambdas, directions.fallbacks
+
+    def _fallbacks(self, result: Derivatives) -> tuple[str, ...]:
+        return result[2]

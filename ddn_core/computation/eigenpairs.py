@@ -14,8 +14,10 @@ from ddn_core.engine import Capture
 from ddn_core.plugins.resolve import as_criterion
 from ddn_core.plugins.strategy import Criterion
 
+Eigenpairs = tuple[Tensor, list[Tensor], tuple[str, ...]]
 
-class EighComputation(Computation[Criterion, tuple[Tensor, list[Tensor]]]):
+
+class EighComputation(Computation[Criterion, Eigenpairs]):
     """BackPACK extension and hook that compute eigenpairs of the GGN of each parameter group.
 
     For a group with generalized Gauss-Newton matrix `G = V Vᵀ` the eigenpairs `G e_k = λ_k e_k` are computed that the
@@ -69,13 +71,17 @@ class EighComputation(Computation[Criterion, tuple[Tensor, list[Tensor]]]):
         Raises:
             NoResultError: No backward pass has computed eigenpairs for this group.
         """
-        evals, evecs = self._result(group)
+        evals, evecs, _ = self._result(group)
         return evals, list(evecs)
 
     def _strategies(self, given: Mapping[str, Any], label: str) -> Criterion:
         return as_criterion(given["criterion"], label, self._warn)
 
-    def _compute(self, capture: Capture, group: Group[Criterion]) -> tuple[Tensor, list[Tensor]]:
+    def _compute(self, capture: Capture, group: Group[Criterion]) -> Eigenpairs:
         directions = chosen_directions(capture, group)
         self._tell_kept(group, len(directions), capture)
-        return directions.evals, orthonormalized(directions.eigenvectors(), directions.evals)
+        vectors = orthonormalized(directions.eigenvectors(), directions.evals)
+        return directions.evals, vectors, directions.fallbacks
+
+    def _fallbacks(self, result: Eigenpairs) -> tuple[str, ...]:
+        return result[2]

@@ -11,8 +11,10 @@ from ddn_core.computation.base import Computation
 from ddn_core.computation.groups import Group
 from ddn_core.engine import Capture, group_eigenvalues
 
+Eigenvalues = tuple[Tensor, tuple[str, ...]]
 
-class EigvalshComputation(Computation[None, Tensor]):
+
+class EigvalshComputation(Computation[None, Eigenvalues]):
     """BackPACK extension and hook that compute the eigenvalues of the GGN of each parameter group.
 
     They are the R eigenvalues of the Gram matrix `VᵀV`, where the group has the generalized Gauss-Newton matrix
@@ -63,12 +65,15 @@ class EigvalshComputation(Computation[None, Tensor]):
         Raises:
             NoResultError: No backward pass has computed eigenvalues for this group.
         """
-        return self._result(group)
+        return self._result(group)[0]
 
     def _strategies(self, given: Mapping[str, Any], label: str) -> None:
         """Choose nothing: every eigenvalue is computed."""
 
-    def _compute(self, capture: Capture, group: Group[None]) -> Tensor:
-        evals = group_eigenvalues(capture, group.parameters)
+    def _compute(self, capture: Capture, group: Group[None]) -> Eigenvalues:
+        evals, fallbacks = group_eigenvalues(capture, group.parameters)
         self._tell(f"{group.label}: {len(evals)} eigenvalues")
-        return evals
+        return evals, fallbacks
+
+    def _fallbacks(self, result: Eigenvalues) -> tuple[str, ...]:
+        return result[1]

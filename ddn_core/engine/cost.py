@@ -103,13 +103,13 @@ def estimate(
         for own, original in zip(shadow.parameters(), model.parameters(), strict=True)
         if id(original) in group.names
     }
-    count = len(inputs) if samples is None else samples
-    calls, output = traced_calls(shadow, inputs[:count].to("meta"))
+    calls, output = traced_calls(shadow, inputs.to("meta"))
     parts = parts_of(calls, numbers)
     per_sample = mc_samples or output[0].numel()
     dtype = computing_dtype(output.dtype)
     part_groups = [numbers[id(part.parameters[0])] for part in parts]
-    plan = plan_of(calls, parts, part_groups, per_sample, dtype).within(memory_budget)
+    copies_gradients = mc_samples > 0 or samples is not None
+    plan = plan_of(calls, parts, part_groups, per_sample, dtype, samples, copies_gradients).within(memory_budget)
     return plan, _stages(plan, groups, _names(model, shadow, groups), parts)
 
 
@@ -137,7 +137,8 @@ def _stages(
         size = sum(planned.size for planned, _ in own)
         solver, operations = _solver(group, min(plan.columns, size))
         side = f"{solver}, P = {size}" if size < plan.columns else f"{solver}, R = {plan.columns}"
-        rows.append(StageEstimate(number, "eigensolver", plan.columns, side, operations, plan.gram_bytes, 0.0))
+        held = plan.gram_bytes_of(number)
+        rows.append(StageEstimate(number, "eigensolver", plan.columns, side, operations, held, 0.0))
         moved.append((SOLVER_SLOWNESS[solver] - 1) * operations * BYTES_PER_SECOND / OPERATIONS_PER_SECOND)
         combining = sum(planned.combining for planned, _ in own)
         rows.append(StageEstimate(number, "step", plan.columns, "V · w", combining, size * plan.itemsize, 0.0))

@@ -78,8 +78,8 @@ def group_directions(capture: Capture, parameters: Sequence[Tensor], largest: in
 
 
 @torch.no_grad()
-def group_eigenvalues(capture: Capture, parameters: Sequence[Tensor]) -> Tensor:
-    """Return all R eigenvalues of the Gram matrix of one group, ascending, without eigenvectors.
+def group_eigenvalues(capture: Capture, parameters: Sequence[Tensor]) -> tuple[Tensor, tuple[str, ...]]:
+    """Return all R eigenvalues of the Gram matrix of one group, ascending, and the fallbacks that were needed.
 
     Numerically zero ones are what the solver gave; where the GGN is smaller, it was decomposed, and the eigenvalues
     that only the Gram matrix has are exactly zero.
@@ -90,10 +90,10 @@ def group_eigenvalues(capture: Capture, parameters: Sequence[Tensor]) -> Tensor:
     """
     curvature = GroupCurvature.of(capture, parameters)
     if curvature.size >= capture.columns:
-        return eigenvalues(curvature.gram)[0]
+        return eigenvalues(curvature.gram)
     columns = curvature.formed()
-    evals, _ = eigenvalues(columns.T @ columns)
-    return torch.cat([evals.new_zeros(capture.columns - len(evals)), evals])
+    evals, fallbacks = eigenvalues(columns.T @ columns)
+    return torch.cat([evals.new_zeros(capture.columns - len(evals)), evals]), fallbacks
 
 
 def _directions(basis: GroupCurvature, data: GroupCurvature, largest: int | None) -> Directions:

@@ -17,7 +17,13 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import parameters_to_vector
 
-from ddn_core import DirectionalDampedNewton, DirectionalDampedNewtonComputation, EigvalshComputation
+from ddn_core import (
+    DirectionalDampedNewton,
+    DirectionalDampedNewtonComputation,
+    DirectionalDerivativesComputation,
+    EighComputation,
+    EigvalshComputation,
+)
 from ddn_core.engine import Choice, CurvatureCapture, Wanted, damped_newton_step, group_directions, krylov
 from ddn_core.engine.krylov import leading_eigenpairs
 from ddn_core.engine.spectrum import eigendecompose
@@ -229,7 +235,9 @@ def _results(dtype, group):
     computation = DirectionalDampedNewtonComputation()
     with backpack(*computation.get_extensions(), extension_hook=computation.get_extension_hook([group])):
         loss_function(model(inputs), targets).backward()
-    return computation.get_result(group), computation.get_directions(group).fallbacks
+    fallbacks = computation.get_directions(group).fallbacks
+    assert computation.get_fallbacks(group) == fallbacks
+    return computation.get_result(group), fallbacks
 
 
 def _optimizer_step(dtype, table):
@@ -288,22 +296,39 @@ def test_fallbacks_of_a_solved_step_are_told_when_its_spectrum_is_read(monkeypat
     assert optimizer.last_step[0].fallbacks == ("float64",)
 
 
+def _first_result(computation):
+    """Return the first (or only) tensor of a computation's result for one group, and the fallbacks that it tells."""
+    model, loss_function, inputs, targets = _classifier()
+    model, loss_function = extend(copy.deepcopy(model)), extend(copy.deepcopy(loss_function))
+    group = {"params": list(model.parameters()), "criterion": ALL}
+    with backpack(*computation.get_extensions(), extension_hook=computation.get_extension_hook([group])):
+        loss_function(model(inputs), targets).backward()
+    result = computation.get_result(group)
+    return (result if isinstance(result, torch.Tensor) else result[0]), computation.get_fallbacks(group)
+
+
+@pytest.mark.parametrize("computation", [EighComputation, DirectionalDerivativesComputation])
+def test_computations_tell_the_fallbacks(computation, monkeypatch):
+    expected, none = _first_result(computation())
+    assert none == ()
+    _failing(monkeypatch, float32=99, float64=1)
+    found, told = _first_result(computation())
+    assert told == ("float64", "jitter")
+    assert _difference(found, expected) < 1e-3
+
+
 def test_eigenvalues_alone_have_the_fallbacks_too(monkeypatch):
-    def eigenvalues():
-        model, loss_function, inputs, targets = _classifier()
-        model, loss_function = extend(copy.deepcopy(model)), extend(copy.deepcopy(loss_function))
-        group, computation = {"params": list(model.parameters())}, EigvalshComputation()
-        with backpack(*computation.get_extensions(), extension_hook=computation.get_extension_hook([group])):
-            loss_function(model(inputs), targets).backward()
-        return computation.get_result(group)
 
     def fails(matrix):
         raise torch.linalg.LinAlgError("did not converge")
 
-    expected = eigenvalues()
+    expected, none = _first_result(EigvalshComputation())
+    assert none == ()
     monkeypatch.setattr(torch.linalg, "eigvalsh", fails)
     _failing(monkeypatch, float32=99, float64=1)
-    assert _difference(eigenvalues(), expected) < 1e-6
+    found, told = _first_result(EigvalshComputation())
+    assert told == ("float64", "jitter")
+    assert _difference(found, expected) < 1e-6
 
 
 @pytest.mark.parametrize("table", [RELATIVE, LEADING], ids=["all", "top-5"])

@@ -85,7 +85,7 @@ def check_gradients_add_up(current: BackwardPass, parts: Iterable[Part], dtype: 
         known = [gradient for gradient in gradients if gradient is not None]
         if len(known) == len(gradients):
             total = tuple(gradient.to(dtype)[None] for gradient in known)
-            deviation, scale = part.gradient(part.call.output_gradient, dtype).check_sum(total)
+            deviation, scale = part.gradient(dtype).check_sum(total)
             compared.append(_comparison(current, part, deviation, scale, known))
     for same in shared.values():
         gradient = gradient_of_pass(current, same[0].parameters[0])
@@ -99,7 +99,7 @@ def check_gradients_add_up(current: BackwardPass, parts: Iterable[Part], dtype: 
 
 def _gradient_sum(part: Part, dtype: torch.dtype) -> Tensor:
     """Return the sum of the per-sample gradients of a part's one parameter, from one layer that holds it."""
-    gradient = part.gradient(part.call.output_gradient, dtype)
+    gradient = part.gradient(dtype)
     ones = torch.ones(gradient.count, 1, dtype=dtype, device=part.call.output.device)
     return gradient.combine(ones)[0][0]
 

@@ -19,7 +19,9 @@ def dropout_mask(call: LayerCall, samples: slice, dtype: torch.dtype) -> Tensor:
     """Return the mask that the forward pass drew, times 1 / (1 - p), for some samples."""
     layer: Any = call.layer
     values, output = call.inputs[0][samples].detach(), call.output[samples].detach()
-    before = call.output_gradient[samples] if call.input_gradient is None else call.input_gradient[samples]
-    kept_by_gradient = (before != 0) | (call.output_gradient[samples] == 0)
+    assert call.output_gradient is not None  # `needs_output_gradient` has seen to it
+    behind = call.output_gradient[samples]
+    before = behind if call.input_gradient is None else call.input_gradient[samples]
+    kept_by_gradient = (before != 0) | (behind == 0)
     kept: Tensor = torch.where(values != 0, output != 0, kept_by_gradient)
     return kept.to(dtype) / (1 - layer.p) if layer.p < 1 else torch.zeros_like(kept, dtype=dtype)

@@ -71,15 +71,21 @@ def capture_of(current: BackwardPass, settings: CaptureSettings) -> Capture:
     lambdas = ggn if chosen.lambdas is None else chosen.lambdas
     grad = every if chosen.grad is None else chosen.grad
     some = None if len(ggn) == len(every) else sorted({*ggn, *lambdas})  # all samples have no need of an index
+    can_be_in_span = not settings.mc_samples and (some is None or set(grad) <= set(some))
+    plan = plan_of(
+        current.calls,
+        parts,
+        [groups[id(part.parameters[0])] for part in parts],
+        per_sample=settings.mc_samples or loss.output[0].numel(),
+        dtype=dtype,
+        selected=None if some is None else len(some),
+        copies_gradients=chosen.grad is None and not can_be_in_span,
+    ).within(settings.budget_on(loss.output.device))
     calls = current.calls if some is None else [call.select(some) for call in current.calls]
     selected = {id(call): other for call, other in zip(current.calls, calls, strict=True)}
     own_parts = [Part(selected[id(part.call)], part.names, part.formed) for part in parts]
-    part_groups = [groups[id(part.parameters[0])] for part in parts]
-    per_sample = settings.mc_samples or loss.output[0].numel()
-    plan = plan_of(calls, own_parts, part_groups, per_sample, dtype).within(settings.budget_on(loss.output.device))
     root = loss_root(loss, some, settings.mc_samples, settings.generator(loss.output.device))
-    covered = some is None or set(grad) <= set(some)
-    in_span = not settings.mc_samples and covered and _in_span(current, loss, root, some)
+    in_span = can_be_in_span and _in_span(current, loss, root, some)
     scale = _root_scale(current, len(ggn))
     columns = propagate(calls, own_parts, root * scale, key_of(current.loss.output), plan)
     gradients = [None if in_span else _gradients(current, part, grad, dtype) for part in parts]
@@ -146,7 +152,7 @@ def _in_span(current: BackwardPass, loss: LossCall, root: Tensor, some: Sequence
 
 def _gradients(current: BackwardPass, part: Part, grad: Sequence[int], dtype: torch.dtype) -> Columns:
     """Return the per-sample gradients of a part."""
-    columns = part.gradient(part.call.output_gradient, dtype)
+    columns = part.gradient(dtype)
     return columns if len(grad) == current.loss.samples else columns.select(grad)
 
 

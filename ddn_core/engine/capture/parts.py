@@ -64,9 +64,10 @@ class Part:
             self.names,
         )
 
-    def gradient(self, gradients: Tensor, dtype: torch.dtype) -> ProductColumns:
-        """Return the per-sample gradients, from those at the layer's output, `[B, *output]`."""
-        root = self.positions(gradients.to(dtype)[:, None])
+    def gradient(self, dtype: torch.dtype) -> ProductColumns:
+        """Return the per-sample gradients, divided as the loss divides them."""
+        assert self.call.output_gradient is not None  # the layer has parameters
+        root = self.positions(self.call.output_gradient.to(dtype)[:, None])
         return ProductColumns(root, self.input(dtype))
 
     def takes_form(self) -> bool:

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ddn_core.engine.capture.part_plan import PartPlan, part_plan
 from ddn_core.engine.capture.parts import Part
 from ddn_core.engine.capture.tape import LayerCall, leads_to_parameters
 from ddn_core.engine.factors import FAMILIES
-from ddn_core.engine.factors.contraction import Contraction, cheapest_contraction
 from ddn_core.engine.factors.product import SLICE_ELEMENTS
 from ddn_core.errors import MemoryBudgetError
 
@@ -30,41 +30,6 @@ with a copy and a factor of it in float64."""
 
 
 @dataclass(frozen=True)
-class PartPlan:
-    """What one factor takes.
-
-    Attributes:
-        names: Names of the parameters in their layer.
-        layer: Kind of the layer.
-        group: Number of the parameters' group.
-        size: Number of entries of the parameters.
-        shape: Numbers of groups, outputs, features and positions.
-        kept: `"formed"` for the columns themselves, `"structured"` for root and input.
-        contraction: The way to the Gram matrix.
-        forming: Operations to form the columns that are kept formed.
-        products: Operations of the Gram matrix.
-        combining: Operations of V · w for one w.
-        bytes: What is held.
-        slice_bytes: What its products hold beside that, at least.
-        feature_bytes: What its unfolded input holds, while columns are formed.
-    """
-
-    names: tuple[str, ...]
-    layer: str
-    group: int
-    size: int
-    shape: tuple[int, int, int, int]
-    kept: str
-    contraction: Contraction
-    forming: float
-    products: float
-    combining: float
-    bytes: int
-    slice_bytes: int
-    feature_bytes: int
-
-
-@dataclass(frozen=True)
 class CapturePlan:
     """What a pass takes, and how it is made.
 
@@ -77,6 +42,9 @@ class CapturePlan:
         sample_elements: Number of elements that the slopes of one sample take at most.
         propagating: Operations of the backpropagation of all columns.
         itemsize: Bytes of a number.
+        activation_bytes: What the layers' inputs, outputs and gradients take for one sample.
+        selects: Whether those of the samples that columns are propagated for are copied.
+        copies_gradients: Whether the parameters' gradients are copied: they are not combinations of columns.
         chunk_elements: Number of elements up to which columns are propagated at a time.
         slice_elements: Number of elements up to which columns are formed at a time.
     """
@@ -89,6 +57,9 @@ class CapturePlan:
     sample_elements: int
     propagating: float
     itemsize: int
+    activation_bytes: int
+    selects: bool
+    copies_gradients: bool
     chunk_elements: int = CHUNK_ELEMENTS
     slice_elements: int = SLICE_ELEMENTS
 
@@ -103,15 +74,22 @@ class CapturePlan:
         return sum(part.bytes for part in self.parts)
 
     @property
+    def copied_bytes(self) -> int:
+        """What is copied of the pass before columns are propagated, or kept of its gradients."""
+        gradients = self.itemsize * sum(part.size for part in self.parts)
+        selection = self.samples * self.activation_bytes
+        return gradients * self.copies_gradients + selection * self.selects
+
+    @property
     def gram_bytes(self) -> int:
-        """What the Gram matrix of a group and its eigenvectors hold; of the GGN, where a group has fewer parameters."""
-        sizes: dict[int, int] = {}
-        for part in self.parts:
-            sizes[part.group] = sizes.get(part.group, 0) + part.size
-        sides = [(min(size, self.columns), size) for size in sizes.values()] or [(0, 0)]
-        return self.itemsize * max(
-            GRAM_COPIES * side**2 + (2 * self.columns * size if size < self.columns else 0) for side, size in sides
-        )
+        """The most that the Gram matrix of a group and its eigenvectors hold."""
+        return max((self.gram_bytes_of(group) for group in {part.group for part in self.parts}), default=0)
+
+    def gram_bytes_of(self, group: int) -> int:
+        """Return what a group's Gram matrix and its eigenvectors hold; its GGN, if it has fewer parameters."""
+        size = sum(part.size for part in self.parts if part.group == group)
+        formed = 2 * self.columns * size if size < self.columns else 0
+        return self.itemsize * (GRAM_COPIES * min(size, self.columns) ** 2 + formed)
 
     @property
     def chunk_bytes(self) -> int:
@@ -138,7 +116,7 @@ class CapturePlan:
     @property
     def bytes(self) -> int:
         """The most that is held at a time, beyond what forward and backward pass hold."""
-        return self.factor_bytes + max(self.chunk_bytes, self.gram_bytes + self.products_bytes)
+        return self.copied_bytes + self.factor_bytes + max(self.chunk_bytes, self.gram_bytes + self.products_bytes)
 
     def within(self, budget: int | None) -> CapturePlan:
         """Return the plan with chunks and slices as small as a budget wants them.
@@ -162,22 +140,36 @@ class CapturePlan:
     def _with(self, chunk: int, slices: int) -> CapturePlan:
         return replace(self, chunk_elements=chunk, slice_elements=slices)
 
-    def _needed(self, samples: int, per_sample: int) -> int:
-        """Return how much the smallest chunks and slices would need, for other numbers of columns."""
+    def _needed(self, samples: int, per_sample: int, selects: bool, copies_gradients: bool) -> int:
+        """Return how much the smallest chunks and slices would need, for other numbers of columns and other copies."""
         parts = tuple(
-            _part_plan(part.names, part.layer, part.group, part.shape, part.kept, samples, per_sample, self.itemsize)
+            part_plan(part.names, part.layer, part.group, part.shape, part.kept, samples, per_sample, self.itemsize)
             for part in self.parts
         )
-        return replace(self, parts=parts, samples=samples, per_sample=per_sample)._with(1, 1).bytes
+        other = replace(self, parts=parts, samples=samples, per_sample=per_sample)
+        return replace(other, selects=selects, copies_gradients=copies_gradients)._with(1, 1).bytes
+
+    def _most_samples(self, budget: int, selects: bool) -> int:
+        """Return how many samples would fit, 0 if none: those of a batch, or some that are selected from one."""
+        for samples in range(self.samples - 1, 0, -1):
+            if self._needed(samples, self.per_sample, selects, selects or self.copies_gradients) <= budget:
+                return samples
+        return 0
+
+    def _most_monte_carlo_samples(self, budget: int) -> int:
+        """Return how many Monte-Carlo samples would fit in place of this number of columns, 0 if none."""
+        for per_sample in range(self.per_sample - 1, 0, -1):
+            if self._needed(self.samples, per_sample, self.selects, True) <= budget:
+                return per_sample
+        return 0
 
     def _too_large(self, needed: int, budget: int) -> str:
         """Return what is needed, and what would fit."""
-        fitting = [samples for samples in range(1, self.samples) if self._needed(samples, self.per_sample) <= budget]
         advice = []
-        if fitting:
-            advice.append(f"batches, or a subsampling_ggn, of at most {fitting[-1]} samples")
-        if self.per_sample > 1 and self._needed(self.samples, 1) <= budget:
-            most = max(m for m in range(1, self.per_sample) if self._needed(self.samples, m) <= budget)
+        for name, selects in (("batches", False), ("a subsampling_ggn", True)):
+            if most := self._most_samples(budget, selects):
+                advice.append(f"{name} of at most {most} samples")
+        if most := self._most_monte_carlo_samples(budget):
             advice.append(f"at most {most} Monte-Carlo samples (kind = 'ggn-mc', mc_samples = {most})")
         groups = {part.group for part in self.parts}
         alone = {
@@ -197,7 +189,13 @@ class CapturePlan:
 
 
 def plan_of(
-    calls: Sequence[LayerCall], parts: Sequence[Part], groups: Sequence[int], per_sample: int, dtype: torch.dtype
+    calls: Sequence[LayerCall],
+    parts: Sequence[Part],
+    groups: Sequence[int],
+    per_sample: int,
+    dtype: torch.dtype,
+    selected: int | None = None,
+    copies_gradients: bool = False,
 ) -> CapturePlan:
     """Return what curvature takes, without a limit.
 
@@ -207,16 +205,18 @@ def plan_of(
         groups: Number of the group of each part.
         per_sample: Number of columns for each sample.
         dtype: Dtype that curvature is computed in.
+        selected: Number of samples that columns are propagated for, if not for all.
+        copies_gradients: Whether the parameters' gradients are copied.
     """
     itemsize = torch.empty(0, dtype=dtype).element_size()
-    samples = len(calls[0].output) if calls else 0
+    samples = (len(calls[0].output) if calls else 0) if selected is None else selected
     wanted = {id(parameter) for part in parts for parameter in part.parameters}
     leading = leads_to_parameters(calls, wanted)
     passed = [call for call in calls if any(key in leading for key in call.input_keys)]
     reached = [call for call in calls if call.output_key in leading]
     return CapturePlan(
         parts=tuple(
-            _part_plan(
+            part_plan(
                 part.names,
                 type(part.call.layer).__name__,
                 group,
@@ -235,42 +235,9 @@ def plan_of(
         sample_elements=2 * sum(call.output[0].numel() for call in passed),
         propagating=float(samples * per_sample * sum(_operations(call) for call in passed)),
         itemsize=itemsize,
-    )
-
-
-def _part_plan(
-    names: tuple[str, ...],
-    layer: str,
-    group: int,
-    shape: tuple[int, int, int, int],
-    kept: str,
-    samples: int,
-    per_sample: int,
-    itemsize: int,
-) -> PartPlan:
-    groups, outputs, features, positions = shape
-    columns, size = samples * per_sample, groups * outputs * features
-    formed = kept == "formed"
-    contraction, operations = cheapest_contraction(samples, per_sample, *shape)
-    root = groups * outputs * positions
-    if formed or contraction == "outer":
-        slice_elements = 0
-    else:
-        slice_elements = per_sample * outputs * positions if contraction == "pairs" else 2 * columns * groups * features
-    return PartPlan(
-        names=names,
-        layer=layer,
-        group=group,
-        size=size,
-        shape=shape,
-        kept=kept,
-        contraction="formed" if formed else contraction,
-        forming=float(columns * size * positions) if formed else 0.0,
-        products=0.5 * columns**2 * size if formed else operations,
-        combining=float(columns * size if formed else columns * root + samples * size * positions),
-        bytes=columns * (size if formed else root) * itemsize,
-        slice_bytes=slice_elements * itemsize,
-        feature_bytes=samples * groups * features * positions * itemsize,
+        activation_bytes=sum(call.sample_bytes for call in calls),
+        selects=selected is not None,
+        copies_gradients=copies_gradients,
     )
 
 

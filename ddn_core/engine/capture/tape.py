@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Module, Parameter
+from torch.nn import Dropout, Module, Parameter
 
 Key = tuple[Any, ...]
 """What tells a tensor between modules: where its data lie, with shape and strides."""
@@ -29,8 +29,8 @@ class LayerCall:
         layer: Layer.
         inputs: Its inputs, samples along the first axis.
         output: Its output.
-        input_gradient: Gradient with respect to the first input, `None` if that needs none.
-        output_gradient: Gradient with respect to the output.
+        input_gradient: Gradient with respect to the input of dropout; `None` for other layers, or if it needs none.
+        output_gradient: Gradient with respect to the output, `None` if it is not needed any more.
         input_keys: Keys of the inputs.
         output_key: Key of the output.
     """
@@ -39,7 +39,7 @@ class LayerCall:
     inputs: tuple[Tensor, ...]
     output: Tensor
     input_gradient: Tensor | None
-    output_gradient: Tensor
+    output_gradient: Tensor | None
     input_keys: tuple[Key, ...]
     output_key: Key
 
@@ -51,8 +51,8 @@ class LayerCall:
             layer,
             inputs,
             layer.output.detach(),
-            input_gradient,
-            output_gradient.detach(),
+            input_gradient if isinstance(layer, Dropout) else None,
+            output_gradient.detach() if needs_output_gradient(layer) else None,
             tuple(key_of(tensor) for tensor in inputs),
             key_of(layer.output),
         )
@@ -65,8 +65,14 @@ class LayerCall:
             inputs=tuple(tensor[chosen] for tensor in self.inputs),
             output=self.output[chosen],
             input_gradient=None if self.input_gradient is None else self.input_gradient[chosen],
-            output_gradient=self.output_gradient[chosen],
+            output_gradient=None if self.output_gradient is None else self.output_gradient[chosen],
         )
+
+    @property
+    def sample_bytes(self) -> int:
+        """What inputs, output and gradients take for one sample."""
+        held = (*self.inputs, self.output, self.input_gradient, self.output_gradient)
+        return sum(tensor[0].numel() * tensor.element_size() for tensor in held if tensor is not None)
 
     @cached_property
     def parameters(self) -> dict[str, Parameter]:
@@ -76,6 +82,11 @@ class LayerCall:
     def wanted(self, parameters: Any) -> list[str]:
         """Return the names of the layer's own parameters that are among those with these `id`s."""
         return [name for name, parameter in self.parameters.items() if id(parameter) in parameters]
+
+
+def needs_output_gradient(layer: Module) -> bool:
+    """Return whether the gradient at a layer's output is needed after the pass: for its parameters, or for its mask."""
+    return isinstance(layer, Dropout) or any(own.requires_grad for own in layer.parameters(recurse=False))
 
 
 def kept_inputs(layer: Any) -> Iterator[Tensor]:

@@ -6,11 +6,11 @@ from typing import Any
 
 from backpack import disable as backpack_disabled
 from torch import Tensor
-from torch.nn import Module
+from torch.nn import Dropout, Module
 
 from ddn_core.engine.capture.jacobians import JACOBIANS
 from ddn_core.engine.capture.layers import check_layer, unsupported_layer
-from ddn_core.engine.capture.tape import LayerCall
+from ddn_core.engine.capture.tape import LayerCall, needs_output_gradient
 
 
 def traced_calls(model: Module, inputs: Tensor) -> tuple[list[LayerCall], Tensor]:
@@ -41,7 +41,9 @@ def traced_calls(model: Module, inputs: Tensor) -> tuple[list[LayerCall], Tensor
             return
         check_layer(module)
         tensors = tuple(tensor for tensor in given if isinstance(tensor, Tensor))
-        calls.append(LayerCall(module, tensors, output, None, output, tuple(map(key, tensors)), key(output)))
+        before = tensors[0] if isinstance(module, Dropout) else None
+        behind = output if needs_output_gradient(module) else None
+        calls.append(LayerCall(module, tensors, output, before, behind, tuple(map(key, tensors)), key(output)))
 
     handles = [module.register_forward_hook(note) for module in model.modules()]
     try:

@@ -1,0 +1,83 @@
+"""Small models that memory is looked at with, and a trainer that tells what it did."""
+
+from __future__ import annotations
+
+import torch
+from backpack import extend
+from torch import nn
+from torch.nn.utils import parameters_to_vector
+
+from ddn_core import DirectionalDampedNewton
+from ddn_core.engine.capture import finish
+
+ALL, TOP = {"kind": "all"}, {"kind": "top-k", "k": 3}
+CONSTANT = {"kind": "constant", "value": 0.1}
+
+
+def _convolutions(samples=12):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(2, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 3), nn.Tanh(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(20, 4)
+    )
+    return model, torch.randn(samples, 2, 8, 8), torch.arange(samples) % 4
+
+
+def _perceptron(samples=12):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(7, 9), nn.Tanh(), nn.Linear(9, 8), nn.ReLU(), nn.Linear(8, 4))
+    return model, torch.randn(samples, 7), torch.arange(samples) % 4
+
+
+def _sequence(samples=12):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.Sigmoid(), nn.Linear(5, 3), nn.Flatten(), nn.Linear(12, 4))
+    return model, torch.randn(samples, 4, 6), torch.arange(samples) % 4
+
+
+def _curve(samples=12):
+    torch.manual_seed(0)
+    return (
+        nn.Sequential(nn.Linear(1, 5), nn.Tanh(), nn.Linear(5, 4)),
+        torch.randn(samples, 1),
+        torch.arange(samples) % 4,
+    )
+
+
+MODELS = {"convolutions": _convolutions, "perceptron": _perceptron, "sequence": _sequence, "a curve": _curve}
+CURVATURES = {"exact": {}, "Monte Carlo": {"kind": "ggn-mc", "mc_samples": 6, "seed": 0}}
+
+
+class Trainer:
+    """A model in float64 with an optimizer, and what its passes did."""
+
+    def __init__(self, make, criterion=ALL, damping=CONSTANT, groups=None, samples=12, **curvature):
+        self.model, self.inputs, self.targets = make(samples)
+        self.model, self.inputs = extend(self.model.double()), self.inputs.double()
+        self.loss_function = extend(nn.CrossEntropyLoss())
+        groups = groups or [["*"]]
+        tables = [{"params": names, "criterion": criterion, "damping": damping} for names in groups]
+        self.optimizer = DirectionalDampedNewton(self.model.named_parameters(), tables, curvature=curvature)
+
+    def backward(self):
+        self.optimizer.zero_grad()
+        with self.optimizer.curvature():
+            self.loss_function(self.model(self.inputs), self.targets).backward()
+
+    def step(self):
+        """Return the move of a step."""
+        before = parameters_to_vector(self.model.parameters()).detach().clone()
+        self.backward()
+        self.optimizer.step()
+        return parameters_to_vector(self.model.parameters()).detach() - before
+
+
+def noted_plans(monkeypatch):
+    """Return a list that the plan of each pass is added to."""
+    plans, propagate = [], finish.propagate
+
+    def note(calls, parts, root, output_key, plan):
+        plans.append(plan)
+        return propagate(calls, parts, root, output_key, plan)
+
+    monkeypatch.setattr(finish, "propagate", note)
+    return plans

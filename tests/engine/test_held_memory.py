@@ -1,0 +1,134 @@
+"""What is held, and for how long: nothing of a step outlives it."""
+
+from __future__ import annotations
+
+import gc
+import os
+import warnings
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+from backpack import backpack, extend
+from torch import nn
+
+from ddn_core import DirectionalDampedNewtonComputation
+from ddn_core.engine.capture import finish
+from tests.engine.memory_cases import ALL, CONSTANT, CURVATURES, MODELS, TOP, Trainer
+
+
+def _held(monkeypatch):
+    """Return a list that weak references to the factors of each capture, and to what layers were given, are added to."""
+    held, capture_of = [], finish.capture_of
+
+    def note(current, settings):
+        capture = capture_of(current, settings)
+        held.extend(weakref.ref(factor.root) for factor in capture.factors)
+        for factor in capture.factors:
+            held.extend(weakref.ref(value) for value in vars(factor.root).values() if isinstance(value, torch.Tensor))
+        for call in current.calls:
+            kept = (*call.inputs[1:], call.output, call.output_gradient)
+            held.extend(weakref.ref(tensor) for tensor in kept if tensor is not None)
+        return capture
+
+    monkeypatch.setattr("ddn_core.engine.capture.backpack.capture_of", note)
+    return held
+
+
+@pytest.fixture
+def _no_collector():
+    """What lives after this has been held by something, or by a cycle of references."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("_no_collector")
+@pytest.mark.parametrize("criterion", [ALL, TOP], ids=["solve", "top-3"])
+@pytest.mark.parametrize("curvature", CURVATURES)
+@pytest.mark.parametrize("name", MODELS)
+def test_a_step_leaves_no_factor_and_no_activation(name, curvature, criterion, monkeypatch):
+    held = _held(monkeypatch)
+    trainer = Trainer(MODELS[name], criterion, **CURVATURES[curvature])
+    trainer.backward()
+    assert len(held) > 6
+    assert any(reference() is not None for reference in held)
+    trainer.optimizer.step()
+    (report,) = trainer.optimizer.last_step
+    assert float(report.step_norm) > 0
+    assert [reference() for reference in held if reference() is not None] == []
+    assert report.evals.numel()  # what is told along directions is still there
+
+
+@pytest.mark.usefixtures("_no_collector")
+@pytest.mark.parametrize("name", MODELS)
+def test_a_dropped_result_leaves_no_factor_and_no_activation(name, monkeypatch):
+    held = _held(monkeypatch)
+    model, inputs, targets = MODELS[name]()
+    model, loss_function = extend(model), extend(nn.CrossEntropyLoss())
+    computation = DirectionalDampedNewtonComputation()
+    group = {"params": list(model.parameters()), "criterion": TOP, "damping": CONSTANT}
+    loss = loss_function(model(inputs), targets)
+    with backpack(*computation.get_extensions(), extension_hook=computation.get_extension_hook([group])):
+        loss.backward()
+    directions = computation.get_directions(group)
+    assert directions.gammas.shape == (len(inputs), 3)
+    computation.get_extension_hook([group])  # a new pass is prepared: the old results are stale
+    assert directions.lambdas.shape == (len(inputs), 3)  # held by who asked for it
+    assert any(reference() is not None for reference in held)
+    del loss, directions
+    assert [reference() for reference in held if reference() is not None] == []
+
+
+@pytest.mark.usefixtures("_no_collector")
+def test_a_failed_pass_leaves_no_factor_and_no_activation(monkeypatch):
+    held = _held(monkeypatch)
+    trainer = Trainer(MODELS["perceptron"])
+    trainer.backward()
+    assert any(reference() is not None for reference in held)
+    with pytest.raises(RuntimeError, match="in between"), trainer.optimizer.curvature():
+        raise RuntimeError("in between")
+    assert [reference() for reference in held if reference() is not None] == []
+
+
+def _tensors():
+    gc.collect()
+    with warnings.catch_warnings():  # of classes that other packages keep for old names
+        warnings.simplefilter("ignore")
+        return sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
+
+
+def _resident():
+    """Return the bytes of memory that the process has."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.parametrize("way", ["solve", "top-3", "Monte Carlo", "micro-batches"])
+def test_200_steps_hold_no_more_than_20(way):
+    """Not one tensor more, and at most 4 MB: the allocator's own."""
+    curvature = CURVATURES["Monte Carlo"] if way == "Monte Carlo" else {}
+    trainer = Trainer(
+        MODELS["convolutions" if way == "top-3" else "perceptron"], TOP if way == "top-3" else ALL, **curvature
+    )
+
+    def step():
+        if way != "micro-batches":
+            trainer.step()
+            return
+        for part in (slice(0, 5), slice(5, 12)):
+            inputs, targets = trainer.inputs[part], trainer.targets[part]
+            with trainer.optimizer.curvature(accumulate=True):
+                (trainer.loss_function(trainer.model(inputs), targets) * len(inputs) / 12).backward()
+        trainer.optimizer.step()
+        trainer.optimizer.zero_grad()
+
+    for _ in range(20):
+        step()
+    tensors, resident = _tensors(), _resident() if Path("/proc/self/statm").exists() else 0
+    for _ in range(180):
+        step()
+    assert _tensors() == tensors
+    if resident:
+        assert _resident() - resident < 4e6
