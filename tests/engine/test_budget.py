@@ -225,7 +225,9 @@ def measure(name):
     make, samples, criterion, curvature, share = MEASURED[name]
     model, inputs, targets = make(samples)
     requests = _requests(model, "one group")
-    plan, _ = estimate(model, nn.CrossEntropyLoss(), inputs, targets, requests, curvature.get("mc_samples", 0))
+    selected = len(curvature["subsampling_ggn"]) if "subsampling_ggn" in curvature else None
+    mc_samples = curvature.get("mc_samples", 0)
+    plan, _ = estimate(model, nn.CrossEntropyLoss(), inputs, targets, requests, mc_samples, selected)
     smallest = plan._with(1, 1).bytes
     budget = int(smallest + share * (plan.bytes - smallest))
     model, loss_function = extend(model), extend(nn.CrossEntropyLoss())
@@ -243,7 +245,7 @@ def measure(name):
     def gradient():
         loss_function(model(inputs), targets).backward()
 
-    step(None, 2)  # what is made once
+    step(None, selected or 2)  # what is made once
     gradient()
     model.zero_grad()
     found = {"budget": budget, "gradient": _peak(gradient)}
