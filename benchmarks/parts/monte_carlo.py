@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from benchmarks.cases import Case
 from benchmarks.measuring.failure import failed
-from benchmarks.measuring.own_process import in_own_process
-from benchmarks.measuring.timing import time_sides
+from benchmarks.parts.turns import times_of_sides
 from benchmarks.reporting.part import Measurements, Part, Tell
 from benchmarks.reporting.plots import figure, grouped_bars, legend
 from benchmarks.reporting.summary import Summary, Table, ratio_of, seconds_text, times, worst_target, yes_or_no
@@ -28,16 +26,8 @@ def measure(settings: Settings, tell: Tell) -> Measurements:
     for problem in _PROBLEMS:
         for samples in _QUICK_SAMPLES if settings.quick else _SAMPLES:
             case = Case(problem, samples=samples, curvature="mc-1")
-            arguments = {
-                "case": asdict(case),
-                "sides": _SIDES,
-                "repetitions": settings.repetitions,
-                "insist": True,
-                "device": settings.device,
-            }
-            outcome = in_own_process(time_sides, arguments, settings)
-            sides = dict.fromkeys(_SIDES, outcome) if failed(outcome) else outcome
-            measurements.append({"case": asdict(case), **sides})
+            sides = times_of_sides(case, _SIDES, True, settings)
+            measurements.append(sides)
             tell(f"{case.name}, N = {samples}: {seconds_text(sides['ours'])}")
     return measurements
 

@@ -11,9 +11,8 @@ from matplotlib.figure import Figure
 from benchmarks.architectures import ARCHITECTURES, PROBLEMS
 from benchmarks.cases import Case
 from benchmarks.measuring.failure import failed
-from benchmarks.measuring.own_process import in_own_process
-from benchmarks.measuring.timing import time_sides
 from benchmarks.parts.selection import cases_of
+from benchmarks.parts.turns import times_of_sides
 from benchmarks.reporting.part import Measurements, Part, Tell
 from benchmarks.reporting.plots import figure, grouped_bars, legend
 from benchmarks.reporting.summary import (
@@ -37,16 +36,8 @@ def measure(settings: Settings, tell: Tell) -> Measurements:
     """Return the times of all sides for each case."""
     measurements = []
     for case in cases_of(settings):
-        arguments = {
-            "case": asdict(case),
-            "sides": _SIDES,
-            "repetitions": settings.repetitions,
-            "insist": is_headline(case),
-            "device": settings.device,
-        }
-        outcome = in_own_process(time_sides, arguments, settings)
-        sides = dict.fromkeys(_SIDES, outcome) if failed(outcome) else outcome
-        measurements.append({"case": asdict(case), **sides})
+        sides = times_of_sides(case, _SIDES, is_headline(case), settings)
+        measurements.append(sides)
         tell(f"{case.name}: ours {seconds_text(sides['ours'])}, ViViT {seconds_text(sides['vivit'])}")
     return measurements
 

@@ -5,15 +5,12 @@ One thing is mended from outside: `Tensor.symeig`, which PyTorch removed, is map
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from backpack import backpack, extend
 from torch import Tensor
 
 from benchmarks.cases import Case
 from benchmarks.problems import parameter_groups
-from benchmarks.sides.side import Side
+from benchmarks.sides.computing import ComputingSide
 
 
 def symeig(matrix: Tensor, eigenvectors: bool = False, upper: bool = True) -> tuple[Tensor, Tensor]:
@@ -46,7 +43,7 @@ def constant(evals: Tensor, evecs: Tensor, gammas: Tensor, lambdas: Tensor) -> T
     return torch.ones_like(evals)
 
 
-class VivitSide(Side):
+class VivitSide(ComputingSide):
     """`vivit.DirectionalDampedNewtonComputation`, its warning about small eigenvalues turned off.
 
     Raises:
@@ -58,19 +55,10 @@ class VivitSide(Side):
         import vivit
 
         torch.Tensor.symeig = symeig  # type: ignore[method-assign]  # raises an error today
-        self._model, self._loss_function = extend(self.problem.model), extend(self.problem.loss_function)
         self._computation = vivit.DirectionalDampedNewtonComputation(
             mc_samples_ggn=0 if case.curvature == "exact" else 1, warn_small_eigvals=0
         )
-        self._groups: list[dict[str, Any]] = [
+        self._groups = [
             {"params": parameters, "criterion": top_10 if case.criterion == "top-10" else every, "damping": constant}
-            for parameters in parameter_groups(self._model, case.grouping)
+            for parameters in parameter_groups(self.problem.model, case.grouping)
         ]
-
-    def direction(self) -> list[Tensor]:
-        """Return the damped Newton step."""
-        computation = self._computation
-        loss = self._loss_function(self._model(self.problem.inputs), self.problem.targets)
-        with backpack(*computation.get_extensions(), extension_hook=computation.get_extension_hook(self._groups)):
-            loss.backward()
-        return [move for group in self._groups for move in computation.get_result(group)]
