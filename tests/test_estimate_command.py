@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from ddn_core import DirectionalDampedNewton
 from ddn_core.cli.app import app
-from ddn_core.engine import GroupRequest, estimate
+from ddn_core.engine import GroupRequest, Subsampling, estimate
 from ddn_core.engine.capture import finish
 from ddn_core.engine.capture.plan import GRAM_COPIES
 from ddn_core.errors import MemoryBudgetError
@@ -104,15 +104,29 @@ def test_nothing_of_the_model_s_size_is_allocated():
         estimate(model, nn.CrossEntropyLoss(), inputs, targets, [_request(model)], memory_budget=10**11)
 
 
+SUBSAMPLINGS = {
+    "all": {},
+    "every index": {"ggn": [3, 1, 0, 2]},
+    "directions": {"ggn": [2, 0]},
+    "curvatures of others": {"ggn": [2, 0], "lambdas": [1, 3]},
+    "curvatures of some": {"lambdas": [1]},
+    "gradient": {"grad": [3, 0, 1]},
+    "three choices": {"grad": [1], "ggn": [2, 1], "lambdas": [0]},
+}
+
+
+@pytest.mark.parametrize("name", SUBSAMPLINGS)
 @pytest.mark.parametrize("mc_samples", [0, 2])
-def test_the_estimate_is_the_plan_of_a_real_pass(monkeypatch, mc_samples):
+def test_the_estimate_is_the_plan_of_a_real_pass(monkeypatch, mc_samples, name):
     model = nn.Sequential(nn.Conv1d(2, 4, 3), nn.Tanh(), nn.MaxPool1d(2), nn.Flatten(), nn.Linear(12, 5))
     inputs, targets = torch.rand(4, 2, 8), torch.randint(0, 5, (4,))
-    estimated, _ = estimate(model, nn.CrossEntropyLoss(), inputs, targets, [_request(model)], mc_samples)
+    subsampling = Subsampling(**SUBSAMPLINGS[name])
+    estimated, _ = estimate(model, nn.CrossEntropyLoss(), inputs, targets, [_request(model)], mc_samples, subsampling)
     plans = []
     original = finish.plan_of
     monkeypatch.setattr(finish, "plan_of", lambda *given, **named: plans.append(original(*given, **named)) or plans[-1])
     curvature = {"kind": "ggn-mc", "mc_samples": mc_samples} if mc_samples else {}
+    curvature |= {f"subsampling_{what}": indices for what, indices in SUBSAMPLINGS[name].items()}
     optimizer = DirectionalDampedNewton(extend(model).named_parameters(), curvature=curvature)
     with optimizer.curvature():
         extend(nn.CrossEntropyLoss())(model(inputs), targets).backward()

@@ -15,7 +15,7 @@ from torch import Tensor
 from ddn_core.cli.training import load_problem, model_assignment
 from ddn_core.config import Config
 from ddn_core.config.load import config_error
-from ddn_core.engine import GroupRequest, StageEstimate, estimate
+from ddn_core.engine import GroupRequest, StageEstimate, Subsampling, estimate
 from ddn_core.errors import PluginError
 from ddn_core.plugins.resolve import group_choice
 
@@ -40,16 +40,16 @@ def estimate_report(config: Config, source: str) -> RenderableType:
         choice = group_choice(group.criterion, group.damping, "group")
         named = {id(parameters[name]): name for name in names if parameters[name].requires_grad}
         requests.append(GroupRequest(named, choice.largest, choice.uniform_damping is not None))
-    chosen = config.curvature.subsampling_ggn
-    budget = config.curvature.memory_budget
+    curvature = config.curvature
+    budget = curvature.memory_budget
     plan, stages = estimate(
         parts.model.to(getattr(torch, config.training.dtype)),
         parts.loss_function,
         inputs,
         targets,
         requests,
-        config.curvature.sample_count,
-        None if chosen is None else len(chosen),
+        curvature.sample_count,
+        Subsampling(curvature.subsampling_grad, curvature.subsampling_ggn, curvature.subsampling_lambdas),
         budget if isinstance(budget, int) else None,
     )
     table = Table(

@@ -73,6 +73,8 @@ class Computation(ABC, Generic[S, R]):
     def get_fallbacks(self, group: Mapping[str, Any]) -> tuple[str, ...]:
         """Return what the eigensolver had to try beyond the first attempt: `"eigh"`, `"float64"`, `"jitter"`.
 
+        Where a step was made without eigenvectors, its spectrum is computed now.
+
         Raises:
             NoResultError: No backward pass has computed a result for this group.
         """

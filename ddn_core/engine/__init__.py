@@ -15,7 +15,7 @@ Knows torch (and BackPACK in `capture/`), no plugin, no config, no pydantic. Wha
 this module exports.
 """
 
-from ddn_core.engine.capture import Capture, CurvatureCapture, Wanted, joined
+from ddn_core.engine.capture import Capture, CurvatureCapture, Subsampling, Wanted, joined
 from ddn_core.engine.cost import GroupRequest, StageEstimate, estimate
 from ddn_core.engine.directions import Directions
 from ddn_core.engine.pipeline import Choice, damped_newton_step, group_directions, group_eigenvalues
@@ -31,6 +31,7 @@ __all__ = [
     "GroupStep",
     "Spectral",
     "StageEstimate",
+    "Subsampling",
     "Wanted",
     "damped_newton_step",
     "estimate",

@@ -13,6 +13,7 @@ from torch.nn import Module
 from ddn_core.engine.capture.loss import LOSSES
 from ddn_core.engine.capture.parts import Part, parts_of
 from ddn_core.engine.capture.plan import CapturePlan, plan_of
+from ddn_core.engine.capture.subsampling import Subsampling
 from ddn_core.engine.capture.tape import computing_dtype
 from ddn_core.engine.capture.tracing import traced_calls
 from ddn_core.engine.krylov import pays
@@ -74,7 +75,7 @@ def estimate(
     targets: Tensor,
     groups: Sequence[GroupRequest],
     mc_samples: int = 0,
-    samples: int | None = None,
+    subsampling: Subsampling | None = None,
     memory_budget: int | None = None,
 ) -> tuple[CapturePlan, list[StageEstimate]]:
     """Return the plan of a pass and what each stage of a step takes.
@@ -86,16 +87,19 @@ def estimate(
         targets: Its targets.
         groups: The parameter groups.
         mc_samples: Number of Monte-Carlo samples; 0 for the exact GGN.
-        samples: Number of samples of the GGN; all by default.
+        subsampling: Samples of gradient, directions and directional curvatures; all by default.
         memory_budget: Number of bytes that the plan has to stay within; no limit by default.
 
     Raises:
+        ArgumentError: An index is not one of the batch.
         CurvatureError: A layer or the loss is not supported.
         MemoryBudgetError: The smallest slices need more than the budget.
     """
     if type(loss_function) not in LOSSES:
         supported = ", ".join(kind.__name__ for kind in LOSSES)
         raise CurvatureError(f"loss function {type(loss_function).__name__} is not supported. Use one of {supported}.")
+    subsampling = subsampling or Subsampling()
+    subsampling.check_in_batch(len(inputs))
     shadow = copy.deepcopy(model).to("meta")
     numbers = {
         id(own): number
@@ -108,8 +112,9 @@ def estimate(
     per_sample = mc_samples or output[0].numel()
     dtype = computing_dtype(output.dtype)
     part_groups = [numbers[id(part.parameters[0])] for part in parts]
-    copies_gradients = mc_samples > 0 or samples is not None
-    plan = plan_of(calls, parts, part_groups, per_sample, dtype, samples, copies_gradients).within(memory_budget)
+    chosen = subsampling.of_batch(len(inputs))
+    in_span = not mc_samples and chosen.columns_cover_gradient
+    plan = plan_of(calls, parts, part_groups, per_sample, dtype, chosen, in_span).within(memory_budget)
     return plan, _stages(plan, groups, _names(model, shadow, groups), parts)
 
 
@@ -135,10 +140,11 @@ def _stages(
             )
             moved.append(2.0 * planned.bytes + (plan.columns**2 * plan.itemsize if how == "outer" else 0.0))
         size = sum(planned.size for planned, _ in own)
-        solver, operations = _solver(group, min(plan.columns, size))
-        side = f"{solver}, P = {size}" if size < plan.columns else f"{solver}, R = {plan.columns}"
+        columns = plan.gram_columns
+        solver, operations = _solver(group, min(columns, size))
+        side = f"{solver}, P = {size}" if size < columns else f"{solver}, R = {columns}"
         held = plan.gram_bytes_of(number)
-        rows.append(StageEstimate(number, "eigensolver", plan.columns, side, operations, held, 0.0))
+        rows.append(StageEstimate(number, "eigensolver", columns, side, operations, held, 0.0))
         moved.append((SOLVER_SLOWNESS[solver] - 1) * operations * BYTES_PER_SECOND / OPERATIONS_PER_SECOND)
         combining = sum(planned.combining for planned, _ in own)
         rows.append(StageEstimate(number, "step", plan.columns, "V · w", combining, size * plan.itemsize, 0.0))

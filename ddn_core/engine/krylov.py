@@ -92,5 +92,5 @@ def _ritz_pairs(matrix: Tensor, block: Tensor, count: int) -> tuple[Tensor, Tens
 
 def _blocks_to_go(number: int, residual: float, tolerance: float) -> int:
     """Return after how many more blocks a residual meets a tolerance, if it decreases as it did from 1 at the first."""
-    decrease = -math.log(residual) / (number - 1) if residual < 1 else 0.0
+    decrease = -math.log(residual) / (number - 1) if 0 < residual < 1 else 0.0
     return max(1, math.ceil(math.log(residual / tolerance) / decrease)) if decrease else 1

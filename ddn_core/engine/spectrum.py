@@ -91,7 +91,7 @@ def eigenvalues(matrix: Tensor) -> tuple[Tensor, tuple[str, ...]]:
     try:
         return torch.linalg.eigvalsh(matrix), ()
     except LinAlgError:
-        fallbacks: list[str] = []
+        fallbacks = ["eigh"]
         return _eigh(matrix, fallbacks)[0], tuple(fallbacks)
 
 

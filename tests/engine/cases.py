@@ -193,6 +193,10 @@ CASES: dict[str, Case] = {
         ),
         lambda: torch.rand(N, 4),
     ),
+    "branches-that-are-one-tensor": Case(
+        lambda: nn.Sequential(nn.Linear(4, 4), Parallel(nn.Identity(), nn.Identity()), nn.Tanh(), nn.Linear(4, 3)),
+        lambda: torch.rand(N, 4),
+    ),
     "embedding": Case(
         lambda: nn.Sequential(nn.Embedding(6, 3), nn.Flatten(), nn.Tanh(), nn.Linear(6, 3)),
         lambda: torch.randint(0, 6, (N, 2)),

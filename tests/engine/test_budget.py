@@ -18,7 +18,7 @@ from backpack import extend
 from torch import nn
 
 from ddn_core import DirectionalDampedNewton
-from ddn_core.engine import GroupRequest, estimate
+from ddn_core.engine import GroupRequest, Subsampling, estimate
 from ddn_core.engine.capture import backpropagation, finish
 from ddn_core.engine.capture.memory import free_bytes
 from ddn_core.errors import MemoryBudgetError
@@ -215,6 +215,17 @@ MEASURED = {
     "convolutions": (_wide_convolutions, 48, TOP, {}, 0.05),
     "convolutions, Monte Carlo": (_wide_convolutions, 48, TOP, {"kind": "ggn-mc", "mc_samples": 1}, 0.05),
     "convolutions, sub-sample": (_wide_convolutions, 48, TOP, {"subsampling_ggn": list(range(16))}, 0.05),
+    "convolutions, three choices": (
+        _wide_convolutions,
+        48,
+        TOP,
+        {
+            "subsampling_ggn": list(range(8)),
+            "subsampling_lambdas": list(range(8, 16)),
+            "subsampling_grad": list(range(24, 40)),
+        },
+        0.05,
+    ),
     "Gram matrix, solve": (_wide_perceptron, 150, ALL, {}, 1.0),
 }
 
@@ -225,9 +236,10 @@ def measure(name):
     make, samples, criterion, curvature, share = MEASURED[name]
     model, inputs, targets = make(samples)
     requests = _requests(model, "one group")
-    selected = len(curvature["subsampling_ggn"]) if "subsampling_ggn" in curvature else None
+    chosen = {name: curvature[name] for name in curvature if name.startswith("subsampling")}
+    subsampling = Subsampling(**{name.removeprefix("subsampling_"): chosen[name] for name in chosen})
     mc_samples = curvature.get("mc_samples", 0)
-    plan, _ = estimate(model, nn.CrossEntropyLoss(), inputs, targets, requests, mc_samples, selected)
+    plan, _ = estimate(model, nn.CrossEntropyLoss(), inputs, targets, requests, mc_samples, subsampling)
     smallest = plan._with(1, 1).bytes
     budget = int(smallest + share * (plan.bytes - smallest))
     model, loss_function = extend(model), extend(nn.CrossEntropyLoss())
@@ -245,7 +257,7 @@ def measure(name):
     def gradient():
         loss_function(model(inputs), targets).backward()
 
-    step(None, selected or 2)  # what is made once
+    step(None, max((2, *(index + 1 for indices in chosen.values() for index in indices))))  # what is made once
     gradient()
     model.zero_grad()
     found = {"budget": budget, "gradient": _peak(gradient)}

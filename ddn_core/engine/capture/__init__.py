@@ -9,5 +9,6 @@ from ddn_core.engine.capture.backpack import CurvatureCapture
 from ddn_core.engine.capture.backward_pass import Wanted
 from ddn_core.engine.capture.joining import joined
 from ddn_core.engine.capture.result import Capture
+from ddn_core.engine.capture.subsampling import Subsampling
 
-__all__ = ["Capture", "CurvatureCapture", "Wanted", "joined"]
+__all__ = ["Capture", "CurvatureCapture", "Subsampling", "Wanted", "joined"]

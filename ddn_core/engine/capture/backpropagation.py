@@ -7,8 +7,9 @@ Each factor takes the form that needs less memory: the columns formed, or root a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from ddn_core.engine.capture.jacobians import transposed_jacobian
@@ -41,9 +42,10 @@ class _Builder:
         """Take in a chunk, `[b, a, *output]`."""
         values = self._part.positions(backpropagated)
         if self._store is None:
-            # batch normalization goes on to overwrite what is propagated through it
-            kept = values.clone() if isinstance(self._part.call.layer, BATCH_NORMS) else values
-            self._store = kept.contiguous()
+            if isinstance(self._part.call.layer, BATCH_NORMS):  # goes on to overwrite what is propagated through it
+                self._store = values.clone(memory_format=torch.contiguous_format)
+            else:
+                self._store = values.contiguous()
         elif self._takes_form:
             self._form(self._store[samples, columns], samples, values)
         else:
@@ -106,12 +108,12 @@ def propagate(
                 if id(call) in jacobians:
                     propagated = jacobians[id(call)](backpropagated)
                     del backpropagated
-                    _collect(cotangents, dict(zip(call.input_keys, propagated, strict=True)), leading)
+                    _collect(cotangents, zip(call.input_keys, propagated, strict=True), leading)
     return [builder.finish() for builder in builders]
 
 
-def _collect(cotangents: dict[Key, Tensor], propagated: Mapping[Key, Tensor], leading: set[Key]) -> None:
-    """Note what was propagated to the inputs of a layer; what reaches one tensor from several layers is added up."""
-    for key, columns in propagated.items():
+def _collect(cotangents: dict[Key, Tensor], propagated: Iterable[tuple[Key, Tensor]], leading: set[Key]) -> None:
+    """Note what was propagated to the inputs of a layer; what reaches one tensor in several ways is added up."""
+    for key, columns in propagated:
         if key in leading:
             cotangents[key] = cotangents[key] + columns if key in cotangents else columns

@@ -57,29 +57,26 @@ def capture_of(current: BackwardPass, settings: CaptureSettings) -> Capture:
     Raises:
         CurvatureError: The factors do not account for all of the loss's dependence on the wanted parameters.
     """
-    chosen, every = settings.subsampling, range(current.loss.samples)
+    chosen = settings.subsampling.of_batch(current.loss.samples)
+    ggn, lambdas, grad, some = chosen.ggn, chosen.lambdas, chosen.grad, chosen.with_columns
+    whole_gradient = settings.subsampling.grad is None
     dtype = computing_dtype(_widest_dtype(current))
     loss = current.loss.cast(dtype)
     groups = {key: wanted.group for key, wanted in current.wanted.items()}
     parts = parts_of(current.calls, groups)
     check_nothing_missed(current)
     check_no_branch_lost(current)
-    if chosen.grad is None:
+    if whole_gradient:
         check_gradients_add_up(current, parts, dtype)
-
-    ggn = every if chosen.ggn is None else chosen.ggn
-    lambdas = ggn if chosen.lambdas is None else chosen.lambdas
-    grad = every if chosen.grad is None else chosen.grad
-    some = None if len(ggn) == len(every) else sorted({*ggn, *lambdas})  # all samples have no need of an index
-    can_be_in_span = not settings.mc_samples and (some is None or set(grad) <= set(some))
+    can_be_in_span = not settings.mc_samples and chosen.columns_cover_gradient
     plan = plan_of(
         current.calls,
         parts,
         [groups[id(part.parameters[0])] for part in parts],
         per_sample=settings.mc_samples or loss.output[0].numel(),
         dtype=dtype,
-        selected=None if some is None else len(some),
-        copies_gradients=chosen.grad is None and not can_be_in_span,
+        chosen=chosen,
+        in_span=can_be_in_span,
     ).within(settings.budget_on(loss.output.device))
     calls = current.calls if some is None else [call.select(some) for call in current.calls]
     selected = {id(call): other for call, other in zip(current.calls, calls, strict=True)}
@@ -101,7 +98,7 @@ def capture_of(current: BackwardPass, settings: CaptureSettings) -> Capture:
         samples_grad=len(grad),
         coefficients=coefficients,
         gradient_scale=float(loss.samples) if loss.reduction == "mean" else 1.0,
-        gradients={} if in_span or chosen.grad is not None else _own_gradients(current, parts, dtype),
+        gradients={} if in_span or not whole_gradient else _own_gradients(current, parts, dtype),
         reduction=loss.reduction,
         loss=current.scale * float(loss.value),
         dtype=dtype,

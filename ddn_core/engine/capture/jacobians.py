@@ -53,7 +53,7 @@ def _per_column(function: Callable[[Tensor], Tensor]) -> Backward:
 
 def _product(slopes: Tensor) -> Backward:
     """Return the map that multiplies the columns of each sample with its slopes, `[b, *output]`."""
-    return lambda columns: (columns.mul_(ordered_like(slopes, columns[:, 0])[:, None]),)
+    return lambda columns: (columns.mul_(ordered_like(slopes, columns[0])[:, None]),)
 
 
 def _linear(call: LayerCall, samples: slice, dtype: torch.dtype) -> Backward:
@@ -128,10 +128,11 @@ def _dropout(call: LayerCall, samples: slice, dtype: torch.dtype) -> Backward:
 
 def _max_pooling(call: LayerCall, samples: slice, dtype: torch.dtype) -> Backward:
     layer: Any = call.layer
-    point = channels_last(call.inputs[0][samples].to(dtype))
-    pool = POOL[point.dim() - 2]
+    values = call.inputs[0]
+    shape, size = values.shape[1:], values[0, 0].numel()
+    pool = POOL[values.dim() - 2]
     _, places = pool(
-        point,
+        channels_last(values[samples].to(dtype)),
         layer.kernel_size,
         layer.stride,
         layer.padding,
@@ -142,9 +143,9 @@ def _max_pooling(call: LayerCall, samples: slice, dtype: torch.dtype) -> Backwar
     places = places.flatten(2)[:, None]
 
     def backward(columns: Tensor) -> tuple[Tensor, ...]:
-        result = columns.new_zeros(*columns.shape[:3], point[0, 0].numel())
+        result = columns.new_zeros(*columns.shape[:3], size)
         result.scatter_add_(3, places.expand(*columns.shape[:3], -1), columns.flatten(3))
-        return (result.reshape(*columns.shape[:2], *point.shape[1:]),)
+        return (result.reshape(*columns.shape[:2], *shape),)
 
     return backward
 

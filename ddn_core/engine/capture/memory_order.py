@@ -1,7 +1,7 @@
 """In which order the entries of images lie in memory: with channels last for convolutions and pooling on a CPU.
 
-Convolutions of few channels are up to four times faster there when channels come last, and none was found to be slower;
-the places of largest pixels are found ten times faster (`docs/performance.md`). What follows keeps the order it finds.
+Convolutions of few channels are up to four times faster there when channels come last, and the places of the largest
+pixels are found ten times faster (`docs/performance.md`). What follows keeps the order that it finds.
 """
 
 from __future__ import annotations
@@ -18,6 +18,6 @@ def channels_last(images: Tensor) -> Tensor:
 
 
 def ordered_like(tensor: Tensor, model: Tensor) -> Tensor:
-    """Return a tensor in the order in memory of another one of its shape."""
+    """Return a tensor in the order in memory of another one; batches of images of one shape."""
     last = model.dim() == 4 and model.is_contiguous(memory_format=torch.channels_last)
     return tensor.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)

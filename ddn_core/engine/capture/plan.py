@@ -13,6 +13,7 @@ import torch
 
 from ddn_core.engine.capture.part_plan import PartPlan, part_plan
 from ddn_core.engine.capture.parts import Part
+from ddn_core.engine.capture.subsampling import ChosenSamples
 from ddn_core.engine.capture.tape import LayerCall, leads_to_parameters
 from ddn_core.engine.factors import FAMILIES
 from ddn_core.engine.factors.product import SLICE_ELEMENTS
@@ -43,7 +44,11 @@ class CapturePlan:
         propagating: Operations of the backpropagation of all columns.
         itemsize: Bytes of a number.
         activation_bytes: What the layers' inputs, outputs and gradients take for one sample.
-        selects: Whether those of the samples that columns are propagated for are copied.
+        input_bytes: What the inputs of the layers with parameters take for one sample.
+        cast_bytes: What they take for one sample where they are cast to a wider dtype.
+        gram_samples: Number of samples of the GGN.
+        copied_samples: Number of samples whose inputs, outputs and gradients are copied.
+        selected_again: Number of samples that are selected from those with columns, which copies their factors.
         copies_gradients: Whether the parameters' gradients are copied: they are not combinations of columns.
         chunk_elements: Number of elements up to which columns are propagated at a time.
         slice_elements: Number of elements up to which columns are formed at a time.
@@ -58,15 +63,24 @@ class CapturePlan:
     propagating: float
     itemsize: int
     activation_bytes: int
-    selects: bool
+    input_bytes: int
+    cast_bytes: int
+    gram_samples: int
+    copied_samples: int
+    selected_again: int
     copies_gradients: bool
     chunk_elements: int = CHUNK_ELEMENTS
     slice_elements: int = SLICE_ELEMENTS
 
     @property
     def columns(self) -> int:
-        """Number of columns, R."""
+        """Number of columns that are propagated."""
         return self.samples * self.per_sample
+
+    @property
+    def gram_columns(self) -> int:
+        """Number of columns of the GGN, R."""
+        return self.gram_samples * self.per_sample
 
     @property
     def factor_bytes(self) -> int:
@@ -75,10 +89,10 @@ class CapturePlan:
 
     @property
     def copied_bytes(self) -> int:
-        """What is copied of the pass before columns are propagated, or kept of its gradients."""
-        gradients = self.itemsize * sum(part.size for part in self.parts)
-        selection = self.samples * self.activation_bytes
-        return gradients * self.copies_gradients + selection * self.selects
+        """What is copied of the pass, of its gradients, and of the factors."""
+        gradients = self.copies_gradients * self.itemsize * sum(part.size for part in self.parts)
+        factors = self.selected_again * (self.factor_bytes // max(1, self.samples) + self.input_bytes)
+        return gradients + factors + self.copied_samples * self.activation_bytes + self.samples * self.cast_bytes
 
     @property
     def gram_bytes(self) -> int:
@@ -88,8 +102,8 @@ class CapturePlan:
     def gram_bytes_of(self, group: int) -> int:
         """Return what a group's Gram matrix and its eigenvectors hold; its GGN, if it has fewer parameters."""
         size = sum(part.size for part in self.parts if part.group == group)
-        formed = 2 * self.columns * size if size < self.columns else 0
-        return self.itemsize * (GRAM_COPIES * min(size, self.columns) ** 2 + formed)
+        formed = 2 * self.gram_columns * size if size < self.gram_columns else 0
+        return self.itemsize * (GRAM_COPIES * min(size, self.gram_columns) ** 2 + formed)
 
     @property
     def chunk_bytes(self) -> int:
@@ -140,34 +154,35 @@ class CapturePlan:
     def _with(self, chunk: int, slices: int) -> CapturePlan:
         return replace(self, chunk_elements=chunk, slice_elements=slices)
 
-    def _needed(self, samples: int, per_sample: int, selects: bool, copies_gradients: bool) -> int:
-        """Return how much the smallest chunks and slices would need, for other numbers of columns and other copies."""
+    def _smallest(self, samples: int, per_sample: int) -> CapturePlan:
+        """Return the plan with the smallest chunks and slices, for other numbers of columns."""
         parts = tuple(
             part_plan(part.names, part.layer, part.group, part.shape, part.kept, samples, per_sample, self.itemsize)
             for part in self.parts
         )
-        other = replace(self, parts=parts, samples=samples, per_sample=per_sample)
-        return replace(other, selects=selects, copies_gradients=copies_gradients)._with(1, 1).bytes
+        return replace(self, parts=parts, samples=samples, per_sample=per_sample)._with(1, 1)
 
-    def _most_samples(self, budget: int, selects: bool) -> int:
+    def _most_samples(self, budget: int, selected: bool) -> int:
         """Return how many samples would fit, 0 if none: those of a batch, or some that are selected from one."""
-        for samples in range(self.samples - 1, 0, -1):
-            if self._needed(samples, self.per_sample, selects, selects or self.copies_gradients) <= budget:
-                return samples
+        for count in range(self.samples - 1, 0, -1):
+            copied, gradients = (count, True) if selected else (0, self.copies_gradients)
+            plan = replace(self._smallest(count, self.per_sample), gram_samples=count, selected_again=0)
+            if replace(plan, copied_samples=copied, copies_gradients=gradients).bytes <= budget:
+                return count
         return 0
 
     def _most_monte_carlo_samples(self, budget: int) -> int:
         """Return how many Monte-Carlo samples would fit in place of this number of columns, 0 if none."""
-        for per_sample in range(self.per_sample - 1, 0, -1):
-            if self._needed(self.samples, per_sample, self.selects, True) <= budget:
-                return per_sample
+        for count in range(self.per_sample - 1, 0, -1):
+            if replace(self._smallest(self.samples, count), copies_gradients=True).bytes <= budget:
+                return count
         return 0
 
     def _too_large(self, needed: int, budget: int) -> str:
         """Return what is needed, and what would fit."""
         advice = []
-        for name, selects in (("batches", False), ("a subsampling_ggn", True)):
-            if most := self._most_samples(budget, selects):
+        for name, selected in (("batches", False), ("a subsampling_ggn", True)):
+            if most := self._most_samples(budget, selected):
                 advice.append(f"{name} of at most {most} samples")
         if most := self._most_monte_carlo_samples(budget):
             advice.append(f"at most {most} Monte-Carlo samples (kind = 'ggn-mc', mc_samples = {most})")
@@ -194,8 +209,8 @@ def plan_of(
     groups: Sequence[int],
     per_sample: int,
     dtype: torch.dtype,
-    selected: int | None = None,
-    copies_gradients: bool = False,
+    chosen: ChosenSamples,
+    in_span: bool,
 ) -> CapturePlan:
     """Return what curvature takes, without a limit.
 
@@ -205,11 +220,15 @@ def plan_of(
         groups: Number of the group of each part.
         per_sample: Number of columns for each sample.
         dtype: Dtype that curvature is computed in.
-        selected: Number of samples that columns are propagated for, if not for all.
-        copies_gradients: Whether the parameters' gradients are copied.
+        chosen: The samples that the pass is about.
+        in_span: Whether the gradients are combinations of columns.
     """
     itemsize = torch.empty(0, dtype=dtype).element_size()
-    samples = (len(calls[0].output) if calls else 0) if selected is None else selected
+    samples = chosen.batch if chosen.with_columns is None else len(chosen.with_columns)
+    whole_gradient = len(chosen.grad) == chosen.batch
+    copied = 0 if chosen.with_columns is None else samples
+    seen = {id(part.call): part.call.inputs[0] for part in parts if part.call.inputs[0].is_floating_point()}
+    input_bytes = {key: itemsize * values[0].numel() for key, values in seen.items()}
     wanted = {id(parameter) for part in parts for parameter in part.parameters}
     leading = leads_to_parameters(calls, wanted)
     passed = [call for call in calls if any(key in leading for key in call.input_keys)]
@@ -236,8 +255,12 @@ def plan_of(
         propagating=float(samples * per_sample * sum(_operations(call) for call in passed)),
         itemsize=itemsize,
         activation_bytes=sum(call.sample_bytes for call in calls),
-        selects=selected is not None,
-        copies_gradients=copies_gradients,
+        input_bytes=sum(input_bytes.values()),
+        cast_bytes=sum(input_bytes[key] for key, values in seen.items() if values.dtype != dtype),
+        gram_samples=len(chosen.ggn),
+        copied_samples=copied + (0 if in_span or whole_gradient else len(chosen.grad)),
+        selected_again=chosen.selected_again,
+        copies_gradients=whole_gradient and not in_span,
     )
 
 

@@ -9,6 +9,36 @@ from ddn_core.errors import ArgumentError
 
 
 @dataclass(frozen=True)
+class ChosenSamples:
+    """The samples of one batch that gradient, directions and directional curvatures are taken over.
+
+    Attributes:
+        batch: Number of samples of the batch.
+        grad: Samples of the gradient.
+        ggn: Samples of the GGN.
+        lambdas: Samples of the directional curvatures.
+        with_columns: Samples that columns are propagated for; `None` for all, which need no index.
+    """
+
+    batch: int
+    grad: Sequence[int]
+    ggn: Sequence[int]
+    lambdas: Sequence[int]
+    with_columns: Sequence[int] | None
+
+    @property
+    def columns_cover_gradient(self) -> bool:
+        """Whether each sample of the gradient has columns."""
+        return self.with_columns is None or set(self.grad) <= set(self.with_columns)
+
+    @property
+    def selected_again(self) -> int:
+        """Number of samples that are selected from those with columns, which copies them."""
+        known = list(range(self.batch) if self.with_columns is None else self.with_columns)
+        return sum(len(chosen) for chosen in (self.ggn, self.lambdas) if list(chosen) != known)
+
+
+@dataclass(frozen=True)
 class Subsampling:
     """Which samples gradient, directions and directional curvatures are taken over: three independent choices.
 
@@ -32,6 +62,14 @@ class Subsampling:
         """
         for name in ("grad", "ggn", "lambdas"):
             object.__setattr__(self, name, checked_subsampling(f"subsampling_{name}", getattr(self, name)))
+
+    def of_batch(self, samples: int) -> ChosenSamples:
+        """Return the samples of a batch that are meant."""
+        every = range(samples)
+        ggn = every if self.ggn is None else self.ggn
+        lambdas = ggn if self.lambdas is None else self.lambdas
+        with_columns = None if len(ggn) == samples else sorted({*ggn, *lambdas})
+        return ChosenSamples(samples, every if self.grad is None else self.grad, ggn, lambdas, with_columns)
 
     def check_in_batch(self, samples: int) -> None:
         """Raise an `ArgumentError` unless every index is that of a sample of the batch."""

@@ -38,6 +38,10 @@ class BatchNormFamily(LayerFamily):
         channels = values.reshape(values.shape[0], layer.num_features, -1)
         return ((channels - mean[:, None]) * (variance[:, None] + layer.eps).rsqrt())[..., None]
 
+    def probe(self, layer: BatchNorm, values: Tensor, features: int) -> tuple[Tensor, Tensor]:
+        """Return a probe and its response: there is one feature, so that it is the response."""
+        return values.new_ones(layer.num_features, 1), self.features(layer, values)[..., 0]
+
     def weight(self, layer: BatchNorm, products: Tensor) -> Tensor:
         """Return `[K, channels]`."""
         return products[:, :, 0, 0]
