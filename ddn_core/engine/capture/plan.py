@@ -228,7 +228,7 @@ def plan_of(
     whole_gradient = len(chosen.grad) == chosen.batch
     copied = 0 if chosen.with_columns is None else samples
     seen = {id(part.call): part.call.inputs[0] for part in parts if part.call.inputs[0].is_floating_point()}
-    input_bytes = {key: itemsize * values[0].numel() for key, values in seen.items()}
+    input_bytes = {key: itemsize * values.numel() // max(1, len(values)) for key, values in seen.items()}
     wanted = {id(parameter) for part in parts for parameter in part.parameters}
     leading = leads_to_parameters(calls, wanted)
     passed = [call for call in calls if any(key in leading for key in call.input_keys)]

@@ -34,8 +34,8 @@ class ChosenSamples:
     @property
     def selected_again(self) -> int:
         """Number of samples that are selected from those with columns, which copies them."""
-        known = list(range(self.batch) if self.with_columns is None else self.with_columns)
-        return sum(len(chosen) for chosen in (self.ggn, self.lambdas) if list(chosen) != known)
+        known = range(self.batch) if self.with_columns is None else self.with_columns
+        return sum(len(some) for some in (self.ggn, self.lambdas) if some != known and list(some) != list(known))
 
 
 @dataclass(frozen=True)

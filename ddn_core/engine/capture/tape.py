@@ -72,7 +72,7 @@ class LayerCall:
     def sample_bytes(self) -> int:
         """What inputs, output and gradients take for one sample."""
         held = (*self.inputs, self.output, self.input_gradient, self.output_gradient)
-        return sum(tensor[0].numel() * tensor.element_size() for tensor in held if tensor is not None)
+        return sum(tensor.nbytes // max(1, len(tensor)) for tensor in held if tensor is not None)
 
     @cached_property
     def parameters(self) -> dict[str, Parameter]:
