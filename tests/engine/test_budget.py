@@ -270,13 +270,17 @@ def measure(name):
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak cannot be measured here")
 @pytest.mark.parametrize("name", MEASURED)
 def test_a_step_stays_within_its_budget(name):
-    """Measured beyond the gradient's memory, with 4 MB for what is made once and for the allocator."""
+    """Measured beyond the gradient's memory, with 1 MB for what is made once.
+
+    The allocator gives back at once what is freed: else what one pass leaves behind hides what the next one takes.
+    """
     code = f"from tests.engine.test_budget import measure; measure({name!r})"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    allocator = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    environment = {**os.environ, **allocator, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
     )
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
     print(found)
-    assert found["bounded"] - found["gradient"] < found["budget"] + 4e6
+    assert found["bounded"] - found["gradient"] < found["budget"] + 1e6
