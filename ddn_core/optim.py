@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -14,13 +16,12 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from ddn_core.config import Config, CurvatureConfig, GroupConfig
-from ddn_core.engine import Capture, CurvatureCapture, GroupStep, Wanted, damped_newton_step
+from ddn_core.engine import Capture, Context, CurvatureCapture, GroupStep, Outcome, Wanted, damped_newton_step
 from ddn_core.errors import ArgumentError, CurvatureError, StrategyError
 from ddn_core.generators import DeviceGenerators
 from ddn_core.optimizer_state import FAMILIES, loaded_strategies, save_strategies
 from ddn_core.parameters import check_group, group_parameters, named
 from ddn_core.passes import CurvaturePasses, Part
-from ddn_core.plugins.outcome import Outcome
 from ddn_core.plugins.resolve import as_criterion, as_damping, group_choice, in_group, validated
 from ddn_core.plugins.strategy import Criterion, Damping
 from ddn_core.step_report import StepReport
@@ -89,6 +90,7 @@ class DirectionalDampedNewton(Optimizer):
         self._settings = validated(CurvatureConfig, curvature or {}, "curvature")
         self._generators = DeviceGenerators(self._settings.seed)
         self._step_count = 0
+        self._outcomes: dict[int, Outcome] = {}
         self._connect()
         super().__init__(group_parameters(named(params), [DEFAULT_GROUP] if groups is None else groups), {"lr": lr})
 
@@ -110,8 +112,8 @@ class DirectionalDampedNewton(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or a pickle consists of; a pass that was not used is left out."""
-        own = {"_settings": self._settings, "_generators": self._generators, "_step_count": self._step_count}
-        return {**super().__getstate__(), **own}
+        own = ("_settings", "_generators", "_step_count", "_outcomes")
+        return {**super().__getstate__(), **{name: getattr(self, name) for name in own}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over what a copy or a pickle consists of, or (from torch) the groups of a loaded state."""
@@ -200,7 +202,11 @@ class DirectionalDampedNewton(Optimizer):
         """Return the state as plain data: torch's, with each strategy's table and state, and the random generators'."""
         state = super().state_dict()
         save_strategies(state["param_groups"], self.param_groups)
-        state["ddn"] = {"step_count": self._step_count, "generators": self._generators.state_dict()}
+        state["ddn"] = {
+            "step_count": self._step_count,
+            "generators": self._generators.state_dict(),
+            "outcomes": {index: asdict(outcome) for index, outcome in self._outcomes.items()},
+        }
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -212,11 +218,13 @@ class DirectionalDampedNewton(Optimizer):
         """
         strategies = loaded_strategies(state_dict, self.param_groups)
         generators = self._generators.loaded(state_dict["ddn"]["generators"])
+        outcomes = {index: Outcome(**saved) for index, saved in state_dict["ddn"]["outcomes"].items()}
         plain = [{key: saved[key] for key in saved if key not in FAMILIES} for saved in state_dict["param_groups"]]
         super().load_state_dict({**state_dict, "param_groups": plain})
         for group, own in zip(self.param_groups, strategies, strict=True):
             group.update(own)
         self._generators, self._step_count = generators, int(state_dict["ddn"]["step_count"])
+        self._outcomes = outcomes
         self._connect()
 
     def _plan(
@@ -228,7 +236,8 @@ class DirectionalDampedNewton(Optimizer):
         damping: Damping = group["damping"]
         try:
             choice = group_choice(criterion, damping, where)
-            step = damped_newton_step(capture, group["params"], choice, derivatives)
+            occasion = Context(self._step_count, index, float(group["lr"]), self._outcomes.get(index))
+            step = damped_newton_step(capture, group["params"], choice, occasion, derivatives)
             with torch.no_grad():
                 moves = step.step()
                 reach = max(float(extreme.abs()) for move in moves if move.numel() for extreme in move.aminmax())
@@ -253,21 +262,31 @@ class DirectionalDampedNewton(Optimizer):
         return float(loss.detach() if isinstance(loss, Tensor) else loss)
 
     def _tell_strategies(self, loss_before: float, loss_after: float | None) -> None:
-        for index, (group, report) in enumerate(zip(self.param_groups, self.last_step, strict=True)):
-            strategies = (group["criterion"], group["damping"])
-            if all(strategy.is_static() for strategy in strategies):
-                continue  # spares the transfers from the device
-            outcome = Outcome(
+        attentive = {
+            index: (group["criterion"], group["damping"])
+            for index, group in enumerate(self.param_groups)
+            if not all(group[family].is_indifferent() for family in FAMILIES)
+        }
+        if not attentive:
+            return  # spares the transfers from the device
+        predicted = [float(report.predicted_decrease) for report in self.last_step]
+        self._outcomes = {
+            index: Outcome(
                 step=self._step_count - 1,
                 lr=report.lr,
                 loss_before=loss_before,
                 loss_after=loss_after,
-                predicted_decrease=float(report.predicted_decrease),
+                predicted_decrease=predicted[index],
+                total_predicted_decrease=math.fsum(predicted),
                 step_norm=float(report.step_norm),
                 directions=report.directions,
             )
+            for index, report in enumerate(self.last_step)
+            if index in attentive
+        }
+        for index, strategies in attentive.items():
             for strategy in strategies:
-                in_group(strategy.notify, f"group {index}, after the step")(outcome)
+                in_group(strategy.notify, f"group {index}, after the step")(self._outcomes[index])
 
     def _wanted(self) -> dict[int, Wanted]:
         found = {}

@@ -30,7 +30,7 @@ def loaded_strategies(
     """
     try:
         saved_groups = state_dict["param_groups"]
-        _ = state_dict["ddn"]["step_count"], state_dict["ddn"]["generators"]
+        _ = [state_dict["ddn"][key] for key in ("step_count", "generators", "outcomes")]
         saved = [
             {family: (group[family]["table"], group[family]["state"]) for family in FAMILIES} for group in saved_groups
         ]

@@ -148,11 +148,42 @@ def test_builtins_come_through_the_same_loader():
         "top-k",
         "threshold",
         "relative-threshold",
+        "energy",
+        "eigengap",
+        "snr",
+        "gain",
+        "bulk-edge",
+        "gradient-overlap",
+        "effective-dimension",
+        "random",
         "all-of",
         "any-of",
+        "none-of",
+        "at-least",
+        "at-most",
     }
-    assert set(record.components["damping"]) == {"constant", "relative", "maximum", "sum"}
-    assert set(record.components["problem"]) == {"digits-mlp", "digits-cnn"}
+    assert set(record.components["damping"]) == {
+        "constant",
+        "relative",
+        "marquardt",
+        "levenberg-marquardt",
+        "trust-region",
+        "cubic",
+        "gradient-norm",
+        "gradient-noise",
+        "snr-cutoff",
+        "smooth-pseudo-inverse",
+        "bootstrap",
+        "clip",
+        "evidence",
+        "schedule",
+        "maximum",
+        "minimum",
+        "sum",
+        "scale",
+        "clamp",
+        "switch",
+    }
 
 
 def test_a_rival_of_the_builtins_is_told():

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import PrivateAttr, TypeAdapter, ValidationError
 
-from ddn_core.api import AnyCriterion, AnyDamping, Criterion, Damping, Directions
+from ddn_core.api import AnyCriterion, AnyDamping, Context, Criterion, Damping, Directions
 from ddn_core.errors import StrategyError
 
 CRITERION, DAMPING = TypeAdapter(AnyCriterion), TypeAdapter(AnyDamping)
@@ -181,8 +181,8 @@ def test_a_function_cannot_count_from_a_part():
 
 
 def test_top_k_needs_only_the_leading_part():
-    assert CRITERION.validate_python({"kind": "top-k", "k": 7}).leading_directions() == 7
-    assert CRITERION.validate_python({"kind": "all"}).leading_directions() is None
+    assert CRITERION.validate_python({"kind": "top-k", "k": 7}).leading_directions(Context()) == 7
+    assert CRITERION.validate_python({"kind": "all"}).leading_directions(Context()) is None
 
 
 def test_copies_share_no_state():

@@ -15,7 +15,7 @@ from torch import Tensor
 from ddn_core.cli.training import load_problem, model_assignment
 from ddn_core.config import Config
 from ddn_core.config.load import config_error
-from ddn_core.engine import GroupRequest, StageEstimate, Subsampling, estimate
+from ddn_core.engine import Context, GroupRequest, StageEstimate, Subsampling, estimate, outputs_per_sample
 from ddn_core.errors import PluginError
 from ddn_core.plugins.resolve import group_choice
 
@@ -35,11 +35,12 @@ def estimate_report(config: Config, source: str) -> RenderableType:
         raise config_error(source, problems)
     inputs, targets = _first_batch(config, parts.train_batches)
     parameters = dict(parts.model.named_parameters())
+    context = Context(outputs=outputs_per_sample(parts.model, inputs), samples=len(inputs))
     requests = []
     for group, names in zip(config.groups, assignment.taken, strict=True):
         choice = group_choice(group.criterion, group.damping, "group")
         named = {id(parameters[name]): name for name in names if parameters[name].requires_grad}
-        requests.append(GroupRequest(named, choice.largest, choice.uniform_damping is not None))
+        requests.append(GroupRequest(named, choice.largest(context), choice.uniform_damping(context) is not None))
     curvature = config.curvature
     budget = curvature.memory_budget
     plan, stages = estimate(

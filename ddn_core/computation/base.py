@@ -10,10 +10,10 @@ import torch
 from torch.nn import Module
 
 from ddn_core.computation.groups import Group, resolve_groups
-from ddn_core.engine import Capture, CurvatureCapture, Directions, Wanted, group_directions
+from ddn_core.engine import Capture, Context, CurvatureCapture, Directions, Wanted, group_directions
 from ddn_core.errors import NoResultError
 from ddn_core.generators import DeviceGenerators
-from ddn_core.plugins.resolve import in_group
+from ddn_core.plugins.resolve import in_group, leading_directions
 from ddn_core.plugins.strategy import Criterion
 
 S = TypeVar("S")
@@ -47,6 +47,7 @@ class Computation(ABC, Generic[S, R]):
         self._warn = warn_small_eigvals > 0
         self._groups: list[Group[S]] = []
         self._results: dict[int, R] = {}
+        self._passes = 0
         self._extension = CurvatureCapture(
             wanted=self._wanted,
             begin=self._discard,
@@ -63,8 +64,8 @@ class Computation(ABC, Generic[S, R]):
         """Return what chooses in a group, from the table of the group and its name in messages."""
 
     @abstractmethod
-    def _compute(self, capture: Capture, group: Group[S]) -> R:
-        """Return the result of a group."""
+    def _compute(self, capture: Capture, group: Group[S], occasion: Context) -> R:
+        """Return the result of a group, on the occasion of a pass."""
 
     @abstractmethod
     def _fallbacks(self, result: R) -> tuple[str, ...]:
@@ -133,7 +134,11 @@ class Computation(ABC, Generic[S, R]):
     @torch.no_grad()
     def _compute_all(self, capture: Capture) -> None:
         """Compute the results of all groups; there are some only if all succeed."""
-        self._results = {id(group.given): self._compute(capture, group) for group in self._groups}
+        results = {}
+        for number, group in enumerate(self._groups):
+            results[id(group.given)] = self._compute(capture, group, Context(step=self._passes, group=number))
+        self._results = results
+        self._passes += 1
 
     def _tell(self, message: str) -> None:
         if self._verbose:
@@ -184,8 +189,8 @@ class DirectionalComputation(Computation[S, R]):
         )
 
 
-def chosen_directions(capture: Capture, group: Group[Criterion]) -> Directions:
+def chosen_directions(capture: Capture, group: Group[Criterion], occasion: Context) -> Directions:
     """Return the directions of a group that its criterion chooses."""
     criterion = group.strategies
-    directions = group_directions(capture, group.parameters, criterion.leading_directions())
+    directions = group_directions(capture, group.parameters, occasion, leading_directions(criterion))
     return directions.select(in_group(criterion, group.label)(directions)) if len(directions) else directions

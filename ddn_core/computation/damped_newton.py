@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ddn_core.computation.base import DirectionalComputation
 from ddn_core.computation.groups import Group
-from ddn_core.engine import Capture, DampedDirections, GroupStep, damped_newton_step
+from ddn_core.engine import Capture, Context, DampedDirections, GroupStep, damped_newton_step
 from ddn_core.plugins.resolve import as_criterion, as_damping, group_choice
 from ddn_core.plugins.strategy import Criterion, Damping
 
@@ -65,9 +65,10 @@ class DirectionalDampedNewtonComputation(
         return as_criterion(given["criterion"], label, self._warn), as_damping(given["damping"], label)
 
     def _compute(
-        self, capture: Capture, group: Group[tuple[Criterion, Damping]]
+        self, capture: Capture, group: Group[tuple[Criterion, Damping]], occasion: Context
     ) -> tuple[GroupStep, tuple[Tensor, ...]]:
-        step = damped_newton_step(capture, group.parameters, group_choice(*group.strategies, group.label))
+        choice = group_choice(*group.strategies, group.label)
+        step = damped_newton_step(capture, group.parameters, choice, occasion)
         kept = "all" if step.uniform_damping is not None else len(step.directions)
         self._tell_kept(group, kept, capture)
         return step, step.step()

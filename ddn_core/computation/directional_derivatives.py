@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ddn_core.computation.base import DirectionalComputation, chosen_directions
 from ddn_core.computation.groups import Group
-from ddn_core.engine import Capture
+from ddn_core.engine import Capture, Context
 from ddn_core.plugins.resolve import as_criterion
 from ddn_core.plugins.strategy import Criterion
 
@@ -51,8 +51,8 @@ class DirectionalDerivativesComputation(DirectionalComputation[Criterion, Deriva
     def _strategies(self, given: Mapping[str, Any], label: str) -> Criterion:
         return as_criterion(given["criterion"], label, self._warn)
 
-    def _compute(self, capture: Capture, group: Group[Criterion]) -> Derivatives:
-        directions = chosen_directions(capture, group)
+    def _compute(self, capture: Capture, group: Group[Criterion], occasion: Context) -> Derivatives:
+        directions = chosen_directions(capture, group, occasion)
         self._tell_kept(group, len(directions), capture)
         return directions.gammas, directions.lambdas, directions.fallbacks
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from ddn_core.computation.base import Computation, chosen_directions
 from ddn_core.computation.groups import Group
 from ddn_core.computation.orthonormal import orthonormalized
-from ddn_core.engine import Capture
+from ddn_core.engine import Capture, Context
 from ddn_core.plugins.resolve import as_criterion
 from ddn_core.plugins.strategy import Criterion
 
@@ -77,8 +77,8 @@ class EighComputation(Computation[Criterion, Eigenpairs]):
     def _strategies(self, given: Mapping[str, Any], label: str) -> Criterion:
         return as_criterion(given["criterion"], label, self._warn)
 
-    def _compute(self, capture: Capture, group: Group[Criterion]) -> Eigenpairs:
-        directions = chosen_directions(capture, group)
+    def _compute(self, capture: Capture, group: Group[Criterion], occasion: Context) -> Eigenpairs:
+        directions = chosen_directions(capture, group, occasion)
         self._tell_kept(group, len(directions), capture)
         vectors = orthonormalized(directions.eigenvectors(), directions.evals)
         return directions.evals, vectors, directions.fallbacks

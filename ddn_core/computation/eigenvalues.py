@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ddn_core.computation.base import Computation
 from ddn_core.computation.groups import Group
-from ddn_core.engine import Capture, group_eigenvalues
+from ddn_core.engine import Capture, Context, group_eigenvalues
 
 Eigenvalues = tuple[Tensor, tuple[str, ...]]
 
@@ -70,7 +70,7 @@ class EigvalshComputation(Computation[None, Eigenvalues]):
     def _strategies(self, given: Mapping[str, Any], label: str) -> None:
         """Choose nothing: every eigenvalue is computed."""
 
-    def _compute(self, capture: Capture, group: Group[None]) -> Eigenvalues:
+    def _compute(self, capture: Capture, group: Group[None], occasion: Context) -> Eigenvalues:
         evals, fallbacks = group_eigenvalues(capture, group.parameters)
         self._tell(f"{group.label}: {len(evals)} eigenvalues")
         return evals, fallbacks

@@ -118,6 +118,17 @@ def estimate(
     return plan, _stages(plan, groups, _names(model, shadow, groups), parts)
 
 
+@torch.no_grad()
+def outputs_per_sample(model: Module, inputs: Tensor) -> int:
+    """Return the number of outputs of a model for each sample, from shapes alone.
+
+    Raises:
+        CurvatureError: A layer is not supported.
+    """
+    _, output = traced_calls(copy.deepcopy(model).to("meta"), inputs.to("meta"))
+    return output[0].numel()
+
+
 def _names(model: Module, shadow: Module, groups: Sequence[GroupRequest]) -> dict[int, str]:
     """Return the names of the shadow's parameters."""
     known = {key: name for group in groups for key, name in group.names.items()}

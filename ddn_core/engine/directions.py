@@ -10,6 +10,8 @@ from typing import Literal, Protocol, Self
 import torch
 from torch import Tensor
 
+from ddn_core.engine.context import Context, GivenNorms
+
 Reduction = Literal["mean", "sum"]
 
 COMPUTED = ("gammas", "lambdas", "loss_gammas", "loss_lambdas")
@@ -53,6 +55,7 @@ class Directions:
         source: Computes gammas, lambdas and eigenvectors when they are first read.
         vectors: The eigenvectors e_k, `[K, P]`, where the GGN itself was decomposed; `None` elsewhere.
         fallbacks: What the eigensolver had to try beyond the first attempt: `"eigh"`, `"float64"`, `"jitter"`.
+        context: What is known beyond the directions: step count, norms, random numbers, the last outcome.
     """
 
     evals: Tensor
@@ -62,10 +65,17 @@ class Directions:
     source: DirectionSource
     vectors: Tensor | None = field(default=None, repr=False)
     fallbacks: tuple[str, ...] = ()
+    context: Context = field(default_factory=Context)
 
     @classmethod
     def from_tensors(
-        cls, evals: Tensor, evecs: Tensor, gammas: Tensor, lambdas: Tensor, reduction: Reduction = "mean"
+        cls,
+        evals: Tensor,
+        evecs: Tensor,
+        gammas: Tensor,
+        lambdas: Tensor,
+        reduction: Reduction = "mean",
+        context: Context | None = None,
     ) -> Directions:
         """Return directions from given tensors: to try a strategy without a model.
 
@@ -75,9 +85,16 @@ class Directions:
             gammas: Directional gradients, `[N_grad, K]`.
             lambdas: Directional curvatures, `[N_ggn, K]`.
             reduction: Reduction of the loss over the samples.
+            context: What is known beyond them; by default the first step, with the gradient in their span.
         """
-        directions = cls(evals, evecs, evals, reduction, _NoSource())
+        directions = cls(evals, evecs, evals, reduction, _NoSource(), context=context or Context())
         vars(directions).update(gammas=gammas, lambdas=lambdas)
+        if context is None:
+            samples = max(lambdas.shape[0], 1)
+            gradient = GivenNorms(gradient=float(directions.loss_gammas.norm()))
+            sizes = {"outputs": max(len(evecs) // samples, 1), "parameters": max(*evecs.shape, 1)}
+            directions = replace(directions, context=Context(samples=samples, norms=gradient, **sizes))
+            vars(directions).update(gammas=gammas, lambdas=lambdas)
         return directions
 
     def __len__(self) -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ddn_core.engine.capture import Capture
+from ddn_core.engine.context import Context, GroupNorms
 from ddn_core.engine.directions import Directions
 from ddn_core.engine.gram import GroupCurvature
 from ddn_core.engine.solved import SolvedStep
@@ -24,20 +25,24 @@ class Choice:
     Attributes:
         criterion: Gives the indices of the directions to keep; not asked where there is none.
         damping: Gives the dampings of the kept directions, `[K]`; not asked where none is kept.
-        largest: Number of leading eigenpairs that the criterion needs; all by default.
-        uniform_damping: The damping of every direction, if all are kept and all are damped alike; no eigenvectors are
-            computed then, unless they are read.
+        largest: Gives the number of leading eigenpairs that the criterion needs, `None` for all.
+        uniform_damping: Gives the damping of every direction, if all are kept and all are damped alike, `None`
+            otherwise; no eigenvectors are computed then, unless they are read.
     """
 
     criterion: Callable[[Directions], Tensor]
     damping: Callable[[Directions], Tensor]
-    largest: int | None = None
-    uniform_damping: float | None = None
+    largest: Callable[[Context], int | None] = lambda context: None
+    uniform_damping: Callable[[Context], float | None] = lambda context: None
 
 
 @torch.no_grad()
 def damped_newton_step(
-    capture: Capture, parameters: Sequence[Tensor], choice: Choice, derivatives: Capture | None = None
+    capture: Capture,
+    parameters: Sequence[Tensor],
+    choice: Choice,
+    occasion: Context | None = None,
+    derivatives: Capture | None = None,
 ) -> GroupStep:
     """Return the damped Newton step of one group.
 
@@ -45,36 +50,46 @@ def damped_newton_step(
         capture: What the backward pass gave.
         parameters: The group's parameters.
         choice: What criterion and damping choose.
+        occasion: The step and the group, by default the first; what is known of gradient and model is filled in.
         derivatives: What a backward pass on another batch gave, to read gradients and directional curvatures from; by
             default they are those of the batch that gives the directions.
     """
     basis = GroupCurvature.of(capture, parameters)
     data = basis if derivatives is None else GroupCurvature.of(derivatives, parameters)
+    context = _context(occasion, basis, data, parameters)
 
     def decompose() -> DampedDirections:
         with torch.no_grad():
-            directions = _directions(basis, data, choice.largest)
+            directions = _directions(basis, data, context, choice.largest(context))
             chosen = directions.select(choice.criterion(directions)) if len(directions) else directions
             return DampedDirections.of(chosen, choice.damping(chosen) if len(chosen) else chosen.evals)
 
-    if choice.uniform_damping is not None and data is basis and same_samples(capture.lambdas, capture.ggn):
-        solved = SolvedStep.of(basis, choice.uniform_damping, decompose)
+    if data is basis and same_samples(capture.lambdas, capture.ggn):
+        uniform = choice.uniform_damping(context)
+        solved = None if uniform is None else SolvedStep.of(basis, uniform, decompose)
         if solved is not None:
             return solved
     return decompose()
 
 
 @torch.no_grad()
-def group_directions(capture: Capture, parameters: Sequence[Tensor], largest: int | None = None) -> Directions:
+def group_directions(
+    capture: Capture,
+    parameters: Sequence[Tensor],
+    occasion: Context | None = None,
+    largest: Callable[[Context], int | None] | None = None,
+) -> Directions:
     """Return all directions of one group, or the leading ones.
 
     Args:
         capture: What the backward pass gave.
         parameters: The group's parameters.
-        largest: Number of leading eigenpairs that are needed; all by default.
+        occasion: The pass and the group, by default the first; what is known of gradient and model is filled in.
+        largest: Gives the number of leading eigenpairs that are needed; all by default.
     """
     curvature = GroupCurvature.of(capture, parameters)
-    return _directions(curvature, curvature, largest)
+    context = _context(occasion, curvature, curvature, parameters)
+    return _directions(curvature, curvature, context, None if largest is None else largest(context))
 
 
 @torch.no_grad()
@@ -96,7 +111,17 @@ def group_eigenvalues(capture: Capture, parameters: Sequence[Tensor]) -> tuple[T
     return torch.cat([evals.new_zeros(capture.columns - len(evals)), evals]), fallbacks
 
 
-def _directions(basis: GroupCurvature, data: GroupCurvature, largest: int | None) -> Directions:
+def _context(
+    occasion: Context | None, basis: GroupCurvature, data: GroupCurvature, parameters: Sequence[Tensor]
+) -> Context:
+    capture = basis.capture
+    norms = GroupNorms(data, parameters)
+    return replace(
+        occasion or Context(), outputs=capture.outputs, samples=len(capture.ggn), parameters=basis.size, norms=norms
+    )
+
+
+def _directions(basis: GroupCurvature, data: GroupCurvature, context: Context, largest: int | None) -> Directions:
     """Return the directions of a group, from the smaller of the Gram matrix and the GGN."""
     capture, source = basis.capture, EngineSource(basis, data)
     vectors = None
@@ -109,4 +134,5 @@ def _directions(basis: GroupCurvature, data: GroupCurvature, largest: int | None
     else:
         spectrum = eigendecompose(basis.gram, largest)
         evecs = fix_signs(outputs_first(spectrum.evecs, capture.columns_per_sample))
-    return Directions(spectrum.evals, evecs, spectrum.all_evals, capture.reduction, source, vectors, spectrum.fallbacks)
+    evals, every, fallbacks = spectrum.evals, spectrum.all_evals, spectrum.fallbacks
+    return Directions(evals, evecs, every, capture.reduction, source, vectors, fallbacks, context)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Protocol
 
@@ -80,16 +80,8 @@ class DampedDirections(Directions):
     @classmethod
     def of(cls, directions: Directions, deltas: Tensor) -> DampedDirections:
         """Return the directions with these dampings; what was computed of them is kept."""
-        damped = cls(
-            directions.evals,
-            directions.evecs,
-            directions.all_evals,
-            directions.reduction,
-            directions.source,
-            directions.vectors,
-            directions.fallbacks,
-            deltas=deltas,
-        )
+        given = {entry.name: getattr(directions, entry.name) for entry in fields(Directions)}
+        damped = cls(**given, deltas=deltas)
         vars(damped).update({name: vars(directions)[name] for name in COMPUTED if name in vars(directions)})
         return damped
 

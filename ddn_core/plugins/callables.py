@@ -10,20 +10,19 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-import torch
-from torch import Tensor
-
 from ddn_core.errors import StrategyError
 from ddn_core.plugins.strategy import Criterion, Damping
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ddn_core.engine import Directions
 
 
 class CallableCriterion(Criterion):
     """A function of all eigenvalues as a criterion; numerically zero directions that it selects are dropped."""
 
-    function: Callable[[Tensor], Sequence[int] | Tensor]
+    function: Callable[..., Any]
     warn: bool = True
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
@@ -34,11 +33,11 @@ class CallableCriterion(Criterion):
         """Return what the function selects, counted from the first numerically nonzero eigenvalue."""
         evals = directions.all_evals.clone()  # what a function does to its arguments is its own affair
         null = len(evals) - len(directions)
-        if not torch.equal(evals[null:], directions.evals):
+        if not evals[null:].equal(directions.evals):
             raise StrategyError(
                 f"{self.label()} was given some of the directions, but a function counts from all of them."
             )
-        selected = self._checked_indices(self.function(evals), len(evals), evals.device)
+        selected = self._checked(self.function(evals), len(evals), evals.device)
         kept = selected[selected >= null]
         if self.warn and (dropped := len(selected) - len(kept)):
             warnings.warn(
@@ -62,7 +61,7 @@ class CallableCriterion(Criterion):
 class CallableDamping(Damping):
     """A function of evals, evecs, gammas and lambdas as a damping."""
 
-    function: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+    function: Callable[..., Any]
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         """Return a copy with the very same function: it may hold what cannot be copied, and has no state of ours."""
@@ -71,7 +70,8 @@ class CallableDamping(Damping):
     def damp(self, directions: Directions) -> Tensor:
         """Return what the function returns."""
         quantities = (directions.evals, directions.evecs, directions.gammas, directions.lambdas)
-        return self.function(*(quantity.clone() for quantity in quantities))
+        deltas: Tensor = self.function(*(quantity.clone() for quantity in quantities))
+        return deltas
 
     def table(self) -> dict[str, Any]:
         """Return a table that names the function; it cannot be loaded from a config."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import lru_cache
 from importlib import metadata
 from typing import Any, ClassVar
 
@@ -52,6 +53,7 @@ class Component(TableModel):
         return {"kind": type(self).kind, **self.model_dump(mode="json", by_alias=True)}
 
 
+@lru_cache(maxsize=256)
 def origin(of: type) -> str:
     """Return the distribution that brings a class, with its version, or else its module."""
     package = of.__module__.partition(".")[0]

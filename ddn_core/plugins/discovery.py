@@ -19,6 +19,12 @@ from ddn_core.plugins.component import Component
 BUILTIN = "builtin"
 """Name of the entry point of the built-in strategies, whose kinds have no prefix."""
 
+API_VERSION = 1
+"""Version of what `ddn_core.api` offers to plugins; it grows when a plugin has to be changed for it."""
+
+OLDEST_API_VERSION = 1
+"""The oldest version that plugins may be written for."""
+
 
 @dataclass(frozen=True)
 class PluginEntry:
@@ -99,6 +105,7 @@ class PluginLoader:
             module = import_module(entry.module)
         except (Exception, SystemExit) as error:
             raise PluginError(f"plugin {name!r} ({entry}) failed to import: {type(error).__name__}: {error}") from error
+        _check_version(entry, getattr(module, "ddn_api_version", 1))
         try:
             self._manager.register(module, name=name)
             self._manager.check_pending()
@@ -126,6 +133,21 @@ class PluginLoader:
                 "it gives nothing: a hook, such as ddn_dampings, is marked with @hookimpl and returns classes"
             )
         return collected
+
+
+def _check_version(entry: PluginEntry, version: object) -> None:
+    """Raise unless a plugin is written for a version of the API that is offered."""
+    if isinstance(version, int) and OLDEST_API_VERSION <= version <= API_VERSION and version is not True:
+        return
+    core = f"ddn-core {metadata.version('ddn-core')}"
+    head = f"plugin {entry.name!r} ({entry}) failed to register: "
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise PluginError(f"{head}its ddn_api_version is {version!r}; expected an integer, such as {API_VERSION}")
+    offered = f"{OLDEST_API_VERSION} to {API_VERSION}" if OLDEST_API_VERSION < API_VERSION else str(API_VERSION)
+    advice = "a newer ddn-core" if version > API_VERSION else f"a newer {entry.distribution}, or an older ddn-core"
+    raise PluginError(
+        f"{head}it is written for version {version} of the plugin API, but {core} offers {offered}. Install {advice}."
+    )
 
 
 def _check_class(plugin: str, hook: str, base: type[Component], cls: object) -> None:

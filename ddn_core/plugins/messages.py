@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import get_close_matches
+from enum import Enum
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -13,7 +14,10 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 
 class TableModel(BaseModel):
-    """A frozen model of a config table, that takes no unknown field, and suggests the nearest known one."""
+    """A frozen model of a config table, that takes no unknown field, and suggests the nearest known one.
+
+    Text is no number and a number is no truth value: what a file says is taken as it stands.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
@@ -21,11 +25,58 @@ class TableModel(BaseModel):
     @classmethod
     def _suggest_fields(cls, value: Any, handler: Callable[[Any], Self]) -> Self:
         try:
-            return handler(value)
+            made = handler(value)
         except ValidationError as error:
+            lines = _without_union_tags(error.errors(include_url=False), value)
             raise ValidationError.from_exception_data(
-                cls.__name__, [_with_suggestion(line, cls.model_fields) for line in error.errors(include_url=False)]
+                cls.__name__, [_with_suggestion(line, cls.model_fields) for line in lines]
             ) from None
+        if isinstance(value, dict):
+            lines = [
+                InitErrorDetails(type=_verbatim("coerced", message), loc=path, input=given)
+                for name, item in value.items()
+                if name in cls.model_fields
+                for path, given, message in _coerced((name,), item, getattr(made, name))
+            ]
+            if lines:
+                raise ValidationError.from_exception_data(cls.__name__, lines)
+        return made
+
+
+def _coerced(path: tuple[str | int, ...], given: Any, made: Any) -> Iterator[tuple[tuple[str | int, ...], Any, str]]:
+    """Yield path, value and message of each scalar that pydantic took for one of another type."""
+    if isinstance(given, list | tuple) and isinstance(made, list | tuple):
+        for index, (item, result) in enumerate(zip(given, made, strict=False)):
+            yield from _coerced((*path, index), item, result)
+    elif isinstance(given, bool) != isinstance(made, bool) and isinstance(given, bool | int | float | str):
+        wanted = "true or false" if isinstance(made, bool) else "a number" if isinstance(made, int | float) else None
+        if wanted is not None:
+            yield path, given, f"expected {wanted}, not {json.dumps(given)}"
+    elif isinstance(given, str) and isinstance(made, int | float) and not isinstance(made, Enum):
+        yield path, given, f"expected a number, not the text {json.dumps(given, ensure_ascii=False)}"
+
+
+def _without_union_tags(lines: Sequence[Any], given: Any) -> list[Any]:
+    """Return the errors of a table with paths as they are in the file, and one for a field that takes several types.
+
+    pydantic has an error for each type that a field could have, and puts the type into the path.
+    """
+    kept: list[Any] = []
+    seen: dict[str | int, list[Any]] = {}
+    for line in lines:
+        name, *rest = line["loc"] or ("",)
+        inside = given.get(name) if isinstance(given, dict) else None
+        if isinstance(inside, dict) and len(rest) > 1 and rest[0] not in inside and rest[0] in inside.values():
+            line = {**line, "loc": (name, *rest[1:])}  # the tag of a table that is told apart by one of its values
+        elif rest and isinstance(rest[0], str) and not isinstance(inside, dict | list | tuple):
+            line = {**line, "loc": (name,)}
+            seen.setdefault(name, []).append(line)
+        kept.append(line)
+    for alternatives in seen.values():
+        text = isinstance(alternatives[0]["input"], str)
+        told = [line for line in alternatives if (line["type"] == "literal_error") == text] or alternatives
+        kept = [line for line in kept if line not in alternatives or line is told[0]]
+    return kept
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

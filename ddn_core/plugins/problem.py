@@ -5,14 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
-
-from torch import Tensor
-from torch.nn import Module
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from ddn_core.plugins.component import Component
 
-Batches = Iterable[tuple[Tensor, Tensor]]
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
+Batches: TypeAlias = "Iterable[tuple[Tensor, Tensor]]"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from ddn_core.engine import Choice
+from ddn_core.engine import Choice, Context
 from ddn_core.errors import ConfigError, StrategyError
 from ddn_core.plugins.messages import error_lines
 from ddn_core.plugins.reference import WARN, AnyCriterion, AnyDamping
@@ -68,13 +68,22 @@ def validated(model: type[M], given: object, where: str) -> M:
 
 def group_choice(criterion: Criterion, damping: Damping, where: str) -> Choice:
     """Return what a criterion and a damping choose in a group, for the engine."""
-    uniform = damping.uniform() if criterion.keeps_all() else None
+
+    def uniform(context: Context) -> float | None:
+        value = damping.guarded(damping.uniform, context) if criterion.keeps_all() else None
+        return value if value is not None and 0 < value < float("inf") else None
+
     return Choice(
         criterion=in_group(criterion, where),
         damping=in_group(damping, where),
-        largest=criterion.leading_directions(),
-        uniform_damping=uniform if uniform is not None and 0 < uniform < float("inf") else None,
+        largest=in_group(leading_directions(criterion), where),
+        uniform_damping=in_group(uniform, where),
     )
+
+
+def leading_directions(criterion: Criterion) -> Callable[[Context], int | None]:
+    """Return what gives the number of leading eigenpairs that a criterion needs."""
+    return lambda context: criterion.guarded(criterion.leading_directions, context)
 
 
 def in_group(function: Callable[[A], R], where: str) -> Callable[[A], R]:

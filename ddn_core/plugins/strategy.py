@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, final
-
-import torch
-from torch import Tensor
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, final
 
 from ddn_core.errors import PluginError, StrategyError
 from ddn_core.plugins.component import Component
+from ddn_core.plugins.units import unit_of
 
 if TYPE_CHECKING:
-    from ddn_core.engine import Directions
-    from ddn_core.plugins.outcome import Outcome
+    import torch
+    from torch import Tensor
 
-REQUIREMENTS = frozenset({"loss_after"})
+    from ddn_core.engine import Context, Directions, Outcome
+
+REQUIREMENTS = frozenset({"loss_after", "outcome"})
 """What a strategy can ask for beyond the directions."""
+
+
+A = TypeVar("A")
+R = TypeVar("R")
 
 
 class Strategy(Component, ABC):
@@ -33,7 +37,11 @@ class Strategy(Component, ABC):
     """
 
     requires: ClassVar[frozenset[str]] = frozenset()
-    """What the strategy needs beyond the directions and has to be paid for: `"loss_after"`, the loss after the step."""
+    """What the strategy needs beyond the directions and has to be paid for.
+
+    `"loss_after"`: the loss after the step, in the outcome. `"outcome"`: `directions.context.last`, what the last step
+    did; a strategy with `observe` has it anyway.
+    """
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -51,16 +59,17 @@ class Strategy(Component, ABC):
         return self.requires.union(*(inner.all_requirements() for _, inner in self._inner()))
 
     @final
-    def is_static(self) -> bool:
-        """Return whether neither this strategy nor one inside it observes anything."""
-        return type(self).observe is Strategy.observe and all(inner.is_static() for _, inner in self._inner())
+    def is_indifferent(self) -> bool:
+        """Return whether neither this strategy nor one inside it wants to know what a step did."""
+        own = type(self).observe is Strategy.observe and not self.requires
+        return own and all(inner.is_indifferent() for _, inner in self._inner())
 
     @final
     def notify(self, outcome: Outcome) -> None:
         """Let the strategies inside this one, and then itself, observe what the step did."""
         for _, inner in self._inner():
             inner.notify(outcome)
-        self._guard("observe", self.observe, outcome)
+        self.guarded(self.observe, outcome)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as plain data: the private attributes, and the states of the strategies inside."""
@@ -106,17 +115,38 @@ class Strategy(Component, ABC):
             elif isinstance(value, list | tuple):
                 places += [(f"{path}.{index}", item) for index, item in reversed(list(enumerate(value)))]
 
-    def _guard(self, verb: str, method: Any, argument: Any) -> Any:
+    def in_units(self, loss: float = 1.0, param: float = 1.0) -> Self:
+        """Return the same strategy for a problem whose losses and parameters are larger by constant factors.
+
+        Each field is multiplied by the factor of its unit. State is not taken along.
+
+        Args:
+            loss: Factor on the loss.
+            param: Factor on the parameters.
+        """
+        fields = type(self).model_fields
+
+        def scaled(value: Any, factor: float) -> Any:
+            if isinstance(value, Strategy):
+                return value.in_units(loss, param)
+            if isinstance(value, list | tuple):
+                return [scaled(item, factor) for item in value]
+            return value if factor == 1 or value is None else factor * value
+
+        units = {name: unit_of(field) for name, field in fields.items()}
+        factors = {name: 1.0 if unit is None else unit.factor(loss, param) for name, unit in units.items()}
+        return type(self).model_validate({name: scaled(getattr(self, name), factors[name]) for name in fields})
+
+    @final
+    def guarded(self, method: Callable[[A], R], argument: A) -> R:
         """Call a method that the author wrote; what it raises becomes a `StrategyError` that names the strategy."""
         try:
             return method(argument)
         except StrategyError:
             raise
         except Exception as error:
-            raise StrategyError(f"{self.label()}: `{verb}` raised {type(error).__name__}: {error}") from error
-
-    def _fault(self, verb: str, complaint: str) -> StrategyError:
-        return StrategyError(f"{self.label()}: `{verb}` returned {complaint}.")
+            name = getattr(method, "__name__", "?")
+            raise StrategyError(f"{self.label()}: `{name}` raised {type(error).__name__}: {error}") from error
 
 
 class Criterion(Strategy, ABC):
@@ -128,7 +158,7 @@ class Criterion(Strategy, ABC):
     def select(self, directions: Directions) -> Sequence[int] | Tensor:
         """Return the indices of the directions to keep, `[K]`, each once; there is at least one to choose from."""
 
-    def leading_directions(self) -> int | None:
+    def leading_directions(self, context: Context) -> int | None:
         """Return how many leading eigenpairs suffice to select from, `None` if all are needed (the default)."""
         return None
 
@@ -141,35 +171,18 @@ class Criterion(Strategy, ABC):
 
     @final
     def __call__(self, directions: Directions) -> Tensor:
-        """Return the checked indices of the directions to keep, int64 `[K]`.
+        """Return the checked indices of the directions to keep, int64 `[K]`; `select` is not asked where there is none.
 
         Raises:
             StrategyError: `select` raised, or returned no unique, in-range indices.
         """
-        return self._checked_indices(
-            self._guard("select", self.select, directions), len(directions), directions.evals.device
-        )
+        returned = self.guarded(self.select, directions) if len(directions) else []
+        return self._checked(returned, len(directions), directions.evals.device)
 
-    def _checked_indices(self, returned: Any, count: int, device: torch.device) -> Tensor:
-        """Return `returned` as int64 `[K]`, or raise if it does not choose from `count` directions."""
-        try:
-            indices = torch.as_tensor(returned, device=device)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise self._fault("select", f"{returned!r}, which is no list of indices") from error
-        if indices.numel() == 0:
-            return torch.zeros(0, dtype=torch.long, device=device)
-        if indices.dim() != 1:
-            raise self._fault("select", f"indices of shape {list(indices.shape)}; expected one axis, [K]")
-        if indices.dtype == torch.bool or indices.is_floating_point() or indices.is_complex():
-            raise self._fault(
-                "select", f"indices of dtype {indices.dtype}; expected integers (of a mask, mask.nonzero()[:, 0])"
-            )
-        lowest, highest = int(indices.min()), int(indices.max())
-        if lowest < 0 or highest >= count:
-            raise self._fault("select", f"index {lowest if lowest < 0 else highest}; there are {count} directions")
-        if len(set(indices.tolist())) != len(indices):
-            raise self._fault("select", "an index more than once")
-        return indices.long()
+    def _checked(self, returned: Any, count: int, device: torch.device) -> Tensor:
+        from ddn_core.plugins.checks import checked_indices  # here, so that a schema is had without torch
+
+        return checked_indices(self.label, returned, count, device)
 
 
 class Damping(Strategy, ABC):
@@ -181,39 +194,19 @@ class Damping(Strategy, ABC):
     def damp(self, directions: Directions) -> Tensor:
         """Return the dampings δ_k, `[K]`, loss/param²; there is at least one direction."""
 
-    def uniform(self) -> float | None:
+    def uniform(self, context: Context) -> float | None:
         """Return the damping of every direction, if it is one number whatever they are; `None` by default."""
         return None
 
     @final
     def __call__(self, directions: Directions) -> Tensor:
-        """Return the checked dampings, `[K]`.
+        """Return the checked dampings, `[K]`; `damp` is not asked where there is no direction.
 
         Raises:
             StrategyError: `damp` raised, or returned something of another shape, dtype or device, a NaN, or a value
                 that leaves λ̄ + δ not positive.
         """
-        deltas = self._guard("damp", self.damp, directions)
-        evals = directions.evals
-        if not isinstance(deltas, Tensor):
-            raise self._fault("damp", f"a {type(deltas).__name__}; expected a tensor of shape [{len(directions)}]")
-        if deltas.shape != evals.shape:
-            raise self._fault(
-                "damp", f"dampings of shape {list(deltas.shape)}; expected [{len(directions)}], one for each direction"
-            )
-        if deltas.dtype != evals.dtype or deltas.device != evals.device:
-            raise self._fault(
-                "damp",
-                f"dampings of {deltas.dtype} on {deltas.device}; expected {evals.dtype} on {evals.device}, as of evals",
-            )
-        if bool(deltas.isnan().any()):
-            raise self._fault("damp", f"NaN for direction {int(deltas.isnan().nonzero()[0])}")
-        curvatures = directions.loss_lambdas + deltas
-        if bool((curvatures <= 0).any()):
-            worst = int(curvatures.argmin())
-            raise self._fault(
-                "damp",
-                f"{float(deltas[worst]):g} for direction {worst}, whose curvature is "
-                f"{float(directions.loss_lambdas[worst]):g}; their sum must be positive",
-            )
-        return deltas.detach()
+        from ddn_core.plugins.checks import checked_dampings  # here, so that a schema is had without torch
+
+        returned = self.guarded(self.damp, directions) if len(directions) else directions.evals.clone()
+        return checked_dampings(self.label, returned, directions)

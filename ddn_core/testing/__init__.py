@@ -1,9 +1,11 @@
-"""What tests import: slow, obvious twins of the engine's quantities, from plain autograd.
+"""What tests import: the contract of strategies as checks, and slow, obvious twins of the engine's quantities.
 
-`dense_ggn` and `per_sample_gradients` know nothing of the engine: they differentiate the model's output and the loss
-sample by sample, and form every matrix.
+contract.py   every check on a strategy, for pytest or by itself (checks.py: one function for each promise)
+spectra.py    directions to try strategies on, without a model
+dense.py      dense GGNs and per-sample derivatives from plain autograd, which know nothing of the engine
 """
 
+from ddn_core.testing.contract import check_names, check_strategy, parametrize_with_checks
 from ddn_core.testing.dense import (
     DenseTwin,
     dense_ggn,
@@ -11,5 +13,17 @@ from ddn_core.testing.dense import (
     per_sample_ggns,
     per_sample_gradients,
 )
+from ddn_core.testing.spectra import difficult_directions, typical_directions
 
-__all__ = ["DenseTwin", "dense_ggn", "dense_twin", "per_sample_ggns", "per_sample_gradients"]
+__all__ = [
+    "DenseTwin",
+    "check_names",
+    "check_strategy",
+    "dense_ggn",
+    "dense_twin",
+    "difficult_directions",
+    "parametrize_with_checks",
+    "per_sample_ggns",
+    "per_sample_gradients",
+    "typical_directions",
+]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
-from ddn_core.api import Criterion, Directions
+from ddn_core.api import Criterion
+
+if TYPE_CHECKING:
+    from ddn_core.api import Directions
 
 
 class All(Criterion, kind="all"):
@@ -19,6 +21,6 @@ class All(Criterion, kind="all"):
         """Return True."""
         return True
 
-    def select(self, directions: Directions) -> Tensor:
+    def select(self, directions: Directions) -> range:
         """Return all indices."""
-        return torch.arange(len(directions))
+        return range(len(directions))

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-from torch import Tensor
+from typing import TYPE_CHECKING
 
-from ddn_core.api import AnyCriterion, Criterion, Directions
-from ddn_plugins.criteria._kept import count_kept
+from pydantic import Field
+
+from ddn_core.api import AnyCriterion, Criterion
+from ddn_plugins.criteria._kept import count_kept, leading
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ddn_core.api import Context, Directions
 
 
 class AllOf(Criterion, kind="all-of"):
     """Keep the directions that all of the criteria keep (their intersection)."""
 
     of: list[AnyCriterion] = Field(min_length=1, description="Criteria that must all keep a direction.")
+
+    def keeps_all(self) -> bool:
+        """Return whether every criterion keeps all."""
+        return all(criterion.keeps_all() for criterion in self.of)
+
+    def leading_directions(self, context: Context) -> int | None:
+        """Return what all of the criteria need."""
+        return leading(self.of, context)
 
     def select(self, directions: Directions) -> Tensor:
         """Return the indices that every criterion selects."""

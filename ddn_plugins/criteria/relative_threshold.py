@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-from torch import Tensor
+from typing import TYPE_CHECKING, Annotated
 
-from ddn_core.api import Criterion, Directions
+from pydantic import Field
+
+from ddn_core.api import Criterion, Unit
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ddn_core.api import Directions
 
 
 class RelativeThreshold(Criterion, kind="relative-threshold"):
-    """Keep the directions with λ_k ≥ ratio · max λ."""
+    """Keep the directions with λ_k ≥ ratio · max λ.
 
-    ratio: float = Field(
-        1e-3, gt=0, le=1, description="Least eigenvalue to keep, as a fraction of the largest, without unit."
+    The numerical rank at a tolerance: what a truncated pseudo-inverse keeps.
+
+    Source: Hansen 1998, "Rank-deficient and discrete ill-posed problems".
+    """
+
+    ratio: Annotated[float, Unit("1")] = Field(
+        1e-3, gt=0, le=1, description="Least eigenvalue to keep, as a fraction of the largest."
     )
 
     def select(self, directions: Directions) -> Tensor:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from pydantic import Field, NonNegativeFloat
-from torch import Tensor
+from typing import TYPE_CHECKING, Annotated
 
-from ddn_core.api import Criterion, Directions
+from pydantic import Field, NonNegativeFloat
+
+from ddn_core.api import Criterion, Unit
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ddn_core.api import Directions
 
 
 class Threshold(Criterion, kind="threshold"):
     """Keep the directions with λ_k ≥ value."""
 
-    value: NonNegativeFloat = Field(description="Least eigenvalue to keep, in loss/param².")
+    value: Annotated[NonNegativeFloat, Unit("loss/param²")] = Field(description="Least eigenvalue to keep.")
 
     def select(self, directions: Directions) -> Tensor:
         """Return the indices of the eigenvalues that reach the bound."""

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-import torch
-from pydantic import Field, NonNegativeFloat
-from torch import Tensor
+from typing import TYPE_CHECKING, Annotated
 
-from ddn_core.api import Damping, Directions
+from pydantic import Field, NonNegativeFloat
+
+from ddn_core.api import Damping, Unit
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ddn_core.api import Context, Directions
 
 
 class Constant(Damping, kind="constant"):
-    """δ_k = value for every direction (Levenberg 1944)."""
+    """δ_k = value for every direction.
 
-    value: NonNegativeFloat = Field(1.0, description="Damping, in loss/param².")
+    The damping of ViViT's examples, and the oldest one: Newton's step with `G + δ I` in place of G.
 
-    def uniform(self) -> float:
+    Source: Levenberg 1944, "A method for the solution of certain non-linear problems in least squares".
+    """
+
+    value: Annotated[NonNegativeFloat, Unit("loss/param²")] = Field(1.0, description="Damping of every direction.")
+
+    def uniform(self, context: Context) -> float:
         """Return the value."""
         return self.value
 
     def damp(self, directions: Directions) -> Tensor:
         """Return the value for each direction."""
-        return torch.full_like(directions.evals, self.value)
+        return directions.evals.new_full((len(directions),), self.value)

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-import torch
-from pydantic import Field
-from torch import Tensor
+from functools import reduce
+from typing import TYPE_CHECKING
 
-from ddn_core.api import AnyDamping, Damping, Directions
+from pydantic import Field
+
+from ddn_core.api import AnyDamping, Damping
+from ddn_plugins.damping._uniform import combined
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ddn_core.api import Context, Directions
 
 
 class Maximum(Damping, kind="maximum"):
-    """δ_k = the largest of the dampings' δ_k."""
+    """δ_k = the largest of the dampings' δ_k.
+
+    A floor under an adaptive damping, say: `of = [{ kind = "levenberg-marquardt" }, { kind = "relative" }]`.
+    """
 
     of: list[AnyDamping] = Field(min_length=1, description="Dampings to take the largest of.")
 
+    def uniform(self, context: Context) -> float | None:
+        """Return the largest, if each damping is one number."""
+        return combined(self.of, context, max)
+
     def damp(self, directions: Directions) -> Tensor:
-        """Return the elementwise maximum."""
-        return torch.stack([damping(directions) for damping in self.of]).amax(0)
+        """Return the largest, direction by direction."""
+        return reduce(lambda some, others: some.maximum(others), [damping(directions) for damping in self.of])

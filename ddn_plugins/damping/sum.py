@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-import torch
-from pydantic import Field
-from torch import Tensor
+import math
+from functools import reduce
+from typing import TYPE_CHECKING
 
-from ddn_core.api import AnyDamping, Damping, Directions
+from pydantic import Field
+
+from ddn_core.api import AnyDamping, Damping
+from ddn_plugins.damping._uniform import combined
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ddn_core.api import Context, Directions
 
 
 class Sum(Damping, kind="sum"):
-    """δ_k = the sum of the dampings' δ_k."""
+    """δ_k = the sum of the dampings' δ_k.
+
+    Dampings for independent reasons, such as noise and model error, add up.
+    """
 
     of: list[AnyDamping] = Field(min_length=1, description="Dampings to add up.")
 
+    def uniform(self, context: Context) -> float | None:
+        """Return the sum, if each damping is one number."""
+        return combined(self.of, context, math.fsum)
+
     def damp(self, directions: Directions) -> Tensor:
-        """Return the elementwise sum."""
-        return torch.stack([damping(directions) for damping in self.of]).sum(0)
+        """Return the sum, direction by direction."""
+        return reduce(lambda some, others: some + others, [damping(directions) for damping in self.of])

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import torch
-from pydantic import Field, PositiveInt
-from torch import Tensor
-from torch.nn import CrossEntropyLoss, Module
-from torch.utils.data import DataLoader, TensorDataset
+from typing import TYPE_CHECKING, Annotated
 
-from ddn_core.api import Problem, ProblemParts
+from pydantic import Field, PositiveInt
+
+from ddn_core.api import Problem, ProblemParts, Unit
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
 
 
 class Digits(Problem):
     """Classify the 1797 digits of 8 × 8 pixels that scikit-learn brings (Alpaydin and Kaynak 1998)."""
 
     batch_size: PositiveInt = Field(128, description="Number of samples in a training batch.")
-    test_fraction: float = Field(
-        0.2, gt=0, lt=1, description="Fraction of the samples kept for the test, without unit."
+    test_fraction: Annotated[float, Unit("1")] = Field(
+        0.2, gt=0, lt=1, description="Fraction of the samples kept for the test."
     )
 
     def parts(self, model: Module, image_shape: tuple[int, ...]) -> ProblemParts:
         """Return the problem for a model that takes images of a shape."""
+        import torch  # here and below, so that the schema is had without
+        from torch.nn import CrossEntropyLoss
+        from torch.utils.data import DataLoader, TensorDataset
+
         inputs, targets = load_digits()
         inputs = inputs.reshape(-1, *image_shape)
         order = torch.randperm(len(inputs))
@@ -45,6 +51,8 @@ class Digits(Problem):
 
 def load_digits() -> tuple[Tensor, Tensor]:
     """Return images `[1797, 64]` with pixels from 0 to 1, and classes `[1797]`."""
+    import torch
+
     try:
         from sklearn.datasets import load_digits as load
     except ImportError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pydantic import Field, PositiveInt
-from torch.nn import Conv2d, Flatten, Linear, MaxPool2d, ReLU, Sequential
 
 from ddn_core.api import ProblemParts
 from ddn_plugins.problems._digits import Digits
@@ -17,6 +16,8 @@ class DigitsCnn(Digits, kind="digits-cnn"):
 
     def load(self) -> ProblemParts:
         """Return network, loss and data."""
+        from torch.nn import Conv2d, Flatten, Linear, MaxPool2d, ReLU, Sequential
+
         first, second = self.channels
         model = Sequential(
             Conv2d(1, first, kernel_size=3, padding=1),

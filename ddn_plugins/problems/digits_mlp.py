@@ -6,12 +6,9 @@ from itertools import pairwise
 from typing import Literal
 
 from pydantic import Field, PositiveInt
-from torch.nn import Linear, Module, ReLU, Sequential, Sigmoid, Tanh
 
 from ddn_core.api import ProblemParts
 from ddn_plugins.problems._digits import Digits
-
-ACTIVATIONS: dict[str, type[Module]] = {"relu": ReLU, "sigmoid": Sigmoid, "tanh": Tanh}
 
 
 class DigitsMlp(Digits, kind="digits-mlp"):
@@ -22,7 +19,10 @@ class DigitsMlp(Digits, kind="digits-mlp"):
 
     def load(self) -> ProblemParts:
         """Return network, loss and data."""
+        from torch.nn import Linear, Module, ReLU, Sequential, Sigmoid, Tanh
+
+        activation: type[Module] = {"relu": ReLU, "sigmoid": Sigmoid, "tanh": Tanh}[self.activation]
         layers: list[Module] = []
         for inputs, outputs in pairwise([64, *self.hidden]):
-            layers += [Linear(inputs, outputs), ACTIVATIONS[self.activation]()]
+            layers += [Linear(inputs, outputs), activation()]
         return self.parts(Sequential(*layers, Linear([64, *self.hidden][-1], 10)), image_shape=(64,))

@@ -177,7 +177,9 @@ def _classifier(samples=30):
 def _top(count, dtype, damping=0.1, samples=30):
     """Return the leading directions of the classifier, damped, and its parameters."""
     capture, parameters = _capture(*_in(dtype, *_classifier(samples)))
-    choice = Choice(lambda found: torch.arange(len(found)), lambda found: torch.full_like(found.evals, damping), count)
+    choice = Choice(
+        lambda found: torch.arange(len(found)), lambda found: torch.full_like(found.evals, damping), lambda _: count
+    )
     return damped_newton_step(capture, parameters, choice)
 
 
@@ -202,7 +204,7 @@ def test_a_large_gram_matrix_is_not_decomposed_for_its_leading_pairs(monkeypatch
     model = nn.Sequential(nn.Linear(20, 80), nn.Tanh(), nn.Linear(80, 4))  # more parameters than columns
     inputs, targets = torch.randn(160, 20), torch.randint(0, 4, (160,))
     capture, parameters = _capture(model, nn.CrossEntropyLoss(), inputs, targets)
-    directions = group_directions(capture, parameters, largest=5)
+    directions = group_directions(capture, parameters, largest=lambda _: 5)
     assert directions.fallbacks == ()
     assert len(directions) == 5
     assert capture.columns == 640
@@ -368,7 +370,8 @@ def _both_ways(problem, damping):
     capture, parameters = _capture(*problem)
     choice = (lambda found: torch.arange(len(found)), lambda found: torch.full_like(found.evals, damping))
     return tuple(
-        damped_newton_step(capture, parameters, Choice(*choice, uniform_damping=uniform)) for uniform in (damping, None)
+        damped_newton_step(capture, parameters, Choice(*choice, uniform_damping=lambda _, uniform=uniform: uniform))
+        for uniform in (damping, None)
     )
 
 
@@ -486,7 +489,7 @@ def test_the_smaller_side_is_decomposed_and_agrees_with_the_twin(name, criterion
     parameters = dict(problem.model.named_parameters())
     size = sum(parameters[name].numel() for name in names)
     table = {"top-10": {"kind": "top-k", "k": 10}, "all": ALL}[criterion]
-    group = group_of(problem, names, table, {"kind": "maximum", "of": [_constant(0.5)]})
+    group = group_of(problem, names, table, lambda evals, *_: torch.full_like(evals, 0.5))  # no solve gives this
     monkeypatch.setattr(torch.linalg, "eigh", lambda matrix, **kw: sizes.append(len(matrix)) or solver(matrix, **kw))
     computation = run(problem, [group])
     monkeypatch.undo()
@@ -684,10 +687,10 @@ def test_steps_with_confident_mistakes_agree_with_the_twin(wrong_by, dtype, crit
     twin = dense_twin(*_double(model, loss_function, inputs, targets))
     choice = Choice(lambda found: range(len(found)), lambda found: torch.full_like(found.evals, 0.1))
     if criterion == "all":
-        choice = Choice(choice.criterion, choice.damping, uniform_damping=0.1)
+        choice = Choice(choice.criterion, choice.damping, uniform_damping=lambda _: 0.1)
         expected = twin.step(range(len(twin.evals)), 0.1)
     else:
-        choice = Choice(choice.criterion, choice.damping, largest=3)
+        choice = Choice(choice.criterion, choice.damping, largest=lambda _: 3)
         expected = twin.step(range(len(twin.evals) - 3, len(twin.evals)), 0.1)
     step = damped_newton_step(capture, parameters, choice)
     assert (step.uniform_damping is not None) == (criterion == "all")

@@ -91,6 +91,7 @@ def capture_of(current: BackwardPass, settings: CaptureSettings) -> Capture:
     return Capture(
         factors=_factors(parts, columns, gradients),
         columns_per_sample=root.shape[1],
+        outputs=loss.output[0].numel(),
         samples=len(root),
         ggn=_positions(ggn, position),
         lambdas=_positions(lambdas, position),

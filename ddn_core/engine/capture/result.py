@@ -22,6 +22,7 @@ class Capture:
     Attributes:
         factors: One for the parameters of each layer and group that the loss reaches.
         columns_per_sample: C for the exact GGN, M with Monte-Carlo samples.
+        outputs: Number of outputs C of the model for each sample.
         samples: Number of samples that the factors have columns for.
         ggn: Positions of the samples of the GGN, whose eigenvectors the directions are; a range, if it is all of them.
         lambdas: Positions of the samples of the directional curvatures.
@@ -41,6 +42,7 @@ class Capture:
 
     factors: tuple[Factor, ...]
     columns_per_sample: int
+    outputs: int
     samples: int
     ggn: Sequence[int]
     lambdas: Sequence[int]

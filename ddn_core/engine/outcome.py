@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -15,6 +16,8 @@ class Outcome:
         loss_before: Loss at which the step was computed.
         loss_after: Loss of the same batch after all groups moved; only if some strategy requires `"loss_after"`.
         predicted_decrease: Decrease of the loss that this group's quadratic model predicted, in loss.
+        total_predicted_decrease: Sum of the predicted decreases of all groups: what the decrease of the loss, to which
+            all of them contribute, is compared with.
         step_norm: Euclidean norm of the group's step, without `lr`, in param.
         directions: Number of directions K.
     """
@@ -24,5 +27,20 @@ class Outcome:
     loss_before: float
     loss_after: float | None
     predicted_decrease: float
+    total_predicted_decrease: float
     step_norm: float
     directions: int
+
+    @property
+    def actual_decrease(self) -> float:
+        """Decrease of the loss that all groups together achieved; NaN if the loss after the step is not known."""
+        return math.nan if self.loss_after is None else self.loss_before - self.loss_after
+
+    @property
+    def ratio(self) -> float:
+        """Actual over predicted decrease of the loss, by all groups; 1 where the quadratic model is exact.
+
+        NaN if either is not a number, or if no decrease was predicted: the comparison says nothing good then.
+        """
+        predicted = self.total_predicted_decrease
+        return self.actual_decrease / predicted if predicted > 0 else math.nan

@@ -1,0 +1,79 @@
+"""Units of fields: powers of the loss and of the parameters.
+
+A field states its unit in its type, `Annotated[PositiveFloat, Unit("loss/param²")]`. The unit is in the JSON Schema and
+in the docs, and the contract checks scale the field with it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from pydantic import GetJsonSchemaHandler
+from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema
+
+from ddn_core.errors import PluginError
+
+SUPERSCRIPTS = str.maketrans("²³⁴⁵⁶", "23456")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The unit of a field: products of `loss` and `param`, such as `"loss/param²"`; `"1"` for a pure number.
+
+    Attributes:
+        text: The unit as it is shown.
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        """Raise unless the unit can be read."""
+        _ = self.powers
+
+    @cached_property
+    def powers(self) -> tuple[int, int]:
+        """Powers of the loss and of the parameters.
+
+        Raises:
+            PluginError: The text is no such product.
+        """
+        found = {"loss": 0, "param": 0}
+        above, *below = self.text.translate(SUPERSCRIPTS).split("/")
+        for sign, terms in [(1, above), *((-1, terms) for terms in below)]:
+            for term in terms.split("·"):
+                match = re.fullmatch(r"(loss|param)([2-6]?)|1", term.strip())
+                if match is None:
+                    raise PluginError(
+                        f"unit {self.text!r} cannot be read. Write products of loss and param, such as 'loss/param²', "
+                        "or '1'."
+                    )
+                if match[1]:
+                    found[match[1]] += sign * int(match[2] or 1)
+        return found["loss"], found["param"]
+
+    def factor(self, loss: float, param: float) -> float:
+        """Return by what a number of this unit grows where losses and parameters grow by these factors."""
+        powers = self.powers
+        return float(loss ** powers[0] * param ** powers[1])
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Return the schema of the field with its unit."""
+        return {**handler(schema), "unit": self.text}
+
+
+def unit_of(field: FieldInfo) -> Unit | None:
+    """Return the unit that a field states, if any."""
+    return next((item for item in _flat(field.metadata) if isinstance(item, Unit)), None)
+
+
+def _flat(metadata: list[Any]) -> Iterator[Any]:
+    for item in metadata:
+        if isinstance(item, FieldInfo):
+            yield from _flat(item.metadata)
+        else:
+            yield item

@@ -1,0 +1,255 @@
+"""What every strategy keeps: one function for each promise, which raises an `AssertionError` that says what is broken.
+
+A check gets a strategy that is set up, and leaves it as it was.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+from typing import Any
+
+import torch
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import ValidationError
+from torch import Tensor
+
+from ddn_core.api import Criterion, Damping, unit_of
+from ddn_core.testing.spectra import (
+    changed,
+    difficult_directions,
+    in_units,
+    no_directions,
+    outcome_in_units,
+    outcomes,
+    typical_directions,
+)
+
+Strategy = Criterion | Damping
+LOSS, PARAM = 2.0**20, 2.0**-8  # powers of four and two: scaling is exact, and so are square roots
+
+
+def check_is_documented(strategy: Strategy) -> None:
+    """The class has a kind and a docstring; each field is described, and each number that is no count has a unit."""
+    cls = type(strategy)
+    assert cls.kind, f"{cls.__name__} has no kind: class {cls.__name__}(..., kind='<entry point>/<name>')"
+    own = cls.__doc__ and cls.__doc__ != cls.__mro__[1].__doc__
+    assert own, f"{cls.__name__} has no docstring; its first line is what `ddn plugins` shows"
+    assert cls.summary().endswith("."), (
+        f"the first line of {cls.__name__}'s docstring is no sentence: {cls.summary()!r}"
+    )
+    for name, field in cls.model_fields.items():
+        assert field.description, f"field {name!r} has no description: Field(..., description=...)"
+        number = isinstance(getattr(strategy, name), float)
+        assert not number or unit_of(field), f"field {name!r} states no unit: Annotated[float, Unit('loss/param²')]"
+
+
+def check_table_makes_an_equal_strategy(strategy: Strategy) -> None:
+    """The config table, also as JSON, makes an equal strategy; so do a copy and a pickle."""
+    table = {name: value for name, value in strategy.table().items() if name != "kind"}
+    fresh = _fresh(strategy)
+    assert type(strategy).model_validate(table) == fresh, f"the table {table} makes another strategy"
+    assert type(strategy).model_validate(json.loads(json.dumps(table))) == fresh, "the table as JSON makes another one"
+    assert strategy.model_copy(deep=True) == strategy, "a deep copy differs"
+    if "<locals>" not in type(strategy).__qualname__:
+        assert pickle.loads(pickle.dumps(strategy)) == strategy, "a pickle differs"
+
+
+def check_defaults_are_valid(strategy: Strategy) -> None:
+    """The class can be made of its required fields alone, and then answers."""
+    cls = type(strategy)
+    made = cls.model_validate(
+        {name: getattr(strategy, name) for name, f in cls.model_fields.items() if f.is_required()}
+    )
+    made(typical_directions())
+
+
+def check_bad_fields_are_refused(strategy: Strategy) -> None:
+    """An unknown field, a value outside of its bounds and a value of another type are errors that name the field."""
+    good = {name: getattr(strategy, name) for name in type(strategy).model_fields}
+    for name, value in _bad_values(strategy):
+        try:
+            type(strategy).model_validate({**good, name: value})
+        except ValidationError as refusal:
+            if name in [line["loc"][0] for line in refusal.errors() if line["loc"]]:
+                continue
+            raise AssertionError(f"the error for {name} = {value!r} does not name the field: {refusal}") from refusal
+        raise AssertionError(f"the field {name} = {value!r} is accepted")
+
+
+def check_answers_alike_twice(strategy: Strategy) -> None:
+    """The same directions give the same answer: random numbers come from `directions.context.generator`."""
+    torch.manual_seed(0)
+    first = strategy(typical_directions())
+    torch.manual_seed(1)
+    _same(strategy(typical_directions()), first, "a second call answers differently")
+    _same(_fresh(strategy)(typical_directions()), _fresh(strategy)(typical_directions()), "two equal ones differ")
+
+
+def check_keeps_dtype_and_device(strategy: Strategy) -> None:
+    """The answer has the dtype and the device of the eigenvalues, in float32 and float64."""
+    for dtype in (torch.float32, torch.float64):
+        directions = typical_directions(dtype=dtype)
+        answer = strategy(directions)
+        expected = dtype if isinstance(strategy, Damping) else torch.long
+        assert answer.dtype == expected, f"the answer is {answer.dtype} for directions of {dtype}"
+        assert answer.device == directions.evals.device
+
+
+def check_changes_no_input(strategy: Strategy) -> None:
+    """The tensors of the directions are as they were."""
+    directions = typical_directions()
+    before = {name: getattr(directions, name).clone() for name in ("evals", "evecs", "gammas", "lambdas")}
+    strategy(directions)
+    for name, tensor in before.items():
+        assert torch.equal(getattr(directions, name), tensor), f"{name} was changed in place"
+
+
+def check_takes_difficult_directions(strategy: Strategy) -> None:
+    """It answers for no direction, one, one sample, equal eigenvalues, no gradient, and other limits."""
+    for dtype in (torch.float32, torch.float64):
+        assert strategy(no_directions(dtype)).shape == (0,), "without directions the answer is not empty"
+        for name, directions in difficult_directions(dtype).items():
+            try:
+                strategy(directions)
+            except Exception as error:
+                raise AssertionError(f"{name}, {dtype}: {error}") from error
+
+
+def check_scales_with_the_loss(strategy: Strategy) -> None:
+    """With a loss that is c times as large, dampings are c times as large and the same directions are chosen.
+
+    Each field is multiplied as its unit says.
+    """
+    _check_units(strategy, loss=LOSS)
+
+
+def check_scales_with_the_parameters(strategy: Strategy) -> None:
+    """With parameters that are a times as large, dampings are 1/a² times as large and the same directions are chosen.
+
+    Each field is multiplied as its unit says.
+    """
+    _check_units(strategy, param=PARAM)
+
+
+def check_order_of_samples_does_not_matter(strategy: Strategy) -> None:
+    """Permuting the samples changes nothing."""
+    directions = typical_directions()
+    order = torch.randperm(len(directions.gammas), generator=torch.Generator().manual_seed(0))
+    permuted = changed(directions, gammas=directions.gammas[order], lambdas=directions.lambdas[order])
+    _same(strategy(permuted), strategy(directions), "the order of the samples matters")
+
+
+def check_sign_of_directions_does_not_matter(strategy: Strategy) -> None:
+    """An eigenvector has no sign: reversing directions changes nothing."""
+    directions = typical_directions()
+    signs = torch.ones_like(directions.evals)
+    signs[::2] = -1
+    _same(
+        strategy(changed(directions, gammas=directions.gammas * signs)),
+        strategy(directions),
+        "the sign of a direction matters",
+    )
+
+
+def check_shortcuts_are_true(strategy: Strategy) -> None:
+    """What `leading_directions`, `keeps_all` and `uniform` tell beforehand is what `select` and `damp` answer."""
+    for directions in (typical_directions(), typical_directions(count=40, seed=1)):
+        context = directions.context
+        if isinstance(strategy, Damping):
+            if (value := strategy.uniform(context)) is not None:
+                expected = torch.full_like(directions.evals, value)
+                _same(strategy(directions), expected, "`uniform` is not what `damp` returns")
+            continue
+        chosen = strategy(directions)
+        assert not strategy.keeps_all() or len(chosen) == len(directions), "`keeps_all`, but not all are selected"
+        if (leading := strategy.leading_directions(context)) is not None:
+            assert leading >= 0, f"`leading_directions` is {leading}"
+            start = max(0, len(directions) - leading)
+            part = directions.select(range(start, len(directions)))
+            _same(strategy(part) + start, chosen, f"given the {leading} leading directions only, it selects others")
+
+
+def check_state_is_saved(strategy: Strategy) -> None:
+    """A strategy that takes over the state of another one answers as that one, and both go on alike.
+
+    The state is plain data: it goes through `torch.save` and `torch.load(..., weights_only=True)`.
+    """
+    first, second = _fresh(strategy), _fresh(strategy)
+    directions = typical_directions()
+    for outcome in outcomes():
+        first.notify(outcome)
+        second = _fresh(strategy)
+        file = io.BytesIO()
+        torch.save(first.state_dict(), file)
+        file.seek(0)
+        second.load_state_dict(torch.load(file, weights_only=True))
+        _same(second(directions), first(directions), "after the state was loaded, it answers differently")
+    for outcome in outcomes():
+        first.notify(outcome)
+        second.notify(outcome)
+        _same(second(directions), first(directions), "after the state was loaded, it goes on differently")
+
+
+def check_copies_share_no_state(strategy: Strategy) -> None:
+    """What a copy observes does not change the strategy it was copied from."""
+    first = _fresh(strategy)
+    before = first(typical_directions())
+    other = first.model_copy(deep=True)
+    for outcome in outcomes():
+        other.notify(outcome)
+    _same(first(typical_directions()), before, "it learned from what its copy observed")
+    assert first == _fresh(strategy), "it learned from what its copy observed"
+
+
+ALL_CHECKS = [value for name, value in list(globals().items()) if name.startswith("check_")]
+"""Every check, in the order of this file."""
+
+
+def _fresh(strategy: Strategy) -> Any:
+    """Return an equal strategy that has observed nothing."""
+    return strategy.in_units()
+
+
+def _same(answer: Tensor, expected: Tensor, complaint: str) -> None:
+    """Raise unless two answers agree, but for rounding; indices in any order."""
+    if not answer.is_floating_point():
+        answer, expected = answer.sort().values, expected.sort().values
+        assert answer.tolist() == expected.tolist(), f"{complaint}: {answer.tolist()} in place of {expected.tolist()}"
+        return
+    close = torch.isclose(answer, expected, rtol=1e-6, atol=0)
+    assert bool(close.all()), f"{complaint}: {answer[~close].tolist()} in place of {expected[~close].tolist()}"
+
+
+def _check_units(strategy: Strategy, loss: float = 1.0, param: float = 1.0) -> None:
+    directions = typical_directions()
+    larger, plain = strategy.in_units(loss, param), _fresh(strategy)
+    factor = loss / param**2 if isinstance(strategy, Damping) else 1
+    complaint = f"with losses {loss:g} and parameters {param:g} times as large, it does not answer accordingly"
+    for outcome in [None, *outcomes()]:
+        if outcome is not None:
+            plain.notify(outcome)
+            larger.notify(outcome_in_units(outcome, loss, param))
+        _same(larger(in_units(directions, loss, param)), plain(directions) * factor, complaint)
+
+
+def _bad_values(strategy: Strategy) -> list[tuple[str, Any]]:
+    """Return names of fields with values that they may not have."""
+    found: list[tuple[str, Any]] = [("no_such_field", 1)]
+    for name, field in type(strategy).model_fields.items():
+        found.append((name, object()))
+        value = getattr(strategy, name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        found += [(name, "text"), (name, float("nan")), (name, [value])]
+        for bound in field.metadata:
+            if isinstance(bound, Gt):
+                found.append((name, bound.gt))
+            if isinstance(bound, Lt):
+                found.append((name, bound.lt))
+            if isinstance(bound, Ge):
+                found.append((name, bound.ge - 1))  # type: ignore[operator]
+            if isinstance(bound, Le):
+                found.append((name, bound.le + 1))  # type: ignore[operator]
+    return found

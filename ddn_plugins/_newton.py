@@ -1,0 +1,52 @@
+"""Newton's method for one number: the secular equations of dampings that are defined by the step they give.
+
+In the eigenbasis the step along direction k is `-γ̄_k / (λ̄_k + δ)`, so that its norm `‖s(δ)‖` costs K operations. As
+Moré and Sorensen (1983) do, the reciprocal of the norm is looked at: it is concave in δ, and from the left of the root
+Newton's method then climbs to it, never beyond.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ddn_core.api import Directions
+
+ITERATIONS = 200
+PRECISION = 1e-15
+
+
+def root_from_left(function: Callable[[float], tuple[float, float]], start: float) -> float:
+    """Return the root of a concave, increasing function.
+
+    Args:
+        function: Gives value and derivative.
+        start: A number at or below the root.
+    """
+    delta = start
+    for _ in range(ITERATIONS):
+        value, derivative = function(delta)
+        if value >= 0:
+            break
+        change = -value / derivative
+        delta += change
+        if change <= PRECISION * delta:
+            break
+    return delta
+
+
+def derivatives(directions: Directions) -> tuple[Tensor, Tensor]:
+    """Return |γ̄_k| and λ̄_k in float64, `[K]`."""
+    return directions.loss_gammas.double().abs(), directions.loss_lambdas.double()
+
+
+def reciprocal_norm(gammas: Tensor, lambdas: Tensor, delta: float) -> tuple[float, float]:
+    """Return `1 / ‖s(δ)‖` and its derivative with respect to δ."""
+    curvatures = lambdas + delta
+    lengths = (gammas / curvatures).masked_fill(gammas == 0, 0.0)  # also where λ̄ + δ = 0
+    norm = float(lengths.norm())
+    slopes = (lengths.square() / curvatures).masked_fill(gammas == 0, 0.0)
+    return 1 / norm, float(slopes.sum()) / norm**3

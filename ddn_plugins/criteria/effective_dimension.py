@@ -1,0 +1,32 @@
+"""Keep as many directions as there are effective parameters at a damping."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field, PositiveFloat
+
+from ddn_core.api import Criterion, Unit
+
+if TYPE_CHECKING:
+    from ddn_core.api import Directions
+
+
+class EffectiveDimension(Criterion, kind="effective-dimension"):
+    """Keep the d largest, with d the effective dimension `Σ_k λ_k / (λ_k + value)`, rounded up.
+
+    Each direction counts by how much of it the damping leaves: about 1 above it, about 0 below. What is kept are the
+    directions that the data determine, rather than the damping.
+
+    Source: MacKay 1992, "Bayesian interpolation"; Maddox, Benton, Wilson 2020, "Rethinking parameter
+    counting in deep models: effective dimensionality revisited".
+    """
+
+    value: Annotated[PositiveFloat, Unit("loss/param²")] = Field(1.0, description="Damping that is counted at.")
+
+    def select(self, directions: Directions) -> range:
+        """Return the indices of the largest eigenvalues."""
+        evals = directions.evals.double()
+        dimension = math.ceil(float((evals / (evals + self.value)).sum()))
+        return range(len(directions) - min(dimension, len(directions)), len(directions))

@@ -1,0 +1,36 @@
+"""Keep the directions along which most of the gradient lies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field, PositiveInt
+
+from ddn_core.api import Criterion, Unit
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ddn_core.api import Directions
+
+
+class GradientOverlap(Criterion, kind="gradient-overlap"):
+    """Keep the fewest directions, of largest |γ̄_k|, that hold a fraction of ‖g‖² with `Σ_k γ̄_k²`, but at most `k`.
+
+    Where less of the gradient lies in all directions together, as with Monte-Carlo samples, all are kept (or `k`). With
+    `fraction = 1` the `k` directions of largest overlap are kept.
+
+    Source: Gur-Ari, Roberts, Dyer 2018, "Gradient descent happens in a tiny subspace", section 2, for the overlap.
+    """
+
+    fraction: Annotated[float, Unit("1")] = Field(0.9, gt=0, le=1, description="Fraction of ‖g‖² to hold.")
+    k: PositiveInt | None = Field(None, description="Largest number of directions; no bound by default.")
+
+    def select(self, directions: Directions) -> Tensor:
+        """Return the indices of the directions, ascending."""
+        overlaps = directions.loss_gammas.double().square()
+        order = overlaps.argsort(descending=True)
+        held = overlaps[order].cumsum(0)
+        lacking = held < self.fraction * directions.context.gradient_norm**2 * (1 - 1e-6)  # rounding of the norm
+        count = min(int(lacking.sum()) + 1, self.k or len(directions))
+        return order[:count].sort().values

@@ -1,0 +1,32 @@
+"""Keep the directions whose derivative stands out from its sampling noise."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat
+
+from ddn_core.api import Criterion, Unit
+from ddn_plugins._noise import relative_variance
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ddn_core.api import Directions
+
+
+class Snr(Criterion, kind="snr"):
+    """Keep the directions with SNR_k = |x̄_k| / √(var x_k / N) ≥ bound, for x the directional gradients or curvatures.
+
+    A batch of one sample says nothing of the noise, and all directions are kept.
+
+    Source: Dangel, Tatzel, Hennig 2022, "ViViT", which measures such ratios (there squared, and without N).
+    """
+
+    of: Literal["gradient", "curvature"] = Field("gradient", description="What has to stand out: γ_k or λ_k.")
+    bound: Annotated[NonNegativeFloat, Unit("1")] = Field(2.0, description="Least signal-to-noise ratio to keep.")
+
+    def select(self, directions: Directions) -> Tensor:
+        """Return the indices of the directions that reach the bound."""
+        noise = relative_variance(directions.gammas if self.of == "gradient" else directions.lambdas)
+        return (noise.rsqrt() >= self.bound).nonzero()[:, 0]

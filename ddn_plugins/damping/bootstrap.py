@@ -1,0 +1,50 @@
+"""The damping with the largest gain that resampling of the samples trusts in."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from ddn_core.api import Damping, Unit
+from ddn_plugins._bootstrap import ResampledGain
+from ddn_plugins._flat import still_where_flat
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ddn_core.api import Directions
+
+
+class Bootstrap(Damping, kind="bootstrap"):
+    """δ_k = the δ of a grid for which a low quantile of the gain `-γ τ - ½ λ τ²`, τ = -γ̄_k / (λ̄_k + δ), is largest.
+
+    γ and λ are resampled over the samples. Where no damping has a gain with a nonnegative quantile, the direction
+    is not moved along. The grid is made of multiples of λ̄_k: zero, and `points` from `lowest` to `highest`, evenly
+    in their logarithm.
+
+    Source: Dangel, Tatzel, Hennig 2022, "ViViT": the authors' own rule for directional damping.
+    """
+
+    quantile: Annotated[float, Unit("1")] = Field(0.1, ge=0, le=0.5, description="Level of the quantile of the gain.")
+    resamples: PositiveInt = Field(200, le=10**5, description="Number of resamples.")
+    lowest: Annotated[PositiveFloat, Unit("1")] = Field(1e-2, description="Least positive damping over λ̄_k.")
+    highest: Annotated[PositiveFloat, Unit("1")] = Field(1e3, description="Largest damping over λ̄_k.")
+    points: PositiveInt = Field(21, le=1000, description="Number of positive dampings in the grid.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the resampling.")
+
+    def damp(self, directions: Directions) -> Tensor:
+        """Return the best damping of the grid for each direction."""
+        gammas, lambdas = directions.loss_gammas, directions.loss_lambdas
+        gain = ResampledGain.of(directions, self.resamples, self.seed)
+        best, deltas = lambdas.new_full(lambdas.shape, -math.inf), lambdas.clone()
+        for multiple in self._grid():
+            quantile = gain.quantile(-gammas / (lambdas * (1 + multiple)), self.quantile)
+            better = quantile > best
+            best, deltas = quantile.where(better, best), (multiple * lambdas).where(better, deltas)
+        return still_where_flat(deltas.masked_fill(~(best >= 0), math.inf), directions)
+
+    def _grid(self) -> list[float]:
+        ratio, steps = self.highest / self.lowest, max(self.points - 1, 1)
+        return [0.0, *(self.lowest * ratio ** (point / steps) for point in range(self.points))]

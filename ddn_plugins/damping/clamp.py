@@ -1,0 +1,48 @@
+"""Another damping, between bounds."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Annotated, Self
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+
+from ddn_core.api import AnyDamping, Damping, Unit
+from ddn_plugins.damping._uniform import combined
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ddn_core.api import Context, Directions
+
+
+class Clamp(Damping, kind="clamp"):
+    """δ_k = δ_k of another damping, but at least `lowest` and at most `highest`.
+
+    A direction that the other damping leaves alone (δ = +inf) is left alone.
+    """
+
+    of: AnyDamping = Field(description="Damping to bound.")
+    lowest: Annotated[NonNegativeFloat, Unit("loss/param²")] = Field(0.0, description="Least damping.")
+    highest: Annotated[PositiveFloat | None, Unit("loss/param²")] = Field(
+        None, description="Largest damping; no bound by default."
+    )
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Self:
+        if self.highest is not None and self.highest < self.lowest:
+            raise ValueError(f"highest is {self.highest:g}, but lowest is {self.lowest:g}; give bounds in order")
+        return self
+
+    def uniform(self, context: Context) -> float | None:
+        """Return the bounded damping, if it is one number."""
+        return combined([self.of], context, lambda values: min(max(values[0], self.lowest), self._ceiling))
+
+    def damp(self, directions: Directions) -> Tensor:
+        """Return the bounded damping."""
+        deltas = self.of(directions)
+        return deltas.clamp(self.lowest, self._ceiling).where(deltas.isfinite(), deltas)
+
+    @property
+    def _ceiling(self) -> float:
+        return math.inf if self.highest is None else self.highest

@@ -1,0 +1,32 @@
+"""A bound on the length of the step along each direction."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field, PositiveFloat
+
+from ddn_core.api import Damping, Unit
+from ddn_plugins._flat import still_where_flat
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ddn_core.api import Directions
+
+
+class Clip(Damping, kind="clip"):
+    """δ_k = max(0, |γ̄_k| / c - λ̄_k): the step along each direction has length at most c.
+
+    The Newton step where it is shorter than c, a step of length c otherwise.
+
+    Source: Liu et al. 2023, "Sophia: a scalable stochastic second-order optimizer", which clips the step of each
+    coordinate; here it is clipped in the eigenbasis.
+    """
+
+    length: Annotated[PositiveFloat, Unit("param")] = Field(0.1, description="c, largest step along a direction.")
+
+    def damp(self, directions: Directions) -> Tensor:
+        """Return what the curvature of each direction lacks."""
+        lacking = directions.loss_gammas.abs() / self.length - directions.loss_lambdas
+        return still_where_flat(lacking.clamp(min=0), directions)

@@ -1,0 +1,59 @@
+"""One damping that follows how well the quadratic model predicts the loss."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field, PositiveFloat, PrivateAttr
+
+from ddn_core.api import Damping, Unit
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ddn_core.api import Context, Directions, Outcome
+
+
+class LevenbergMarquardt(Damping, kind="levenberg-marquardt"):
+    """δ_k = δ, which grows after a step that gained less than predicted, and shrinks after one that gained enough.
+
+    With ρ the ratio of the actual to the predicted decrease of the loss on the same batch, δ is multiplied by
+    `increase` where ρ < `bad`, and by `decrease` where ρ > `good`. A ratio that is no number counts as bad: the
+    loss has become NaN or infinite, or no decrease was predicted. Where nothing was moved, nothing is learned. A
+    bad step is not taken back.
+
+    Source: Martens 2010, "Deep learning via Hessian-free optimization", section 4.1, after Marquardt 1963.
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset({"loss_after"})
+
+    initial: Annotated[PositiveFloat, Unit("loss/param²")] = Field(1.0, description="Damping of the first step.")
+    bad: Annotated[float, Unit("1")] = Field(0.25, ge=0, le=0.5, description="Ratio below which the damping grows.")
+    good: Annotated[float, Unit("1")] = Field(0.75, ge=0.5, le=1, description="Ratio above which the damping shrinks.")
+    increase: Annotated[float, Unit("1")] = Field(1.5, ge=1, description="Factor on the damping after a bad step.")
+    decrease: Annotated[float, Unit("1")] = Field(2 / 3, gt=0, le=1, description="Factor on it after a good step.")
+    lowest: Annotated[PositiveFloat, Unit("loss/param²")] = Field(1e-10, description="Least damping.")
+    highest: Annotated[PositiveFloat, Unit("loss/param²")] = Field(1e10, description="Largest damping.")
+
+    _delta: float = PrivateAttr()
+
+    def model_post_init(self, context: object, /) -> None:
+        """Begin with the initial damping."""
+        self._delta = self.initial
+
+    def uniform(self, context: Context) -> float:
+        """Return the present damping."""
+        return self._delta
+
+    def damp(self, directions: Directions) -> Tensor:
+        """Return the present damping for each direction."""
+        return directions.evals.new_full((len(directions),), self._delta)
+
+    def observe(self, outcome: Outcome) -> None:
+        """Compare the decrease of the loss with the prediction."""
+        if outcome.total_predicted_decrease == 0:
+            return
+        if not outcome.ratio >= self.bad:  # NaN is not
+            self._delta = min(self._delta * self.increase, self.highest)
+        elif outcome.ratio > self.good:
+            self._delta = max(self._delta * self.decrease, self.lowest)

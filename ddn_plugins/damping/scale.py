@@ -1,0 +1,30 @@
+"""Another damping, multiplied by a factor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field, PositiveFloat
+
+from ddn_core.api import AnyDamping, Damping, Unit
+from ddn_plugins.damping._uniform import combined
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ddn_core.api import Context, Directions
+
+
+class Scale(Damping, kind="scale"):
+    """δ_k = factor · δ_k of another damping."""
+
+    of: AnyDamping = Field(description="Damping to multiply.")
+    factor: Annotated[PositiveFloat, Unit("1")] = Field(1.0, description="Factor.")
+
+    def uniform(self, context: Context) -> float | None:
+        """Return the factor times the damping, if it is one number."""
+        return combined([self.of], context, lambda values: self.factor * values[0])
+
+    def damp(self, directions: Directions) -> Tensor:
+        """Return the factor times the damping."""
+        return self.factor * self.of(directions)

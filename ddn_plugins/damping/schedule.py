@@ -1,0 +1,76 @@
+"""A field of another damping as a function of the step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from ddn_core.api import AnyDamping, Damping, unit_of
+from ddn_plugins.damping._shapes import Piecewise, Shape
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ddn_core.api import Context, Directions
+
+
+class Schedule(Damping, kind="schedule"):
+    """δ_k = δ_k of another damping, one of whose fields is a function of the number of steps taken.
+
+    The functions are `linear`, `cosine`, `exponential` and `piecewise`. A field that is only the beginning of a state,
+    as `initial` of `levenberg-marquardt`, has no effect after the first step.
+    """
+
+    of: AnyDamping = Field(description="Damping that has the field.")
+    field: str = Field(description="Name of a number among its fields, such as `value`.")
+    values: Shape = Field(
+        description='The function, such as `{ shape = "cosine", first = 1.0, last = 0.1, steps = 500 }`.'
+    )
+
+    @model_validator(mode="after")
+    def _field_takes_the_values(self) -> Self:
+        fields = type(self.of).model_fields
+        if self.field not in fields:
+            numbers = ", ".join(name for name in fields if isinstance(getattr(self.of, name), int | float))
+            raise ValueError(f"{type(self.of).kind!r} has no field {self.field!r}; its numbers are {numbers or 'none'}")
+        for value in self._extremes():
+            table = {name: getattr(self.of, name) for name in fields}
+            try:
+                type(self.of).model_validate({**table, self.field: self._rounded(value)})
+            except ValidationError as error:
+                reason = error.errors()[0]["msg"]
+                raise ValueError(f"the field {self.field!r} cannot be {value:g}: {reason}") from error
+        return self
+
+    def in_units(self, loss: float = 1.0, param: float = 1.0) -> Self:
+        """Return the same schedule for a larger problem; its values have the unit of the field."""
+        unit = unit_of(type(self.of).model_fields[self.field])
+        factor = 1.0 if unit is None else unit.factor(loss, param)
+        values = self.values.model_dump()
+        if "points" in values:
+            values["points"] = [(step, factor * value) for step, value in values["points"]]
+        else:
+            values.update(first=factor * values["first"], last=factor * values["last"])
+        fields = {"of": self.of.in_units(loss, param), "field": self.field, "values": values}
+        return type(self).model_validate(fields)
+
+    def uniform(self, context: Context) -> float | None:
+        """Return the damping of the step, if it is one number."""
+        return self._now(context).uniform(context)
+
+    def damp(self, directions: Directions) -> Tensor:
+        """Return the damping of the step."""
+        return self._now(directions.context)(directions)
+
+    def _now(self, context: Context) -> Damping:
+        """Return the other damping, with its state, as it is at this step."""
+        return self.of.model_copy(update={self.field: self._rounded(self.values.at(context.step))})
+
+    def _rounded(self, value: float) -> float:
+        return round(value) if isinstance(getattr(self.of, self.field), int) else value
+
+    def _extremes(self) -> list[float]:
+        if isinstance(self.values, Piecewise):
+            return [value for _, value in self.values.points]
+        return [self.values.first, self.values.last]

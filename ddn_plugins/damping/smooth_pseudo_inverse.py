@@ -1,0 +1,34 @@
+"""A smooth cutoff of small eigenvalues."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field, PositiveFloat
+
+from ddn_core.api import Damping, Unit
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ddn_core.api import Directions
+
+
+class SmoothPseudoInverse(Damping, kind="smooth-pseudo-inverse"):
+    """δ_k = λ_k · (ε λ_max / λ_k)^p: the step is the Newton step over 1 + (ε λ_max / λ_k)^p.
+
+    A pseudo-inverse keeps eigenvalues above ε λ_max and drops the others; this one does so without a jump.
+
+    Source: Schmitt and Heyl 2020, "Quantum many-body dynamics in two dimensions with artificial neural networks",
+    regularization of the equations of motion (p = 6).
+    """
+
+    epsilon: Annotated[float, Unit("1")] = Field(
+        1e-3, gt=0, le=1, description="ε, eigenvalue of the cutoff over the largest."
+    )
+    power: Annotated[PositiveFloat, Unit("1")] = Field(6.0, description="p, steepness of the cutoff.")
+
+    def damp(self, directions: Directions) -> Tensor:
+        """Return each eigenvalue times the cutoff."""
+        evals = directions.evals
+        return evals * (self.epsilon * evals.max() / evals).pow(self.power)

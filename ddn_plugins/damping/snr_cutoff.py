@@ -1,0 +1,34 @@
+"""A smooth cutoff of directions whose gradient is noise."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field, PositiveFloat
+
+from ddn_core.api import Damping, Unit
+from ddn_plugins._noise import relative_variance
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ddn_core.api import Directions
+
+
+class SnrCutoff(Damping, kind="snr-cutoff"):
+    """δ_k = λ_k · (ε / SNR_k)^p with SNR_k = |γ̄_k| / √(var γ_k / N): the step is the Newton step over 1 + (ε / SNR)^p.
+
+    Directions whose directional gradient is far above its sampling noise are left as they are, those far below are cut
+    off. A batch of one sample says nothing of the noise, and is not damped.
+
+    Source: Schmitt and Heyl 2020, "Quantum many-body dynamics in two dimensions with artificial neural networks",
+    regularization of the equations of motion (p = 6).
+    """
+
+    epsilon: Annotated[PositiveFloat, Unit("1")] = Field(2.0, description="ε, signal-to-noise ratio of the cutoff.")
+    power: Annotated[PositiveFloat, Unit("1")] = Field(6.0, description="p, steepness of the cutoff.")
+
+    def damp(self, directions: Directions) -> Tensor:
+        """Return each eigenvalue times the cutoff."""
+        ratio = self.epsilon * relative_variance(directions.gammas).sqrt()  # ε / SNR
+        return directions.evals * ratio.pow(self.power)

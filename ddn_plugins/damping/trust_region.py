@@ -1,0 +1,64 @@
+"""The least damping for which the step stays within a radius."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field, PositiveFloat, PrivateAttr
+
+from ddn_core.api import Damping, Unit
+from ddn_plugins._flat import still_where_flat
+from ddn_plugins._newton import derivatives, reciprocal_norm, root_from_left
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ddn_core.api import Directions, Outcome
+
+
+class TrustRegion(Damping, kind="trust-region"):
+    """δ_k = the least δ ≥ 0 for which the step has norm at most Δ: `Σ_k γ̄_k² / (λ̄_k + δ)² ≤ Δ²`.
+
+    The step minimises the quadratic model within a ball. Where the undamped step is inside, δ is zero. Δ is divided by
+    four after a step that gained less than a quarter of what was predicted, and doubled after one that reached the
+    boundary and gained more than three quarters. The radius is that of the step before `lr`, so leave `lr` at 1.
+
+    Source: Moré and Sorensen 1983, "Computing a trust region step"; Nocedal and Wright 2006, "Numerical optimization",
+    algorithm 4.1.
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset({"loss_after"})
+
+    radius: Annotated[PositiveFloat, Unit("param")] = Field(1.0, description="Δ of the first step.")
+    largest: Annotated[PositiveFloat, Unit("param")] = Field(100.0, description="Largest Δ.")
+    bad: Annotated[float, Unit("1")] = Field(0.25, ge=0, le=0.5, description="Ratio below which Δ shrinks.")
+    good: Annotated[float, Unit("1")] = Field(0.75, ge=0.5, le=1, description="Ratio above which Δ may grow.")
+    shrink: Annotated[float, Unit("1")] = Field(0.25, gt=0, le=1, description="Factor on Δ after a bad step.")
+    grow: Annotated[float, Unit("1")] = Field(2.0, ge=1, description="Factor on Δ after a good step to the boundary.")
+
+    _radius: float = PrivateAttr()
+
+    def model_post_init(self, context: object, /) -> None:
+        """Begin with the first radius."""
+        self._radius = self.radius
+
+    def damp(self, directions: Directions) -> Tensor:
+        """Return the root of `1 / ‖s(δ)‖ = 1 / Δ` for each direction, or zero."""
+        gammas, lambdas = derivatives(directions)
+        start = max(0.0, float((gammas / self._radius - lambdas).max()))  # a single direction needs as much
+
+        def excess(delta: float) -> tuple[float, float]:
+            value, derivative = reciprocal_norm(gammas, lambdas, delta)
+            return value - 1 / self._radius, derivative
+
+        delta = root_from_left(excess, start) if bool(gammas.any()) else 0.0
+        return still_where_flat(directions.evals.new_full((len(directions),), delta), directions)
+
+    def observe(self, outcome: Outcome) -> None:
+        """Shrink the region where the model predicts badly, grow it where it held the step back."""
+        if outcome.total_predicted_decrease == 0:
+            return
+        if not outcome.ratio >= self.bad:  # NaN is not
+            self._radius *= self.shrink
+        elif outcome.ratio > self.good and outcome.step_norm >= 0.99 * self._radius:
+            self._radius = min(self.grow * self._radius, self.largest)
