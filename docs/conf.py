@@ -18,6 +18,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "property_docstrings",
     "schema_tables",
+    "strategy_pages",
 ]
 exclude_patterns = ["_build", "_ext", "examples", "gallery/*.ipynb", "**/GALLERY_HEADER.rst"]
 

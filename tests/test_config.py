@@ -121,11 +121,11 @@ def test_error_has_a_line_for_each_place():
         ({"curvature": {"kind": "ggn-mcc"}}, "curvature.kind: input should be 'ggn' or 'ggn-mc'"),
         (
             {"curvature": {"kind": "ggn", "mc_samples": 2}},
-            "curvature: value error, mc_samples is given, but kind is 'ggn', which draws none; use kind = 'ggn-mc'",
+            "curvature: mc_samples is given, but kind is 'ggn', which draws none; use kind = 'ggn-mc'",
         ),
         (
             {"curvature": {"subsampling_ggn": [0, 0]}},
-            "curvature.subsampling_ggn: value error, an index is repeated; name each sample once",
+            "curvature.subsampling_ggn: an index is repeated; name each sample once",
         ),
         (
             {"curvature": {"subsampling_grad": [-1]}},

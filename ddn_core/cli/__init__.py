@@ -6,6 +6,9 @@ run_folder.py   what a run writes
 display.py      what a run shows
 plot.py         the picture of a run
 listing.py      tables of `ddn check` and `ddn plugins`
+component_page.py  `ddn plugins show KIND`
+schema_file.py  `ddn schema`
+new_plugin.py   `ddn new-plugin NAME`: fills in the files of template/
 """
 
 from __future__ import annotations

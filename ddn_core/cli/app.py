@@ -1,4 +1,7 @@
-"""The commands of `ddn` and their options."""
+"""The commands of `ddn` and their options.
+
+What a command needs is imported when it runs: the help and the errors of a config come without torch.
+"""
 
 from __future__ import annotations
 
@@ -11,40 +14,62 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ddn_core.cli.display import TrainingDisplay
-from ddn_core.cli.estimate import estimate_report
-from ddn_core.cli.listing import check_report, plugin_report
-from ddn_core.cli.run_folder import RunFolder
-from ddn_core.cli.training import Training
 from ddn_core.config import load_config
 from ddn_core.config.load import config_error
-from ddn_core.config.provenance import resolved_config
 from ddn_core.errors import DdnError
-from ddn_core.plugins.registry import installed_registry
+from ddn_core.plugins.permission import Permission
+from ddn_core.plugins.registry import Registry, installed_registry
 
 app = typer.Typer(
-    help="Directionally damped Newton: train, check a config, list plugins.",
+    help="Directionally damped Newton: train, check a config, list plugins, write one.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+plugins = typer.Typer(help="List every strategy and problem, or show one.", invoke_without_command=True)
+app.add_typer(plugins, name="plugins")
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A .toml or .json file.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Change a value, a TOML literal; may be given again."),
 ]
-OutFolder = Annotated[
+RunFolderPath = Annotated[
     Path | None, typer.Option("--out", metavar="RUN", help="Folder to write; by default runs/CONFIG-TIME.")
 ]
 
 
+@app.callback()
+def root(
+    context: typer.Context,
+    allowed: Annotated[
+        str | None,
+        typer.Option(
+            "--plugins",
+            metavar="NAMES",
+            help="Plugins that may be loaded: names with commas between them, none, or all. "
+            "The environment variable DDN_PLUGINS says the same.",
+        ),
+    ] = None,
+) -> None:
+    """Find the installed plugins; none is imported yet."""
+    registry = installed_registry()
+    context.obj = (
+        registry if allowed is None else registry.restricted(Permission.of_text(allowed, f"--plugins={allowed}"))
+    )
+
+
 @app.command()
-def train(config: ConfigPath, out: OutFolder = None, overrides: Overrides = None) -> None:
+def train(context: typer.Context, config: ConfigPath, out: RunFolderPath = None, overrides: Overrides = None) -> None:
     """Train what CONFIG describes, and write a run folder."""
     with _errors_told():
-        loaded = load_config(config, overrides or [])
-        resolved = resolved_config(loaded)
+        loaded = load_config(config, overrides or [], _registry(context))
+        from ddn_core.cli.display import TrainingDisplay
+        from ddn_core.cli.run_folder import RunFolder
+        from ddn_core.cli.training import Training
+        from ddn_core.config.provenance import resolved_config
+
+        resolved = resolved_config(loaded, _registry(context))
         training = Training.of(loaded, config.name)
         folder = RunFolder.claim(out or _default_folder(config))
         with TrainingDisplay(Console(), training.total_steps) as display:
@@ -58,10 +83,12 @@ def train(config: ConfigPath, out: OutFolder = None, overrides: Overrides = None
 
 
 @app.command()
-def check(config: ConfigPath, overrides: Overrides = None) -> None:
+def check(context: typer.Context, config: ConfigPath, overrides: Overrides = None) -> None:
     """Validate CONFIG without training, and say which parameters each group takes."""
     with _errors_told():
-        loaded = load_config(config, overrides or [])
+        loaded = load_config(config, overrides or [], _registry(context))
+        from ddn_core.cli.listing import check_report
+
         report, problems = check_report(loaded, config.name)
         Console().print(report)
         if problems:
@@ -69,18 +96,75 @@ def check(config: ConfigPath, overrides: Overrides = None) -> None:
 
 
 @app.command("estimate")
-def show_estimate(config: ConfigPath, overrides: Overrides = None) -> None:
+def show_estimate(context: typer.Context, config: ConfigPath, overrides: Overrides = None) -> None:
     """Say what a training step of CONFIG will take, in operations, bytes and shares of the time, without making one."""
     with _errors_told():
-        loaded = load_config(config, overrides or [])
+        loaded = load_config(config, overrides or [], _registry(context))
+        from ddn_core.cli.estimate import estimate_report
+
         Console().print(estimate_report(loaded, config.name))
 
 
 @app.command()
-def plugins() -> None:
-    """List every strategy and problem, and the plugins that failed to load."""
+def schema(
+    context: typer.Context,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="File to write.")] = None,
+) -> None:
+    """Print the JSON Schema of config files, with all installed plugins, for an editor."""
     with _errors_told():
-        Console().print(plugin_report(installed_registry()))
+        from ddn_core.cli.schema_file import write_schema
+
+        write_schema(_registry(context), out)
+
+
+@plugins.callback()
+def list_plugins(
+    context: typer.Context,
+    broken: Annotated[bool, typer.Option("--broken", help="Tracebacks of the plugins that failed to load.")] = False,
+) -> None:
+    """List every strategy and problem, and the plugins that failed to load."""
+    if context.invoked_subcommand is not None:
+        return
+    with _errors_told():
+        from ddn_core.cli.listing import broken_report, plugin_report
+
+        if not broken:
+            Console().print(plugin_report(_registry(context)))
+            return
+        report, count = broken_report(_registry(context))
+        Console().print(report, markup=False, highlight=False, soft_wrap=True)
+        if count:
+            raise typer.Exit(1)
+
+
+@plugins.command("show")
+def show_plugin(
+    context: typer.Context, kind: Annotated[str, typer.Argument(metavar="KIND", help="A kind, such as top-k.")]
+) -> None:
+    """Show a strategy or a problem: what it does, its fields, where it is from, an example config."""
+    with _errors_told():
+        from ddn_core.cli.component_page import component_page
+
+        Console().print(component_page(kind, _registry(context)))
+
+
+@app.command("new-plugin")
+def new_plugin(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the plugin, the prefix of its kinds.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FOLDER", help="Folder to write; by default ddn-NAME.")
+    ] = None,
+) -> None:
+    """Write a package with a damping, a criterion and their tests, to begin from."""
+    with _errors_told():
+        from ddn_core.cli.new_plugin import write_plugin
+
+        Console().print(write_plugin(name, out), markup=False, highlight=False)
+
+
+def _registry(context: typer.Context) -> Registry:
+    registry: Registry = context.obj
+    return registry
 
 
 def _default_folder(config: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import Any
 
 from pydantic.fields import FieldInfo
@@ -9,14 +10,20 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ddn_core.cli.training import load_problem, model_assignment
 from ddn_core.config import Config
 from ddn_core.plugins.component import Component
 from ddn_core.plugins.registry import PluginRecord, Registry
 
 
 def check_report(config: Config, source: str) -> tuple[RenderableType, list[str]]:
-    """Return a table of what each group takes, and a line for each thing that keeps the config from being used."""
+    """Return a table of what each group takes, and a line for each thing that keeps the config from being used.
+
+    A config without a problem is for an optimizer of the user's own: there is no model to compare the groups with.
+    """
+    if config.problem is None:
+        return _without_problem(config, source), []
+    from ddn_core.cli.training import load_problem, model_assignment  # here, and torch with it: a model is needed
+
     model = load_problem(config, source).model
     parameters = dict(model.named_parameters())
     assignment, problems = model_assignment(config, model)
@@ -35,17 +42,40 @@ def check_report(config: Config, source: str) -> tuple[RenderableType, list[str]
     return Group(table, *notes), problems
 
 
+def _without_problem(config: Config, source: str) -> RenderableType:
+    table = _table(f"{source}: groups", "group", "params", "criterion", "damping")
+    for index, group in enumerate(config.groups):
+        table.add_row(
+            str(index), Text(", ".join(group.params)), Text(_phrase(group.criterion)), Text(_phrase(group.damping))
+        )
+    return Group(table, Text("no [problem]: which parameters the groups take is for your own model to say"))
+
+
+def broken_report(registry: Registry) -> tuple[str, int]:
+    """Return the tracebacks of the plugins that failed to load, and their number."""
+    broken = [record for record in registry.plugins() if record.error is not None]
+    texts = []
+    for record in broken:
+        assert record.error is not None
+        trace = traceback.format_exception(record.error.__cause__ or record.error)
+        texts.append(f"{record.error}\n\n{''.join(trace)}")
+    return "\n".join(texts) or "every plugin can be loaded", len(broken)
+
+
 def plugin_report(registry: Registry) -> RenderableType:
-    """Return a table of every strategy and problem, and one of the plugins that failed to load."""
+    """Return a table of every strategy and problem, and those of the plugins that failed to load or are off."""
     table = _table("Strategies and problems", "kind", "family", "what it does", "fields, with defaults", "from")
-    broken = _table("Plugins that failed to load", "plugin", "from", "error")
+    broken = _table("Plugins that failed to load (tracebacks: ddn plugins --broken)", "plugin", "from", "error")
+    off = _table("Plugins that are switched off", "plugin", "from", "by")
     for record in registry.plugins():
+        if record.switched_off is not None:
+            off.add_row(Text(record.name), Text(_origin(record)), Text(record.switched_off))
         if record.error is not None:
             broken.add_row(Text(record.name), Text(_origin(record)), Text(str(record.error)))
         for family, kinds in record.components.items():
             for kind, cls in kinds.items():
                 table.add_row(Text(kind), family, Text(cls.summary()), Text(_fields(cls)), Text(_origin(record)))
-    return Group(table, broken) if broken.row_count else table
+    return Group(table, *(other for other in (broken, off) if other.row_count))
 
 
 def _table(title: str, *columns: str) -> Table:

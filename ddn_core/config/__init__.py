@@ -1,6 +1,8 @@
 """From a config file to parameter groups.
 
 schema.py       what a config file may say
+plugins.py      which plugins a config may use, and which it needs
+json_schema.py  the same as JSON Schema, for editors
 load.py         TOML or JSON -> Config, with errors that give the path into the file
 overrides.py    --set groups.0.damping.value=1e-3
 grouping.py     globs on parameter names -> which group takes which parameter
@@ -8,6 +10,7 @@ provenance.py   the resolved config: all defaults, and the versions of everythin
 """
 
 from ddn_core.config.load import load_config, parse_config
+from ddn_core.config.plugins import PluginsConfig
 from ddn_core.config.schema import Config, CurvatureConfig, GroupConfig, TrainingConfig
 
-__all__ = ["Config", "CurvatureConfig", "GroupConfig", "TrainingConfig", "load_config", "parse_config"]
+__all__ = ["Config", "CurvatureConfig", "GroupConfig", "PluginsConfig", "TrainingConfig", "load_config", "parse_config"]

@@ -11,11 +11,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from ddn_core.config.overrides import apply_overrides
+from ddn_core.config.plugins import PluginsConfig
 from ddn_core.config.schema import Config
 from ddn_core.errors import ConfigError
 from ddn_core.plugins.messages import error_lines
 from ddn_core.plugins.reference import REGISTRY
-from ddn_core.plugins.registry import Registry
+from ddn_core.plugins.registry import Registry, installed_registry
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = (), registry: Registry | None = None) -> Config:
@@ -52,6 +53,12 @@ def parse_config(table: Mapping[str, Any], source: str = "config", registry: Reg
     """
     if not isinstance(table, Mapping):
         raise ConfigError(f"{source}: is a {type(table).__name__}; it must be a table")
+    registry = registry or installed_registry()
+    try:
+        allowed = PluginsConfig.model_validate({"allow": table["plugins"]["allow"]})
+        registry = registry.restricted(allowed.permission(source))
+    except (KeyError, TypeError, ValidationError):
+        pass  # there is no restriction, or it is wrong, which is told below
     try:
         return Config.model_validate(dict(table), context={REGISTRY: registry})
     except RecursionError as error:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from ddn_core.config.plugins import PluginsConfig
 from ddn_core.plugins.messages import TableModel
 from ddn_core.plugins.reference import AnyCriterion, AnyDamping, AnyProblem
+from ddn_core.plugins.units import Unit
 
 
 def _distinct(indices: list[int] | None) -> list[int] | None:
@@ -16,7 +18,11 @@ def _distinct(indices: list[int] | None) -> list[int] | None:
     return indices
 
 
-SampleIndices = Annotated[list[NonNegativeInt] | None, Field(min_length=1), AfterValidator(_distinct)]
+SampleIndices = Annotated[
+    list[NonNegativeInt] | None,
+    Field(min_length=1, json_schema_extra={"uniqueItems": True}),
+    AfterValidator(_distinct),
+]
 
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what torch's generators take
@@ -24,6 +30,13 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what torch's generators take
 
 class CurvatureConfig(TableModel):
     """Which curvature the steps use."""
+
+    model_config = ConfigDict(
+        json_schema_extra={  # what the validator below says
+            "if": {"properties": {"kind": {"const": "ggn-mc"}}, "required": ["kind"]},
+            "else": {"properties": {"mc_samples": {"type": "null"}}},
+        }
+    )
 
     kind: Literal["ggn", "ggn-mc"] = Field(
         "ggn", description="`ggn`: exact generalized Gauss-Newton matrix; `ggn-mc`: its Monte-Carlo estimate."
@@ -71,7 +84,7 @@ class GroupConfig(TableModel):
     )
     criterion: AnyCriterion = Field(description="Chooses the directions; a table with a `kind`.")
     damping: AnyDamping = Field(description="Damps the chosen directions; a table with a `kind`.")
-    lr: PositiveFloat = Field(1.0, description="Factor on the step, without unit.")
+    lr: Annotated[PositiveFloat, Unit("1")] = Field(1.0, description="Factor on the step.")
 
 
 class TrainingConfig(TableModel):
@@ -86,10 +99,14 @@ class TrainingConfig(TableModel):
 class Config(TableModel):
     """A config file."""
 
+    plugins: PluginsConfig = Field(PluginsConfig(), description="Which plugins may be used, and which are needed.")
     problem: AnyProblem | None = Field(None, description="What `ddn train` trains; a table with a `kind`.")
     training: TrainingConfig = Field(TrainingConfig(), description="How `ddn train` trains.")
     curvature: CurvatureConfig = Field(CurvatureConfig(), description="Which curvature the steps use.")
     groups: list[GroupConfig] = Field(min_length=1, description="The parameter groups, in order.")
+    schema_file: str | None = Field(
+        None, alias="$schema", description="The JSON Schema of this file, for editors; not read."
+    )
     provenance: dict[str, Any] | None = Field(
         None, description="Versions that a resolved config was written with; not read."
     )

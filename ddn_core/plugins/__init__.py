@@ -9,5 +9,6 @@ discovery.py    entry points -> plugins, one by one, so that a broken one harms 
 permission.py   which plugins may be loaded
 registry.py     kind -> class
 reference.py    AnyCriterion, AnyDamping, AnyProblem: field types that look a kind up in the registry
+describe.py     classes and fields as a reader of a config knows them
 resolve.py      table, callable or object -> a group's own strategy
 """

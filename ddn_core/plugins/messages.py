@@ -89,7 +89,7 @@ def error_lines(error: ValidationError) -> list[str]:
     """Return a line for each error: `groups.0.damping.value: input should be greater than 0`."""
     lines = []
     for line in error.errors(include_url=False):
-        message = line["msg"]
+        message = line["msg"].removeprefix("Value error, ")
         path = ".".join(_key(part) for part in line["loc"])
         text = message[:1].lower() + message[1:] if not message.startswith("'") else message
         lines.append(f"{path}: {text}" if path else text)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import GetCoreSchemaHandler, ValidationInfo
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, PydanticCustomError, ValidationError, core_schema
 
 from ddn_core.errors import PluginError
@@ -24,6 +24,9 @@ from ddn_core.plugins.strategy import Criterion, Damping
 
 REGISTRY = "ddn_registry"
 """Key of the registry in a pydantic validation context; without one, that of the installed plugins is used."""
+
+FAMILY = "ddn_family"
+"""Key in the JSON Schema of a field that takes all kinds of a family, which `ddn_core.config.json_schema` fills in."""
 
 WARN = "ddn_warn"
 """Key in a pydantic validation context: whether functions that select numerically zero directions cause a warning."""
@@ -41,6 +44,10 @@ class Reference:
             self._validate,
             serialization=core_schema.plain_serializer_function_ser_schema(lambda component: component.table()),
         )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Return a schema that names the family."""
+        return {FAMILY: self.family}
 
     def _validate(self, value: Any, info: ValidationInfo) -> Component:
         if isinstance(value, FAMILIES[self.family][1]):

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 class AllOf(Criterion, kind="all-of"):
     """Keep the directions that all of the criteria keep (their intersection)."""
 
-    of: list[AnyCriterion] = Field(min_length=1, description="Criteria that must all keep a direction.")
+    of: list[AnyCriterion] = Field(
+        min_length=1,
+        description="Criteria that must all keep a direction.",
+        examples=[[{"kind": "top-k", "k": 50}, {"kind": "snr"}]],
+    )
 
     def keeps_all(self) -> bool:
         """Return whether every criterion keeps all."""

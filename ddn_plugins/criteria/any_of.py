@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 class AnyOf(Criterion, kind="any-of"):
     """Keep the directions that any of the criteria keeps (their union)."""
 
-    of: list[AnyCriterion] = Field(min_length=1, description="Criteria of which one must keep a direction.")
+    of: list[AnyCriterion] = Field(
+        min_length=1,
+        description="Criteria of which one must keep a direction.",
+        examples=[[{"kind": "top-k", "k": 5}, {"kind": "snr"}]],
+    )
 
     def keeps_all(self) -> bool:
         """Return whether some criterion keeps all."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class AtLeast(Criterion, kind="at-least"):
     """Keep what another criterion keeps and, where that is fewer than `count`, the largest eigenvalues of the rest."""
 
-    of: AnyCriterion = Field(description="Criterion to bound.")
+    of: AnyCriterion = Field(description="Criterion to bound.", examples=[{"kind": "snr"}])
     count: PositiveInt = Field(1, description="Least number of directions; all, if there are fewer.")
 
     def keeps_all(self) -> bool:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class AtMost(Criterion, kind="at-most"):
     """Keep what another criterion keeps and, where that is more than `count`, only its largest eigenvalues."""
 
-    of: AnyCriterion = Field(description="Criterion to bound.")
-    count: PositiveInt = Field(description="Largest number of directions.")
+    of: AnyCriterion = Field(description="Criterion to bound.", examples=[{"kind": "snr"}])
+    count: PositiveInt = Field(description="Largest number of directions.", examples=[20])
 
     def leading_directions(self, context: Context) -> int | None:
         """Return what the other criterion needs; of one that keeps all, only the largest are."""

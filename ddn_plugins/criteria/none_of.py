@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 class NoneOf(Criterion, kind="none-of"):
     """Keep the directions that none of the criteria keeps (the complement of their union)."""
 
-    of: list[AnyCriterion] = Field(min_length=1, description="Criteria of which none may keep a direction.")
+    of: list[AnyCriterion] = Field(
+        min_length=1,
+        description="Criteria of which none may keep a direction.",
+        examples=[[{"kind": "top-k", "k": "outputs"}]],
+    )
 
     def select(self, directions: Directions) -> Tensor:
         """Return the indices that no criterion selects."""

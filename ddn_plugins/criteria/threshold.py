@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 class Threshold(Criterion, kind="threshold"):
     """Keep the directions with λ_k ≥ value."""
 
-    value: Annotated[NonNegativeFloat, Unit("loss/param²")] = Field(description="Least eigenvalue to keep.")
+    value: Annotated[NonNegativeFloat, Unit("loss/param²")] = Field(
+        description="Least eigenvalue to keep.", examples=[1e-3]
+    )
 
     def select(self, directions: Directions) -> Tensor:
         """Return the indices of the eigenvalues that reach the bound."""

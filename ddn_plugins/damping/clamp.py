@@ -22,10 +22,10 @@ class Clamp(Damping, kind="clamp"):
     A direction that the other damping leaves alone (δ = +inf) is left alone.
     """
 
-    of: AnyDamping = Field(description="Damping to bound.")
+    of: AnyDamping = Field(description="Damping to bound.", examples=[{"kind": "gradient-noise"}])
     lowest: Annotated[NonNegativeFloat, Unit("loss/param²")] = Field(0.0, description="Least damping.")
     highest: Annotated[PositiveFloat | None, Unit("loss/param²")] = Field(
-        None, description="Largest damping; no bound by default."
+        None, description="Largest damping; no bound by default.", examples=[10.0]
     )
 
     @model_validator(mode="after")

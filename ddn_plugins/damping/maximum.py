@@ -22,7 +22,11 @@ class Maximum(Damping, kind="maximum"):
     A floor under an adaptive damping, say: `of = [{ kind = "levenberg-marquardt" }, { kind = "relative" }]`.
     """
 
-    of: list[AnyDamping] = Field(min_length=1, description="Dampings to take the largest of.")
+    of: list[AnyDamping] = Field(
+        min_length=1,
+        description="Dampings to take the largest of.",
+        examples=[[{"kind": "levenberg-marquardt"}, {"kind": "relative", "fraction": 1e-3}]],
+    )
 
     def uniform(self, context: Context) -> float | None:
         """Return the largest, if each damping is one number."""

@@ -22,7 +22,11 @@ class Minimum(Damping, kind="minimum"):
     A direction is left alone (δ = +inf) only if all of the dampings leave it alone.
     """
 
-    of: list[AnyDamping] = Field(min_length=1, description="Dampings to take the smallest of.")
+    of: list[AnyDamping] = Field(
+        min_length=1,
+        description="Dampings to take the smallest of.",
+        examples=[[{"kind": "levenberg-marquardt"}, {"kind": "relative"}]],
+    )
 
     def uniform(self, context: Context) -> float | None:
         """Return the smallest, if each damping is one number."""

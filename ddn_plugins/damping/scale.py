@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class Scale(Damping, kind="scale"):
     """δ_k = factor · δ_k of another damping."""
 
-    of: AnyDamping = Field(description="Damping to multiply.")
-    factor: Annotated[PositiveFloat, Unit("1")] = Field(1.0, description="Factor.")
+    of: AnyDamping = Field(description="Damping to multiply.", examples=[{"kind": "relative"}])
+    factor: Annotated[PositiveFloat, Unit("1")] = Field(1.0, description="Factor.", examples=[0.5])
 
     def uniform(self, context: Context) -> float | None:
         """Return the factor times the damping, if it is one number."""

@@ -23,9 +23,10 @@ class Schedule(Damping, kind="schedule"):
     """
 
     of: AnyDamping = Field(description="Damping that has the field.")
-    field: str = Field(description="Name of a number among its fields, such as `value`.")
+    field: str = Field(description="Name of a number among its fields.", examples=["value"])
     values: Shape = Field(
-        description='The function, such as `{ shape = "cosine", first = 1.0, last = 0.1, steps = 500 }`.'
+        description="Its values, as a function of the step.",
+        examples=[{"shape": "cosine", "first": 1.0, "last": 0.01, "steps": 500}],
     )
 
     @model_validator(mode="after")

@@ -23,7 +23,11 @@ class Sum(Damping, kind="sum"):
     Dampings for independent reasons, such as noise and model error, add up.
     """
 
-    of: list[AnyDamping] = Field(min_length=1, description="Dampings to add up.")
+    of: list[AnyDamping] = Field(
+        min_length=1,
+        description="Dampings to add up.",
+        examples=[[{"kind": "constant", "value": 1e-2}, {"kind": "gradient-noise"}]],
+    )
 
     def uniform(self, context: Context) -> float | None:
         """Return the sum, if each damping is one number."""

@@ -21,8 +21,8 @@ class Switch(Damping, kind="switch"):
     """
 
     before: AnyDamping = Field(description="Damping of the first steps.")
-    after: AnyDamping = Field(description="Damping of those that follow.")
-    at: PositiveInt = Field(description="Number of steps that `before` damps.")
+    after: AnyDamping = Field(description="Damping of those that follow.", examples=[{"kind": "levenberg-marquardt"}])
+    at: PositiveInt = Field(description="Number of steps that `before` damps.", examples=[100])
 
     def uniform(self, context: Context) -> float | None:
         """Return the damping of the step, if it is one number."""

@@ -1,0 +1,110 @@
+"""What `ddn plugins show KIND` shows."""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from typing import Any
+
+import tomlkit
+from pydantic import BaseModel
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.syntax import Syntax
+from rich.table import Table
+from rich.text import Text
+
+from ddn_core.errors import PluginError
+from ddn_core.plugins.component import Component
+from ddn_core.plugins.describe import example, field_rows, paragraphs, tables_inside
+from ddn_core.plugins.hookspecs import FAMILIES
+from ddn_core.plugins.registry import Registry
+
+METHODS = {"criterion": "select", "damping": "damp", "problem": "load"}
+
+
+def component_page(kind: str, registry: Registry) -> RenderableType:
+    """Return all that there is to know of a kind; of each family that has it.
+
+    Raises:
+        PluginError: No family has the kind, or its plugin is broken.
+    """
+    found, errors = [], []
+    for family in FAMILIES:
+        try:
+            found.append(registry.lookup(family, kind))
+        except PluginError as error:
+            errors.append(error)
+    if not found:
+        near = next((error for error in errors if "Did you mean" in str(error)), errors[0])
+        raise near
+    return Group(*(part for cls in found for part in _page(cls, kind, registry)))
+
+
+def config_example(cls: type[Component]) -> str:
+    """Return an example config, or the part of one, with a component."""
+    table = tomlkit.document()
+    if cls.family == "problem":
+        table["problem"] = {key: _toml(value) for key, value in example(cls).items()}
+        return tomlkit.dumps(table).strip()
+    others = {"criterion": {"kind": "all"}, "damping": {"kind": "constant"}}
+    group = tomlkit.table()
+    group["params"] = ["*"]
+    for family, given in others.items():
+        if family != cls.family:
+            group[family] = _toml(given)
+    own = tomlkit.table()  # not in one line, which may be long: TOML has no line breaks within such a table
+    own.update({key: _toml(value) for key, value in example(cls).items()})
+    group[cls.family] = own
+    groups = tomlkit.aot()
+    groups.append(group)
+    table["groups"] = groups
+    return tomlkit.dumps(table).strip()
+
+
+def _page(cls: type[Component], kind: str, registry: Registry) -> list[RenderableType]:
+    entry = registry.origin_of(kind)
+    head = Text.assemble((kind, "bold"), f", a {cls.family} of plugin {entry.name!r} ({entry})")
+    where = Text(f"{cls.__module__}.{cls.__qualname__}", style="dim")
+    parts: list[RenderableType] = [head, where, Text()]
+    for text in paragraphs(cls):
+        parts += [Text(text.replace("`", "")), Text()]
+    if cls.model_fields:
+        parts += [_fields("Fields", cls), Text()]
+    for name, field in cls.model_fields.items():
+        for model in tables_inside(field.annotation):
+            parts += [_fields(f"{name}: {model.__doc__}", model), Text()]
+    parts += [Text("Example", style="bold"), Padding(_code(config_example(cls), "toml"), (0, 0, 1, 2))]
+    try:
+        source = textwrap.dedent(inspect.getsource(getattr(cls, METHODS[cls.family])))
+    except (OSError, TypeError):
+        return parts
+    return [*parts, Text("Formula", style="bold"), Padding(_code(source.rstrip(), "python"), (0, 0, 0, 2))]
+
+
+def _fields(title: str, model: type[BaseModel]) -> Table:
+    table = Table(title=Text(title), title_justify="left", title_style="bold")
+    for column in ("field", "type", "default", "unit", "description"):
+        table.add_column(column, overflow="fold")
+    for row in field_rows(model):
+        table.add_row(*(Text(cell.replace("`", "")) for cell in row))
+    return table
+
+
+def _code(text: str, language: str) -> Syntax:
+    return Syntax(text, language, background_color="default", word_wrap=True)
+
+
+def _toml(value: Any) -> Any:
+    """Return a value as TOML has it, tables in one line."""
+    if isinstance(value, Component):
+        value = value.table()
+    if isinstance(value, dict):
+        table = tomlkit.inline_table()
+        table.update({key: _toml(item) for key, item in value.items() if item is not None})
+        return table
+    if isinstance(value, list | tuple):
+        array = tomlkit.array()
+        array.extend(_toml(item) for item in value)
+        return array
+    return value

@@ -1,0 +1,55 @@
+"""The `[plugins]` table: which plugins a config may use, and which distributions it needs."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import Annotated
+
+from packaging.requirements import InvalidRequirement, Requirement
+from pydantic import AfterValidator, Field
+
+from ddn_core.plugins.messages import TableModel, suggestion
+from ddn_core.plugins.permission import Permission
+
+
+def _met(text: str) -> str:
+    """Return a requirement that is met."""
+    try:
+        requirement = Requirement(text)
+    except InvalidRequirement as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{text!r} is no requirement, such as 'ddn-acme>=1.2': {reason}") from None
+    if requirement.url is not None:
+        raise ValueError(f"{text!r} names a place to install from; name a distribution and its versions only")
+    if requirement.marker is not None and not requirement.marker.evaluate():
+        return text
+    try:
+        version = metadata.version(requirement.name)
+    except metadata.PackageNotFoundError:
+        installed = {entry.dist.name for entry in metadata.entry_points(group="ddn") if entry.dist is not None}
+        raise ValueError(
+            f"needs {text}, which is not installed: pip install '{text}'.{suggestion(requirement.name, installed)}"
+        ) from None
+    if not requirement.specifier.contains(version, prereleases=True):
+        raise ValueError(f"needs {text}, but {requirement.name} {version} is installed: pip install '{text}'")
+    return text
+
+
+class PluginsConfig(TableModel):
+    """Which plugins the config may use, and which distributions it needs."""
+
+    allow: list[str] | None = Field(
+        None, description="Names of the plugins that may be loaded, beside the built-in one; all by default."
+    )
+    require: list[Annotated[str, AfterValidator(_met)]] = Field(
+        default_factory=list, description="Distributions that have to be installed, such as `ddn-acme>=1.2`."
+    )
+
+    def permission(self, source: str) -> Permission:
+        """Return which plugins the config allows.
+
+        Args:
+            source: Name of the config, for messages.
+        """
+        names = None if self.allow is None else frozenset(self.allow)
+        return Permission(names, f"plugins.allow in {source}")

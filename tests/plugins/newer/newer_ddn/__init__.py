@@ -1,0 +1,17 @@
+"""A plugin for another version of the API."""
+
+from ddn_core.api import Damping, hookimpl
+
+ddn_api_version = 99
+
+
+class One(Damping, kind="newer/one"):
+    """δ_k = 1."""
+
+    def damp(self, directions):
+        return 0 * directions.evals + 1
+
+
+@hookimpl
+def ddn_dampings():
+    return [One]
