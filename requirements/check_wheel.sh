@@ -1,5 +1,6 @@
 #!/bin/sh
-# Build a wheel from the tree, install it into an empty environment, and train there, away from the tree.
+# Build a wheel from the tree, install it into an empty environment, and away from the tree train there, and write a plugin
+# whose tests pass.
 set -eu
 python=$1
 tree=$PWD
@@ -18,4 +19,10 @@ cd "$folder"
 for file in config.resolved.json metrics.jsonl checkpoint.pt run.png; do
     test -s "run/$file" || { echo "wheel: ddn train wrote no $file"; exit 1; }
 done
-echo "wheel: built, installed into an empty environment, trained there"
+"$folder/venv/bin/ddn" new-plugin acme > /dev/null
+grep -E '^(pytest|iniconfig)==' "$tree/requirements/dev.lock" > pytest.txt
+pip install --quiet --no-deps --requirement pytest.txt
+pip install --quiet --no-deps --no-build-isolation ./ddn-acme
+"$folder/venv/bin/python" -m pytest -q ddn-acme/tests > tests.log || { cat tests.log; exit 1; }
+"$folder/venv/bin/ddn" plugins --broken > /dev/null
+echo "wheel: built, installed into an empty environment, trained there; a new plugin was written, and passes its tests"

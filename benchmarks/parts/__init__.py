@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from benchmarks.parts import accuracy, growth, levenberg_marquardt, memory, monte_carlo, speed, unavoidable
+from benchmarks.parts import (
+    accuracy,
+    growth,
+    imports,
+    levenberg_marquardt,
+    memory,
+    monte_carlo,
+    speed,
+    strategies,
+    unavoidable,
+)
 from benchmarks.reporting.part import Part
 
 PARTS: dict[str, Part] = {
@@ -15,6 +25,8 @@ PARTS: dict[str, Part] = {
         accuracy.PART,
         levenberg_marquardt.PART,
         growth.PART,
+        strategies.PART,
+        imports.PART,
     )
 }
 """Every part by the name of its sub-command."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import sys
 from typing import Any
 
 import torch
@@ -52,7 +53,8 @@ def check_table_makes_an_equal_strategy(strategy: Strategy) -> None:
     assert type(strategy).model_validate(table) == fresh, f"the table {table} makes another strategy"
     assert type(strategy).model_validate(json.loads(json.dumps(table))) == fresh, "the table as JSON makes another one"
     assert strategy.model_copy(deep=True) == strategy, "a deep copy differs"
-    if "<locals>" not in type(strategy).__qualname__:
+    cls = type(strategy)
+    if getattr(sys.modules.get(cls.__module__), cls.__qualname__, None) is cls:  # else nothing could find it again
         assert pickle.loads(pickle.dumps(strategy)) == strategy, "a pickle differs"
 
 
