@@ -59,6 +59,21 @@ def test_a_budget_that_is_too_small_and_a_missing_problem_are_told(tmp_path):
     assert "add a [problem] table" in missing.output
 
 
+def test_what_strategies_know_beforehand_is_used(tmp_path):
+    """k = outputs is the number of classes, and a damping that is known without eigenpairs means a solve."""
+    config = CONFIG[: CONFIG.rindex("[[groups]]")].replace('"0.*"', '"*"')
+    by_name, by_number, other = (
+        _run(tmp_path, "--set", f"groups.0.criterion.k={k}", "--set", "problem.batch_size=128", config=config).output
+        for k in ('"outputs"', 10, 5)
+    )
+    assert "krylov" in by_name
+    assert by_name == by_number != other
+    for kind, solver in {"gradient-norm": "cholesky", "levenberg-marquardt": "cholesky", "marquardt": "eigh"}.items():
+        told = _run(tmp_path, "--set", f'groups.1.damping.kind="{kind}"').output
+        (last,) = (line for line in told.splitlines() if line.split()[:2] == ["1", "eigensolver"])
+        assert solver in last, kind
+
+
 def _request(model, largest=None, solved=False):
     return GroupRequest({id(parameter): name for name, parameter in model.named_parameters()}, largest, solved)
 

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 class BulkEdge(Criterion, kind="bulk-edge"):
     """Keep the directions with λ_k above the edge of a Marchenko-Pastur law that is fitted to the bulk of the spectrum.
 
+    Source: Marchenko and Pastur 1967; Gavish and Donoho 2014, "The optimal hard threshold for singular values is 4/√3",
+    for the fit by the median.
+
     Pure noise would have its eigenvalues below `σ² (1 + √q)²`, with q the ratio of the smaller to the larger of R
     and P. σ² is such that the law's median is that of the eigenvalues, which a few outliers do not move. A single
     direction has no bulk, and is kept.
-
-    Source: Marchenko and Pastur 1967; Gavish and Donoho 2014, "The optimal hard threshold for singular values is 4/√3",
-    for the fit by the median.
     """
 
     margin: Annotated[PositiveFloat, Unit("1")] = Field(1.0, description="Factor on the edge.")

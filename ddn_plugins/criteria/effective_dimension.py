@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 class EffectiveDimension(Criterion, kind="effective-dimension"):
     """Keep the d largest, with d the effective dimension `Σ_k λ_k / (λ_k + value)`, rounded up.
 
-    Each direction counts by how much of it the damping leaves: about 1 above it, about 0 below. What is kept are the
-    directions that the data determine, rather than the damping.
-
     Source: MacKay 1992, "Bayesian interpolation"; Maddox, Benton, Wilson 2020, "Rethinking parameter
     counting in deep models: effective dimensionality revisited".
+
+    Each direction counts by how much of it the damping leaves: about 1 above it, about 0 below. What is kept are the
+    directions that the data determine, rather than the damping.
     """
 
     value: Annotated[PositiveFloat, Unit("loss/param²")] = Field(1.0, description="Damping that is counted at.")

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 class Energy(Criterion, kind="energy"):
     """Keep the fewest directions whose eigenvalues add up to at least a fraction of the trace.
 
-    The explained variance of principal component analysis, of the GGN.
-
     Source: Jolliffe 2002, "Principal component analysis", section 6.1.1.
+
+    The explained variance of principal component analysis, of the GGN.
     """
 
     fraction: Annotated[float, Unit("1")] = Field(0.9, gt=0, le=1, description="Fraction of the trace to hold.")

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 class Gain(Criterion, kind="gain"):
     """Keep the directions whose Newton step τ = -γ̄_k / λ̄_k has a gain `-γ τ - ½ λ τ²` with a nonnegative low quantile.
 
+    Source: Dangel, Tatzel, Hennig 2022, "ViViT", for the derivatives of each sample; Efron 1979 for the bootstrap.
+
     γ and λ are resampled over the samples. What remains are directions along which an undamped step decreases the
     loss on other samples too, with the given confidence.
-
-    Source: Dangel, Tatzel, Hennig 2022, "ViViT", for the derivatives of each sample; Efron 1979 for the bootstrap.
     """
 
     quantile: Annotated[float, Unit("1")] = Field(0.1, ge=0, le=0.5, description="Level of the quantile of the gain.")

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 class GradientOverlap(Criterion, kind="gradient-overlap"):
     """Keep the fewest directions, of largest |γ̄_k|, that hold a fraction of ‖g‖² with `Σ_k γ̄_k²`, but at most `k`.
 
+    Source: Gur-Ari, Roberts, Dyer 2018, "Gradient descent happens in a tiny subspace", section 2, for the overlap.
+
     Where less of the gradient lies in all directions together, as with Monte-Carlo samples, all are kept (or `k`). With
     `fraction = 1` the `k` directions of largest overlap are kept.
-
-    Source: Gur-Ari, Roberts, Dyer 2018, "Gradient descent happens in a tiny subspace", section 2, for the overlap.
     """
 
     fraction: Annotated[float, Unit("1")] = Field(0.9, gt=0, le=1, description="Fraction of ‖g‖² to hold.")

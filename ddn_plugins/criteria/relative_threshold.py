@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 class RelativeThreshold(Criterion, kind="relative-threshold"):
     """Keep the directions with λ_k ≥ ratio · max λ.
 
-    The numerical rank at a tolerance: what a truncated pseudo-inverse keeps.
-
     Source: Hansen 1998, "Rank-deficient and discrete ill-posed problems".
+
+    The numerical rank at a tolerance: what a truncated pseudo-inverse keeps.
     """
 
     ratio: Annotated[float, Unit("1")] = Field(

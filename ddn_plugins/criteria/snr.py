@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 class Snr(Criterion, kind="snr"):
     """Keep the directions with SNR_k = |x̄_k| / √(var x_k / N) ≥ bound, for x the directional gradients or curvatures.
 
-    A batch of one sample says nothing of the noise, and all directions are kept.
-
     Source: Dangel, Tatzel, Hennig 2022, "ViViT", which measures such ratios (there squared, and without N).
+
+    A batch of one sample says nothing of the noise, and all directions are kept.
     """
 
     of: Literal["gradient", "curvature"] = Field("gradient", description="What has to stand out: γ_k or λ_k.")

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 class TopK(Criterion, kind="top-k"):
     """Keep the k directions with the largest eigenvalues, or all if there are fewer.
 
-    `k = "outputs"` stands for the number of outputs of the model, such as classes: as many eigenvalues stand out
-    early in training.
-
     Source: Dangel, Tatzel, Hennig 2022, "ViViT"; Gur-Ari, Roberts, Dyer 2018, "Gradient descent happens in a tiny
     subspace", for k = outputs.
+
+    `k = "outputs"` stands for the number of outputs of the model, such as classes: as many eigenvalues stand out
+    early in training.
     """
 
     k: PositiveInt | Literal["outputs"] = Field(10, description="Number of directions, or `outputs`.")

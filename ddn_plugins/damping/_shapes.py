@@ -10,44 +10,48 @@ from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveFloat, Positive
 from ddn_core.api import TableModel
 
 
-class Linear(TableModel):
+class Passage(TableModel):
+    """From one value to another in a number of steps; the children say along which curve."""
+
+    first: FiniteFloat = Field(description="Value at step 0, in the unit of the field.")
+    last: FiniteFloat = Field(description="Value from step `steps` on, in the unit of the field.")
+    steps: PositiveInt = Field(description="Number of steps from the first value to the last.")
+
+    def done(self, step: int) -> float:
+        """Return which part of the way has been gone, from 0 to 1."""
+        return min(step / self.steps, 1.0)
+
+
+class Linear(Passage):
     """From `first` to `last` in a straight line, then `last`."""
 
     shape: Literal["linear"] = Field(description="Function of the step.")
-    first: FiniteFloat = Field(description="Value at step 0, in the unit of the field.")
-    last: FiniteFloat = Field(description="Value from step `steps` on, in the unit of the field.")
-    steps: PositiveInt = Field(description="Number of steps from the first value to the last.")
 
     def at(self, step: int) -> float:
         """Return the value at a step."""
-        return self.first + min(step / self.steps, 1.0) * (self.last - self.first)
+        return self.first + self.done(step) * (self.last - self.first)
 
 
-class Cosine(TableModel):
+class Cosine(Passage):
     """From `first` to `last` along half a period of a cosine, then `last`."""
 
     shape: Literal["cosine"] = Field(description="Function of the step.")
-    first: FiniteFloat = Field(description="Value at step 0, in the unit of the field.")
-    last: FiniteFloat = Field(description="Value from step `steps` on, in the unit of the field.")
-    steps: PositiveInt = Field(description="Number of steps from the first value to the last.")
 
     def at(self, step: int) -> float:
         """Return the value at a step."""
-        done = 0.5 - 0.5 * math.cos(math.pi * min(step / self.steps, 1.0))
-        return self.first + done * (self.last - self.first)
+        return self.last + (0.5 + 0.5 * math.cos(math.pi * self.done(step))) * (self.first - self.last)
 
 
-class Exponential(TableModel):
+class Exponential(Passage):
     """From `first` to `last` by the same factor at each step, then `last`."""
 
     shape: Literal["exponential"] = Field(description="Function of the step.")
     first: PositiveFloat = Field(description="Value at step 0, in the unit of the field.")
     last: PositiveFloat = Field(description="Value from step `steps` on, in the unit of the field.")
-    steps: PositiveInt = Field(description="Number of steps from the first value to the last.")
 
     def at(self, step: int) -> float:
         """Return the value at a step."""
-        return self.first * math.exp(min(step / self.steps, 1.0) * math.log(self.last / self.first))
+        return self.first * (self.last / self.first) ** self.done(step)
 
 
 class Piecewise(TableModel):

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 class Bootstrap(Damping, kind="bootstrap"):
     """δ_k = the δ of a grid for which a low quantile of the gain `-γ τ - ½ λ τ²`, τ = -γ̄_k / (λ̄_k + δ), is largest.
 
+    Source: Dangel, Tatzel, Hennig 2022, "ViViT": the authors' own rule for directional damping.
+
     γ and λ are resampled over the samples. Where no damping has a gain with a nonnegative quantile, the direction
     is not moved along. The grid is made of multiples of λ̄_k: zero, and `points` from `lowest` to `highest`, evenly
     in their logarithm.
-
-    Source: Dangel, Tatzel, Hennig 2022, "ViViT": the authors' own rule for directional damping.
     """
 
     quantile: Annotated[float, Unit("1")] = Field(0.1, ge=0, le=0.5, description="Level of the quantile of the gain.")

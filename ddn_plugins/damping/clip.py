@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 class Clip(Damping, kind="clip"):
     """δ_k = max(0, |γ̄_k| / c - λ̄_k): the step along each direction has length at most c.
 
-    The Newton step where it is shorter than c, a step of length c otherwise.
-
     Source: Liu et al. 2023, "Sophia: a scalable stochastic second-order optimizer", which clips the step of each
     coordinate; here it is clipped in the eigenbasis.
+
+    The Newton step where it is shorter than c, a step of length c otherwise.
     """
 
     length: Annotated[PositiveFloat, Unit("param")] = Field(0.1, description="c, largest step along a direction.")

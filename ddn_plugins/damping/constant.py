@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 class Constant(Damping, kind="constant"):
     """δ_k = value for every direction.
 
-    The damping of ViViT's examples, and the oldest one: Newton's step with `G + δ I` in place of G.
-
     Source: Levenberg 1944, "A method for the solution of certain non-linear problems in least squares".
+
+    The damping of ViViT's examples, and the oldest one: Newton's step with `G + δ I` in place of G.
     """
 
     value: Annotated[NonNegativeFloat, Unit("loss/param²")] = Field(1.0, description="Damping of every direction.")

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 class Cubic(Damping, kind="cubic"):
     """δ_k = (M/2) · ‖s(δ)‖: the step minimises `g·s + ½ s·G s + (M/6) ‖s‖³`.
 
+    Source: Nesterov and Polyak 2006, "Cubic regularization of Newton method and its global performance".
+
     Where the Hessian has Lipschitz constant M, that is an upper bound of the loss, so that each step decreases it.
     In the eigenbasis it is one equation for one number, with one root.
-
-    Source: Nesterov and Polyak 2006, "Cubic regularization of Newton method and its global performance".
     """
 
     lipschitz: Annotated[PositiveFloat, Unit("loss/param³")] = Field(

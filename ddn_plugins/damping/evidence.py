@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 class Evidence(Damping, kind="evidence"):
     """δ_k = δ with `δ = T γ_eff / (N ‖θ‖²)`, `γ_eff = Σ_k λ_k / (λ_k + δ)` the effective number of parameters.
 
+    Source: MacKay 1992, "Bayesian interpolation".
+
     The loss is taken for a negative log-likelihood of N samples and the damping for the precision of a Gaussian
     prior on the group's parameters θ. The fixed point makes the evidence of the data under that prior largest. Its
     equation has one root. With a sum-reduced loss, N is 1 in the formula.
-
-    Source: MacKay 1992, "Bayesian interpolation".
     """
 
     nat: Annotated[PositiveFloat, Unit("loss")] = Field(

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 class GradientNoise(Damping, kind="gradient-noise"):
     """δ_k = λ̄_k · (var γ_k / N) / γ̄_k²: the more of γ̄_k is noise, the shorter the step.
 
+    Source: the expected-gain optimum; the same shrinkage of a noisy gradient is in Balles and Hennig 2018, "Dissecting
+    Adam".
+
     Of all steps `-γ̂ / (λ + δ)` along a direction whose gradient γ is only known as an estimate γ̂ with variance
     var γ / N, this one has the largest expected gain; the docs derive it. A direction that is all noise is not
     moved along. A batch of one sample says nothing of the noise, and is not damped.
-
-    Source: the expected-gain optimum; the same shrinkage of a noisy gradient is in Balles and Hennig 2018, "Dissecting
-    Adam".
     """
 
     strength: Annotated[NonNegativeFloat, Unit("1")] = Field(1.0, description="Factor on the damping.")

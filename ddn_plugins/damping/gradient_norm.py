@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 class GradientNorm(Damping, kind="gradient-norm"):
     """δ_k = √(H ‖g‖) for every direction, with g the gradient of the group.
 
-    With H half the Lipschitz constant of the Hessian, the step is as safe as the cubic one, and has a closed form:
-    nothing has to be solved for, and no eigenvector is needed where all directions are kept.
-
     Source: Mishchenko 2021, "Regularized Newton method with global O(1/k²) convergence"; Doikov and Nesterov 2023,
     "Gradient regularization of Newton method with Bregman distances".
+
+    With H half the Lipschitz constant of the Hessian, the step is as safe as the cubic one, and has a closed form:
+    nothing has to be solved for, and no eigenvector is needed where all directions are kept.
     """
 
     smoothness: Annotated[PositiveFloat, Unit("loss/param³")] = Field(

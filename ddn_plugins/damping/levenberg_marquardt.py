@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 class LevenbergMarquardt(Damping, kind="levenberg-marquardt"):
     """δ_k = δ, which grows after a step that gained less than predicted, and shrinks after one that gained enough.
 
+    Source: Martens 2010, "Deep learning via Hessian-free optimization", section 4.1, after Marquardt 1963.
+
     With ρ the ratio of the actual to the predicted decrease of the loss on the same batch, δ is multiplied by
     `increase` where ρ < `bad`, and by `decrease` where ρ > `good`. A ratio that is no number counts as bad: the
     loss has become NaN or infinite, or no decrease was predicted. Where nothing was moved, nothing is learned. A
     bad step is not taken back.
-
-    Source: Martens 2010, "Deep learning via Hessian-free optimization", section 4.1, after Marquardt 1963.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"loss_after"})

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 class Marquardt(Damping, kind="marquardt"):
     """δ_k = μ λ_k: the Newton step along each direction, divided by 1 + μ.
 
+    Source: Marquardt 1963, "An algorithm for least-squares estimation of nonlinear parameters".
+
     Marquardt scales the damping of each coordinate with its curvature, so that steps do not depend on the coordinates'
     units. In the eigenbasis that is a shorter Newton step: nothing is filtered, all directions are shortened alike.
-
-    Source: Marquardt 1963, "An algorithm for least-squares estimation of nonlinear parameters".
     """
 
     mu: Annotated[NonNegativeFloat, Unit("1")] = Field(1.0, description="μ, damping over curvature.")

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 class Relative(Damping, kind="relative"):
     """δ_k = fraction · max λ, or fraction · mean λ, over the chosen directions.
 
-    Scales with the loss, so that a step does not depend on the unit of the loss.
-
     Source: the usual scaling of Levenberg's damping; Nielsen 1999, "Damping parameter in Marquardt's method", begins
     with a fraction of the largest diagonal entry.
+
+    Scales with the loss, so that a step does not depend on the unit of the loss.
     """
 
     fraction: Annotated[NonNegativeFloat, Unit("1")] = Field(1e-2, description="Fraction of the reference eigenvalue.")

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 class Schedule(Damping, kind="schedule"):
     """δ_k = δ_k of another damping, one of whose fields is a function of the number of steps taken.
 
+    Source: Loshchilov and Hutter 2017, "SGDR: stochastic gradient descent with warm restarts", for the cosine.
+
     The functions are `linear`, `cosine`, `exponential` and `piecewise`. A field that is only the beginning of a state,
     as `initial` of `levenberg-marquardt`, has no effect after the first step.
     """

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 class SmoothPseudoInverse(Damping, kind="smooth-pseudo-inverse"):
     """δ_k = λ_k · (ε λ_max / λ_k)^p: the step is the Newton step over 1 + (ε λ_max / λ_k)^p.
 
-    A pseudo-inverse keeps eigenvalues above ε λ_max and drops the others; this one does so without a jump.
-
     Source: Schmitt and Heyl 2020, "Quantum many-body dynamics in two dimensions with artificial neural networks",
     regularization of the equations of motion (p = 6).
+
+    A pseudo-inverse keeps eigenvalues above ε λ_max and drops the others; this one does so without a jump.
     """
 
     epsilon: Annotated[float, Unit("1")] = Field(

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 class SnrCutoff(Damping, kind="snr-cutoff"):
     """δ_k = λ_k · (ε / SNR_k)^p with SNR_k = |γ̄_k| / √(var γ_k / N): the step is the Newton step over 1 + (ε / SNR)^p.
 
-    Directions whose directional gradient is far above its sampling noise are left as they are, those far below are cut
-    off. A batch of one sample says nothing of the noise, and is not damped.
-
     Source: Schmitt and Heyl 2020, "Quantum many-body dynamics in two dimensions with artificial neural networks",
     regularization of the equations of motion (p = 6).
+
+    Directions whose directional gradient is far above its sampling noise are left as they are, those far below are cut
+    off. A batch of one sample says nothing of the noise, and is not damped.
     """
 
     epsilon: Annotated[PositiveFloat, Unit("1")] = Field(2.0, description="ε, signal-to-noise ratio of the cutoff.")

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 class TrustRegion(Damping, kind="trust-region"):
     """δ_k = the least δ ≥ 0 for which the step has norm at most Δ: `Σ_k γ̄_k² / (λ̄_k + δ)² ≤ Δ²`.
 
+    Source: Moré and Sorensen 1983, "Computing a trust region step"; Nocedal and Wright 2006, "Numerical optimization",
+    algorithm 4.1.
+
     The step minimises the quadratic model within a ball. Where the undamped step is inside, δ is zero. Δ is divided by
     four after a step that gained less than a quarter of what was predicted, and doubled after one that reached the
     boundary and gained more than three quarters. The radius is that of the step before `lr`, so leave `lr` at 1.
-
-    Source: Moré and Sorensen 1983, "Computing a trust region step"; Nocedal and Wright 2006, "Numerical optimization",
-    algorithm 4.1.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"loss_after"})
