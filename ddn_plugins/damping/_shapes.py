@@ -51,7 +51,8 @@ class Exponential(Passage):
 
     def at(self, step: int) -> float:
         """Return the value at a step."""
-        return self.first * (self.last / self.first) ** self.done(step)
+        growth: float = (self.last / self.first) ** self.done(step)
+        return self.first * growth
 
 
 class Piecewise(TableModel):

@@ -36,12 +36,15 @@ class Clamp(Damping, kind="clamp"):
 
     def uniform(self, context: Context) -> float | None:
         """Return the bounded damping, if it is one number."""
-        return combined([self.of], context, lambda values: min(max(values[0], self.lowest), self._ceiling))
+        return combined([self.of], context, lambda values: self._bounded(values[0]))
 
     def damp(self, directions: Directions) -> Tensor:
         """Return the bounded damping."""
         deltas = self.of(directions)
         return deltas.clamp(self.lowest, self._ceiling).where(deltas.isfinite(), deltas)
+
+    def _bounded(self, delta: float) -> float:
+        return min(max(delta, self.lowest), self._ceiling) if math.isfinite(delta) else delta
 
     @property
     def _ceiling(self) -> float:
