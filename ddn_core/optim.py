@@ -192,8 +192,8 @@ class DirectionalDampedNewton(Optimizer):
         self.last_step = tuple(
             StepReport.of(step, float(group["lr"])) for group, (step, _) in zip(self.param_groups, planned, strict=True)
         )
-        loss_after = self._evaluate(closure) if needs_loss and closure is not None else None
         self._step_count += 1
+        loss_after = self._evaluate(closure) if needs_loss and closure is not None else None
         loss_before = (derivatives or capture).loss
         self._tell_strategies(loss_before, loss_after)
         return loss_before if loss_after is None else loss_after
@@ -259,7 +259,10 @@ class DirectionalDampedNewton(Optimizer):
         """Return the loss after the step; nothing of this evaluation stays on the model."""
         with torch.enable_grad(), backpack_disabled():
             loss = closure()
-        return float(loss.detach() if isinstance(loss, Tensor) else loss)
+        try:
+            return float(loss.detach() if isinstance(loss, Tensor) else loss)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ArgumentError(f"the closure returned {loss!r}, not the loss; the step has been made.") from error
 
     def _tell_strategies(self, loss_before: float, loss_after: float | None) -> None:
         attentive = {

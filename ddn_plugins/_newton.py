@@ -47,6 +47,8 @@ def reciprocal_norm(gammas: Tensor, lambdas: Tensor, delta: float) -> tuple[floa
     """Return `1 / ‖s(δ)‖` and its derivative with respect to δ."""
     curvatures = lambdas + delta
     lengths = (gammas / curvatures).masked_fill(gammas == 0, 0.0)  # also where λ̄ + δ = 0
-    norm = float(lengths.norm())
-    slopes = (lengths.square() / curvatures).masked_fill(gammas == 0, 0.0)
-    return 1 / norm, float(slopes.sum()) / norm**3
+    longest = float(lengths.max())
+    shares = lengths / longest  # squares of small numbers underflow
+    norm = float(shares.norm())
+    slopes = (shares.square() / curvatures).masked_fill(gammas == 0, 0.0)
+    return 1 / longest / norm, float(slopes.sum()) / norm**3 / longest

@@ -387,3 +387,37 @@ def test_any_file_loads_or_gives_a_config_error(tmp_path_factory, content, suffi
     path.write_bytes(content)
     with pytest.raises(ConfigError, match="any"):
         load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"kind": "top-k", "k": "output"}, "groups.0.criterion.k: input should be 'outputs', or a number"),
+        ({"kind": "top-k", "k": -1}, "groups.0.criterion.k: input should be greater than 0"),
+        ({"kind": "top-k", "k": "3"}, "groups.0.criterion.k: "),
+        ({"kind": "top-k", "k": True}, "groups.0.criterion.k: expected a number, not true"),
+    ],
+)
+def test_fields_of_several_types(table, message):
+    group = {"params": ["*"], "criterion": table, "damping": {"kind": "constant"}}
+    assert message in _error({"groups": [group]})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"first": 1.0, "last": 2.0, "steps": 3}, "groups.0.damping.values: the shape is missing"),
+        ({"shape": "linaer"}, "groups.0.damping.values: 'linaer' is not among 'linear', 'cosine', 'exponential'"),
+        ({"shape": "linaer"}, "Did you mean 'linear'?"),
+        ({"shape": "linear", "first": 1.0, "last": "x", "steps": 3}, "groups.0.damping.values.last: "),
+    ],
+)
+def test_tables_that_are_told_apart_by_a_value(values, message):
+    damping = {"kind": "schedule", "of": {"kind": "constant"}, "field": "value", "values": values}
+    assert message in _error({"groups": [{"params": ["*"], "criterion": {"kind": "all"}, "damping": damping}]})
+
+
+def test_the_schema_can_be_named():
+    group = {"params": ["*"], "criterion": {"kind": "all"}, "damping": {"kind": "constant"}}
+    assert parse_config({"$schema": "./ddn.schema.json", "groups": [group]}).schema_file == "./ddn.schema.json"
+    assert "schema: unknown field. Did you mean '$schema'?" in _error({"schema": "x", "groups": [group]})

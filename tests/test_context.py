@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 
 from ddn_core import DirectionalDampedNewton, DirectionalDampedNewtonComputation
 from ddn_core.api import Criterion, Damping, Outcome
+from ddn_core.errors import ArgumentError, StrategyError
 
 ALL = {"kind": "all"}
 
@@ -250,3 +252,78 @@ def test_the_ratio_compares_all_groups_with_the_loss():
     model, loss_function, X, y = problem()
     step(optimizer_of(model, Watching(), Watching(), lr=0.1), model, loss_function, X, y)
     assert ratios == [pytest.approx(1.0, abs=0.05)] * 2
+
+
+class Telling(Criterion):
+    """Keeps all, and says so in a way that is given."""
+
+    keeps: Any = True
+    needs: Any = None
+
+    def keeps_all(self):
+        return self.keeps()
+
+    def leading_directions(self, context):
+        return self.needs
+
+    def select(self, directions):
+        return range(len(directions))
+
+
+class Uniform(Damping):
+    """δ = 1, told beforehand in a way that is given."""
+
+    told: Any = 1.0
+
+    def uniform(self, context):
+        return self.told
+
+    def damp(self, directions):
+        return torch.ones_like(directions.evals)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "damping", "message"),
+    [
+        (Telling(keeps=lambda: 1 / 0), Uniform(), "`keeps_all` raised ZeroDivisionError"),
+        (Telling(keeps=lambda: False, needs="2"), Uniform(), "`leading_directions` returned '2'; expected a number"),
+        (Telling(keeps=lambda: False, needs=2.0), Uniform(), "`leading_directions` returned 2.0"),
+        (Telling(keeps=lambda: False, needs=-1), Uniform(), "`leading_directions` returned -1"),
+        (Telling(keeps=lambda: True), Uniform(told="1"), "`uniform` returned '1'; expected a damping as a float"),
+        (Telling(keeps=lambda: True), Uniform(told=torch.tensor(1.0)), r"`uniform` returned tensor\(1.\)"),
+        (Telling(keeps=lambda: True), Uniform(told=math.nan), "`uniform` returned nan"),
+        (Telling(keeps=lambda: True), Uniform(told=-1.0), "`uniform` returned -1.0"),
+    ],
+)
+def test_what_is_told_beforehand_is_checked(criterion, damping, message):
+    model, loss_function, X, y = problem()
+    optimizer = optimizer_of(model, damping, criterion=criterion)
+    before = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises(StrategyError, match=f"^group 0: .*{message}"):
+        step(optimizer, model, loss_function, X, y)
+    assert all(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("returned", [None, "x", torch.ones(3)], ids=["nothing", "text", "three numbers"])
+def test_a_closure_that_returns_no_loss_is_told(returned):
+    model, loss_function, X, y = problem()
+    optimizer = optimizer_of(model, {"kind": "levenberg-marquardt"})
+    with optimizer.curvature():
+        loss_function(model(X), y).backward()
+    with pytest.raises(ArgumentError, match=r"the closure returned .*, not the loss; the step has been made"):
+        optimizer.step(lambda: returned)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", ["levenberg-marquardt", "trust-region"])
+def test_adaptive_dampings_survive_convergence(kind, dtype):
+    """Trained to rounding level, and then given other data: they go on, and learn it too."""
+    torch.manual_seed(0)
+    model = extend(nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 2)).to(dtype))
+    loss_function = extend(nn.MSELoss())
+    optimizer = optimizer_of(model, {"kind": kind}, lr=1.0)
+    for _ in range(2):
+        X, y = torch.randn(8, 4, dtype=dtype), torch.randn(8, 2, dtype=dtype)
+        for _ in range(200):
+            step(optimizer, model, loss_function, X, y)
+        assert loss_of(model, loss_function, X, y) < 1e-6

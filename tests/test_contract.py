@@ -6,11 +6,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import pytest
 import torch
-from pydantic import Field, PrivateAttr, TypeAdapter, model_validator
+from pydantic import BaseModel, Field, PrivateAttr, TypeAdapter, model_validator
 
 from ddn_core.api import AnyCriterion, AnyDamping, Criterion, Damping, Unit
 from ddn_core.errors import ArgumentError, StrategyError
@@ -254,7 +254,120 @@ class Picky(Criterion, kind="acme/picky"):
         return [0]
 
 
+class InPlaceLoss(Good, kind="acme/in-place-loss"):
+    """Changes what the step is made of."""
+
+    def damp(self, directions):
+        return directions.evals + 0 * directions.loss_gammas.abs_()
+
+
+class Initial(Good, kind="acme/initial"):
+    """Tells beforehand what it damped with at first."""
+
+    _delta: float = PrivateAttr(1.0)
+
+    def uniform(self, context):
+        return self.value
+
+    def damp(self, directions):
+        return torch.full_like(directions.evals, self._delta)
+
+    def observe(self, outcome):
+        self._delta *= 2
+
+
+class Unasked(Good, kind="acme/unasked"):
+    """Reads the loss after the step without requiring it."""
+
+    def observe(self, outcome):
+        assert outcome.loss_before - outcome.loss_after < 1e9
+
+
+class Forward(Good, kind="acme/forward"):
+    """Fails once there is a last outcome."""
+
+    def damp(self, directions):
+        return torch.full_like(directions.evals, self.value if directions.context.last is None else -1e9)
+
+
+class Phase(BaseModel):
+    """A table with a strategy in it."""
+
+    damping: AnyDamping
+
+
+class Phased(Damping, kind="acme/phased"):
+    """A combinator whose strategies are in tables of its own: a correct one."""
+
+    phases: list[Phase] = Field(description="Phases.")
+
+    def damp(self, directions):
+        return sum(phase.damping(directions) for phase in self.phases)
+
+
+class Varied(Damping, kind="acme/varied"):
+    """A correct one with fields of many types, and a tensor as its state."""
+
+    bound: Annotated[float, Unit("loss/param²")] | None = Field(None, description="Bound.")
+    either: Annotated[float | Literal["mean"], Unit("loss/param²")] = Field("mean", description="Number or word.")
+    several: list[Annotated[float, Unit("loss/param²")]] = Field([1.0, 2.0], description="Numbers.")
+    named: Annotated[dict[str, float], Unit("loss/param²")] = Field({"a": 1.0}, description="Numbers by name.")
+    lam: Annotated[float, Unit("1")] = Field(
+        1.0, gt=0, alias="lambda", description="A field with another name in a file."
+    )
+    text: int | str = Field("x", description="Anything.")
+    flag: bool = Field(True, description="Switch.")
+
+    _history: torch.Tensor = PrivateAttr(default_factory=lambda: torch.ones(3))
+
+    def damp(self, directions):
+        mean = directions.evals.mean() if self.either == "mean" else self.either
+        total = mean + sum(self.several) + self.named["a"] + (self.bound or 0.0)
+        return torch.full_like(directions.evals, float(self.lam * self._history.sum() * total))
+
+    def observe(self, outcome):
+        self._history = self._history * 2
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        Phased(phases=[{"damping": {"kind": "levenberg-marquardt"}}, {"damping": {"kind": "constant"}}]),
+        Varied(),
+        Varied(**{"bound": 2.0, "either": 3.0, "lambda": 2.0}),
+    ],
+    ids=["nested tables", "defaults", "all set"],
+)
+def test_unusual_strategies_that_keep_the_contract(strategy):
+    check_strategy(strategy)
+
+
+def test_strategies_inside_of_tables_are_told_and_saved():
+    strategy = Phased(phases=[{"damping": {"kind": "levenberg-marquardt"}}])
+    assert strategy.all_requirements() == {"loss_after"}
+    assert not strategy.is_indifferent()
+    assert set(strategy.state_dict()["inner"]) == {"phases.0.damping"}
+
+
+class Optional(Good, kind="acme/optional"):
+    """Has an optional number without unit."""
+
+    limit: float | None = Field(None, description="Limit.")
+
+
+class Bounded(Good, kind="acme/bounded"):
+    """Has a bound in a unit."""
+
+    value: Annotated[float, Unit("loss/param²")] = Field(1.0, gt=0, le=100, description="Damping.")
+
+
 BROKEN = {
+    InPlaceLoss: ("check_changes_no_input", "loss_gammas was changed in place"),
+    Initial: ("check_shortcuts_are_true", "`uniform` is not what `damp` returns"),
+    Unasked: ("check_state_is_saved", "`observe` raised TypeError"),
+    Forward: ("check_takes_difficult_directions", "a step after another, torch.float32: .*their sum must be positive"),
+    Optional: ("check_is_documented", "field 'limit' states no unit"),
+    Bounded: ("check_scales_with_the_loss", "its fields are refused"),
     Undescribed: ("check_is_documented", "field 'value' has no description"),
     Unitless: ("check_is_documented", "field 'value' states no unit"),
     Undocumented: ("check_is_documented", "has no docstring"),
@@ -293,7 +406,9 @@ def test_every_check_can_fail():
 
 def test_check_strategy_runs_all():
     check_strategy(Good())
-    with pytest.raises(AssertionError, match="the order of the samples matters"):
+    with pytest.raises(
+        AssertionError, match="check_order_of_samples_does_not_matter: the order of the samples matters"
+    ):
         check_strategy(First())
     check_strategy(First(), without=["check_order_of_samples_does_not_matter"])
     with pytest.raises(ArgumentError, match="there is no check 'check_nothing'; there are check_is_documented"):

@@ -248,6 +248,32 @@ def test_levenberg_marquardt_follows_the_ratio():
     assert one(strategy(directions)) == pytest.approx(expected * 27)
 
 
+@pytest.mark.parametrize("kind", ["levenberg-marquardt", "trust-region"])
+def test_adaptive_dampings_recover_from_steps_that_are_too_short(kind):
+    """A loss at rounding level, or a closure that returns NaN, drives them to their bounds; they come back from there."""
+    strategy, directions = damping(kind), directions_of([1e-3, 1.0], [1.0, 1.0])
+    first = one(strategy(directions))
+    for _ in range(400):
+        strategy.notify(outcome(math.nan))
+    for dtype in (torch.float32, torch.float64):
+        short = directions_of([1e-3, 1.0], [1.0, 1.0])
+        short = Directions.from_tensors(*(getattr(short, n).to(dtype) for n in ("evals", "evecs", "gammas", "lambdas")))
+        assert (strategy(short) > 1e6).all()
+    for _ in range(100):
+        strategy.notify(outcome(0.0, predicted=1e-8, norm=0.0 if kind == "levenberg-marquardt" else strategy._radius))
+    assert one(strategy(directions)) <= first
+
+
+def test_levenberg_marquardt_begins_within_its_bounds():
+    assert damping("levenberg-marquardt", lowest=2.0).uniform(Context()) == 2.0
+    assert damping("levenberg-marquardt", highest=0.5).uniform(Context()) == 0.5
+    for kind, low, high in [("levenberg-marquardt", "lowest", "highest"), ("bootstrap", "lowest", "highest")]:
+        with pytest.raises(ValidationError, match="give bounds in order"):
+            damping(kind, **{low: 2.0, high: 1.0})
+    with pytest.raises(ValidationError, match="give bounds in order"):
+        damping("trust-region", smallest=2.0, largest=1.0)
+
+
 def test_levenberg_marquardt_stays_within_its_bounds():
     strategy = damping("levenberg-marquardt", lowest=0.5, highest=2.0)
     directions = directions_of([1.0], [1.0])
@@ -293,7 +319,13 @@ def test_a_schedule_of_an_adaptive_damping_keeps_its_state():
     values = {"shape": "linear", "first": 1.0, "last": 1.0, "steps": 1}
     strategy = damping("schedule", of={"kind": "levenberg-marquardt"}, field="increase", values=values)
     strategy.notify(outcome(0.0))
-    assert strategy.uniform(Context()) == 1.5  # `increase` is read when it observes
+    assert strategy.uniform(Context()) == 1.0  # `increase` is 1 when it observes
+    values = {"shape": "piecewise", "points": [[0, 100.0], [3, 2.0]]}
+    strategy = damping("schedule", of={"kind": "levenberg-marquardt"}, field="increase", values=values)
+    for step, expected in [(0, 100.0), (2, 10000.0), (3, 20000.0)]:
+        strategy.notify(outcome(0.0, step=step))
+        assert strategy.uniform(Context(step=step)) == pytest.approx(expected)
+    values = {"shape": "linear", "first": 1.0, "last": 1.0, "steps": 1}
     fast = damping("schedule", of={"kind": "bootstrap"}, field="resamples", values={**values, "last": 50.0})
     assert fast(typical_directions()).shape == (24,)
 
@@ -340,6 +372,10 @@ def test_combinators_of_dampings():
         damping("clamp", of=constant, lowest=2.0, highest=1.0)
 
 
+DEFINED_BY_CURVATURE = ["gradient-noise", "bootstrap", "clip", "trust-region", "cubic", "marquardt", "snr-cutoff"]
+DEFINED_BY_CURVATURE += ["smooth-pseudo-inverse", "gradient-norm"]
+
+
 def test_where_there_is_no_curvature_there_is_no_step_without_damping():
     """Curvatures on other samples than the directions' can be zero: the step must not become infinite."""
     evals = torch.tensor([1.0, 2.0], dtype=torch.float64)
@@ -352,7 +388,7 @@ def test_where_there_is_no_curvature_there_is_no_step_without_damping():
         return Flat.from_tensors(evals, torch.eye(4, 2, dtype=torch.float64), gammas, lambdas)
 
     still, moving = torch.tensor([[0.0, 2.0]] * 4).double(), torch.tensor([[1.0, 2.0]] * 4).double()
-    for kind in ("gradient-noise", "bootstrap", "clip", "trust-region", "cubic"):
+    for kind in DEFINED_BY_CURVATURE:
         for gammas in (still, moving):
             deltas = damping(kind)(flat(gammas))
             assert (deltas + lambdas[0] > 0).all(), kind

@@ -176,7 +176,7 @@ def test_broken_plugins_have_tracebacks(site):
     assert "import a_module_that_nobody_has" in result.stdout
     assert "plugin 'newer' (ddn-newer 0.1) failed to register: it is written for version 99" in result.stdout
     fine = ddn("plugins", "--broken")
-    assert (fine.returncode, fine.stdout) == (0, "every plugin can be loaded\n")
+    assert (fine.returncode, fine.stdout) == (0, "every plugin that may be loaded can be\n")
 
 
 def test_show_a_third_party_s_kind(site):
@@ -198,9 +198,10 @@ def test_show_a_third_party_s_kind(site):
 
 def test_show_says_what_is_wrong(site):
     for kind, message in {
-        "cubik": "no damping named 'cubik'. Did you mean 'cubic'?",
-        "nonsense": "no criterion named 'nonsense'.",
-        "acme/ratios": "no damping named 'acme/ratios'. Did you mean 'acme/ratio'?",
+        "cubik": "no strategy or problem named 'cubik'. Did you mean 'cubic'?",
+        "nonsense": "no strategy or problem named 'nonsense'.",
+        "acme/ratios": "no strategy or problem named 'acme/ratios'. Did you mean 'acme/ratio'?",
+        "spectral-floor": "no strategy or problem named 'spectral-floor'. Did you mean 'acme/spectral-floor'?",
         "broken/any": "'broken/any' needs plugin 'broken' (ddn-broken 0.1), which failed to import",
         "nobody/any": "'nobody/any' needs plugin 'nobody', which is not installed.",
     }.items():
@@ -283,7 +284,6 @@ def test_a_new_plugin_passes_its_own_tests(tmp_path):
         ("a--b", "cannot be the name of a plugin"),
         ("core", "'core' is taken by ddn itself"),
         ("ddn-builtin", "'builtin' is taken by ddn itself"),
-        ("class", "'class' is taken by ddn itself"),
     ],
 )
 def test_names_that_a_plugin_cannot_have(name, message, tmp_path, monkeypatch):

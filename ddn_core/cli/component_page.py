@@ -18,6 +18,7 @@ from ddn_core.errors import PluginError
 from ddn_core.plugins.component import Component
 from ddn_core.plugins.describe import example, field_rows, paragraphs, tables_inside
 from ddn_core.plugins.hookspecs import FAMILIES
+from ddn_core.plugins.messages import suggestion
 from ddn_core.plugins.registry import Registry
 
 METHODS = {"criterion": "select", "damping": "damp", "problem": "load"}
@@ -36,8 +37,12 @@ def component_page(kind: str, registry: Registry) -> RenderableType:
         except PluginError as error:
             errors.append(error)
     if not found:
-        near = next((error for error in errors if "Did you mean" in str(error)), errors[0])
-        raise near
+        if not str(errors[0]).startswith("no "):  # the plugin itself is missing, broken or off
+            raise errors[0]
+        kinds = [name for record in registry.plugins() for some in record.components.values() for name in some]
+        same = [name for name in kinds if name.endswith(f"/{kind}")]
+        hint = f" Did you mean {same[0]!r}?" if same else suggestion(kind, kinds)
+        raise PluginError(f"no strategy or problem named {kind!r}.{hint}")
     return Group(*(part for cls in found for part in _page(cls, kind, registry)))
 
 

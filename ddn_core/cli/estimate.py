@@ -74,11 +74,13 @@ def estimate_report(config: Config, source: str) -> RenderableType:
 
 
 def _first_batch(config: Config, batches: Any) -> tuple[Tensor, Tensor]:
+    label = config.problem.label() if config.problem is not None else "the problem"
     for batch in batches:
+        if not isinstance(batch, tuple | list) or [type(item) for item in batch] != [Tensor, Tensor]:
+            raise PluginError(f"{label} gave a batch that is no pair of tensors (inputs, targets).")
         inputs, targets = batch
         dtype = getattr(torch, config.training.dtype) if inputs.is_floating_point() else inputs.dtype
         return inputs.to(dtype), targets
-    label = config.problem.label() if config.problem is not None else "the problem"
     raise PluginError(f"{label} gave no training batch.")
 
 

@@ -59,7 +59,7 @@ def broken_report(registry: Registry) -> tuple[str, int]:
         assert record.error is not None
         trace = traceback.format_exception(record.error.__cause__ or record.error)
         texts.append(f"{record.error}\n\n{''.join(trace)}")
-    return "\n".join(texts) or "every plugin can be loaded", len(broken)
+    return "\n".join(texts) or "every plugin that may be loaded can be", len(broken)
 
 
 def plugin_report(registry: Registry) -> RenderableType:

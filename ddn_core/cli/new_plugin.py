@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import keyword
 import re
 from importlib import metadata
 from importlib.resources import as_file, files
@@ -14,8 +13,8 @@ from ddn_core.errors import ArgumentError
 from ddn_core.plugins.discovery import API_VERSION, installed_entries
 
 SUFFIX = ".jinja"
-RESERVED = ("builtin", "core", "plugins", "test", "tests")
-"""Names of our own packages and plugin, and of folders in the package that is written."""
+RESERVED = ("builtin", "core", "plugins")
+"""Names of our own packages and plugin."""
 
 
 def write_plugin(name: str, folder: Path | None = None) -> str:
@@ -68,7 +67,7 @@ def _check_name(plugin: str) -> None:
         raise ArgumentError(
             f"{plugin!r} cannot be the name of a plugin. Use lower-case letters, digits and hyphens, such as 'acme'."
         )
-    if plugin in RESERVED or keyword.iskeyword(plugin):
+    if plugin in RESERVED:
         raise ArgumentError(f"{plugin!r} is taken by ddn itself. Choose another name.")
     for entry in installed_entries():
         if entry.name == plugin:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 from ddn_core.config.json_schema import config_schema
@@ -16,6 +17,9 @@ def write_schema(registry: Registry, path: Path | None) -> None:
     Raises:
         ArgumentError: The file cannot be written.
     """
+    for record in registry.plugins():
+        if record.error is not None:
+            print(f"without the kinds of: {record.error}", file=sys.stderr)
     text = json.dumps(config_schema(registry), indent=2, ensure_ascii=False)
     if path is None:
         print(text)

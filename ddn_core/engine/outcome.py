@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+ROUNDING = 2e-7
+"""Relative error of a loss in float32."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -19,7 +22,7 @@ class Outcome:
         total_predicted_decrease: Sum of the predicted decreases of all groups: what the decrease of the loss, to which
             all of them contribute, is compared with.
         step_norm: Euclidean norm of the group's step, without `lr`, in param.
-        directions: Number of directions K.
+        directions: Number of directions K; of all that there can be, min(R, P), where the step was solved for without.
     """
 
     step: int
@@ -35,6 +38,12 @@ class Outcome:
     def actual_decrease(self) -> float:
         """Decrease of the loss that all groups together achieved; NaN if the loss after the step is not known."""
         return math.nan if self.loss_after is None else self.loss_before - self.loss_after
+
+    @property
+    def is_rounding(self) -> bool:
+        """Whether predicted and actual decrease are both below the rounding of a float32 loss: the ratio is noise."""
+        bound = ROUNDING * abs(self.loss_before)
+        return abs(self.total_predicted_decrease) <= bound and abs(self.actual_decrease) <= bound  # NaN is not
 
     @property
     def ratio(self) -> float:

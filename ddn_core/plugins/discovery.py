@@ -6,6 +6,7 @@ pluggy's own `load_setuptools_entrypoints` imports all or nothing, and hides it 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module, metadata
@@ -15,9 +16,13 @@ import pluggy
 from ddn_core.errors import PluginError
 from ddn_core.plugins import hookspecs
 from ddn_core.plugins.component import Component
+from ddn_core.plugins.messages import suggestion
 
 BUILTIN = "builtin"
 """Name of the entry point of the built-in strategies, whose kinds have no prefix."""
+
+OWN = "ddn-core"
+"""Our own distribution."""
 
 API_VERSION = 1
 """Version of what `ddn_core.api` offers to plugins; it grows when a plugin has to be changed for it."""
@@ -63,12 +68,19 @@ class PluginLoader:
     def __init__(self, entries: Iterable[PluginEntry]) -> None:
         """Take the entries as they were found; nothing is imported."""
         self._entries: dict[str, list[PluginEntry]] = {}
+        self._failures: dict[str, PluginError] = {}
         for entry in entries:
-            self._entries.setdefault(entry.name, []).append(entry)
+            if entry.name == BUILTIN and entry.distribution != OWN:  # what is built in stays
+                name = f"{BUILTIN} ({entry.distribution})"
+                self._failures[name] = PluginError(
+                    f"plugin {BUILTIN!r} ({entry}) claims the name of ddn's own plugin. Give its entry point another"
+                )
+                self._entries[name] = [entry]
+            else:
+                self._entries.setdefault(entry.name, []).append(entry)
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
         self._components: dict[str, dict[str, dict[str, type[Component]]]] = {}
-        self._failures: dict[str, PluginError] = {}
 
     @property
     def names(self) -> list[str]:
@@ -114,7 +126,11 @@ class PluginLoader:
             cause = error
         if self._manager.has_plugin(name):
             self._manager.unregister(name=name)
-        raise PluginError(f"plugin {name!r} ({entry}) failed to register: {cause}") from cause
+        told = str(cause) if isinstance(cause, PluginError) else f"{type(cause).__name__}: {cause}"
+        if isinstance(cause, pluggy.PluginValidationError):
+            hooks = [hook for hook, _ in hookspecs.FAMILIES.values()]
+            told = f"{cause}.{suggestion(str(cause).partition(chr(39))[2].partition(chr(39))[0], hooks)}"
+        raise PluginError(f"plugin {name!r} ({entry}) failed to register: {told}") from cause
 
     def _collect(self, name: str) -> dict[str, dict[str, type[Component]]]:
         """Return the classes that a registered plugin's hooks give, by family and kind."""
@@ -123,6 +139,8 @@ class PluginLoader:
         for family, (hook, base) in hookspecs.FAMILIES.items():
             kinds = collected.setdefault(family, {})
             for classes in self._manager.subset_hook_caller(hook, others)():
+                if not isinstance(classes, list | tuple):
+                    raise PluginError(f"{hook} gives {classes!r}; expected a list of classes")
                 for cls in classes:
                     _check_class(name, hook, base, cls)
                     if cls.kind in kinds:
@@ -139,7 +157,7 @@ def _check_version(entry: PluginEntry, version: object) -> None:
     """Raise unless a plugin is written for a version of the API that is offered."""
     if isinstance(version, int) and OLDEST_API_VERSION <= version <= API_VERSION and version is not True:
         return
-    core = f"ddn-core {metadata.version('ddn-core')}"
+    core = f"{OWN} {metadata.version(OWN)}"
     head = f"plugin {entry.name!r} ({entry}) failed to register: "
     if not isinstance(version, int) or isinstance(version, bool):
         raise PluginError(f"{head}its ddn_api_version is {version!r}; expected an integer, such as {API_VERSION}")
@@ -161,6 +179,6 @@ def _check_class(plugin: str, hook: str, base: type[Component], cls: object) -> 
     prefix = "" if plugin == BUILTIN else f"{plugin}/"
     kind = cls.kind if isinstance(cls.kind, str) else ""
     name = kind.removeprefix(prefix)
-    if not kind.startswith(prefix) or not name or "/" in name:
+    if not kind.startswith(prefix) or not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", name):
         example = f'class {cls.__name__}({base.__name__}, kind="{prefix}name")'
         raise PluginError(f"{hook} gives {cls.__name__} of kind {cls.kind!r}; expected {example}")

@@ -29,7 +29,7 @@ class TableModel(BaseModel):
         except ValidationError as error:
             lines = _without_union_tags(error.errors(include_url=False), value)
             raise ValidationError.from_exception_data(
-                cls.__name__, [_with_suggestion(line, cls.model_fields) for line in lines]
+                cls.__name__, [_with_suggestion(line, _names(cls)) for line in lines]
             ) from None
         if isinstance(value, dict):
             lines = [
@@ -75,8 +75,16 @@ def _without_union_tags(lines: Sequence[Any], given: Any) -> list[Any]:
     for alternatives in seen.values():
         text = isinstance(alternatives[0]["input"], str)
         told = [line for line in alternatives if (line["type"] == "literal_error") == text] or alternatives
-        kept = [line for line in kept if line not in alternatives or line is told[0]]
+        first = told[0]
+        if first["type"] == "literal_error" and len(alternatives) > len(told):
+            first = {**first, "msg": f"{first['msg']}, or a number"}
+        kept = [first if line is told[0] else line for line in kept if line not in alternatives or line is told[0]]
     return kept
+
+
+def _names(model: type[BaseModel]) -> list[str]:
+    """Return the names of a model's fields as a file has them."""
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
@@ -113,6 +121,12 @@ def _with_suggestion(line: Any, known: Iterable[str]) -> InitErrorDetails:
     location = line["loc"]
     if line["type"] == "extra_forbidden" and len(location) == 1:
         message = f"unknown field.{suggestion(str(location[0]), known)}"
+    if "discriminator" in line.get("ctx", {}) and line["type"] == "union_tag_not_found":
+        message = f"the {line['ctx']['discriminator'].strip(chr(39))} is missing"
+    if "expected_tags" in line.get("ctx", {}):
+        tags = line["ctx"]["expected_tags"]
+        near = suggestion(line["ctx"]["tag"], tags.replace("'", "").split(", "))
+        message = f"{line['ctx']['tag']!r} is not among {tags}.{near}"
     return InitErrorDetails(type=_verbatim(line["type"], message), loc=location, input=line["input"])
 
 

@@ -73,7 +73,10 @@ class Reference:
             raise located(str(error), "kind", kind) from error
         fields = {name: item for name, item in value.items() if name != "kind"}
         try:
-            return cls.model_validate(fields, context=info.context)
+            made = cls.model_validate(fields, context=info.context)
+            if isinstance(made, cls):
+                return made
+            raise TypeError(f"a validator of {cls.__qualname__} returned {made!r}; it has to return self")
         except (ValidationError, RecursionError):
             raise
         except Exception as error:  # of a validator that the author wrote

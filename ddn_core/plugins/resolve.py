@@ -70,7 +70,8 @@ def group_choice(criterion: Criterion, damping: Damping, where: str) -> Choice:
     """Return what a criterion and a damping choose in a group, for the engine."""
 
     def uniform(context: Context) -> float | None:
-        value = damping.guarded(damping.uniform, context) if criterion.keeps_all() else None
+        keeps_all = criterion.guarded(criterion.keeps_all)
+        value = uniform_damping(damping, context) if keeps_all else None
         return value if value is not None and 0 < value < float("inf") else None
 
     return Choice(
@@ -83,7 +84,28 @@ def group_choice(criterion: Criterion, damping: Damping, where: str) -> Choice:
 
 def leading_directions(criterion: Criterion) -> Callable[[Context], int | None]:
     """Return what gives the number of leading eigenpairs that a criterion needs."""
-    return lambda context: criterion.guarded(criterion.leading_directions, context)
+
+    def leading(context: Context) -> int | None:
+        number: object = criterion.guarded(criterion.leading_directions, context)
+        if number is None or (isinstance(number, int) and not isinstance(number, bool) and number >= 0):
+            return number
+        raise StrategyError(
+            f"{criterion.label()}: `leading_directions` returned {number!r}; expected a number of directions, or None."
+        )
+
+    return leading
+
+
+def uniform_damping(damping: Damping, context: Context) -> float | None:
+    """Return the damping of every direction that a damping tells beforehand, or `None`.
+
+    Raises:
+        StrategyError: It raised, or told something that is no damping.
+    """
+    value: object = damping.guarded(damping.uniform, context)
+    if value is None or (isinstance(value, int | float) and value >= 0):  # NaN is not
+        return value
+    raise StrategyError(f"{damping.label()}: `uniform` returned {value!r}; expected a damping as a float, or None.")
 
 
 def in_group(function: Callable[[A], R], where: str) -> Callable[[A], R]:

@@ -11,6 +11,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, final
 
+from pydantic import BaseModel
+
 from ddn_core.errors import PluginError, StrategyError
 from ddn_core.plugins.component import Component
 from ddn_core.plugins.units import unit_of
@@ -25,7 +27,6 @@ REQUIREMENTS = frozenset({"loss_after", "outcome"})
 """What a strategy can ask for beyond the directions."""
 
 
-A = TypeVar("A")
 R = TypeVar("R")
 
 
@@ -47,6 +48,8 @@ class Strategy(Component, ABC):
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         """Check the class variables that a subclass sets."""
         super().__pydantic_init_subclass__(**kwargs)
+        if not isinstance(cls.requires, frozenset | set):
+            raise PluginError(f"{cls.__qualname__}.requires is {cls.requires!r}; expected a frozenset of names.")
         if unknown := sorted(cls.requires - REQUIREMENTS):
             raise PluginError(f"{cls.__qualname__}.requires names {unknown}; known are {sorted(REQUIREMENTS)}.")
 
@@ -67,9 +70,13 @@ class Strategy(Component, ABC):
     @final
     def notify(self, outcome: Outcome) -> None:
         """Let the strategies inside this one, and then itself, observe what the step did."""
+        self.notify_inner(outcome)
+        self.guarded(self.observe, outcome)
+
+    def notify_inner(self, outcome: Outcome) -> None:
+        """Let the strategies inside this one observe what the step did."""
         for _, inner in self._inner():
             inner.notify(outcome)
-        self.guarded(self.observe, outcome)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as plain data: the private attributes, and the states of the strategies inside."""
@@ -104,7 +111,7 @@ class Strategy(Component, ABC):
             strategy.check_state(state["inner"][name])
 
     def _inner(self) -> Iterator[tuple[str, Strategy]]:
-        """Yield the strategies in the fields, at any depth of lists and tables, with their paths."""
+        """Yield the strategies in the fields, at any depth of lists, tables and models, with their paths."""
         places: list[tuple[str, Any]] = [(name, getattr(self, name)) for name in reversed(type(self).model_fields)]
         while places:
             path, value = places.pop()
@@ -112,6 +119,9 @@ class Strategy(Component, ABC):
                 yield path, value
             elif isinstance(value, dict):
                 places += [(f"{path}.{key}", item) for key, item in reversed(value.items())]
+            elif isinstance(value, BaseModel):
+                names = list(type(value).model_fields)
+                places += [(f"{path}.{name}", getattr(value, name)) for name in reversed(names)]
             elif isinstance(value, list | tuple):
                 places += [(f"{path}.{index}", item) for index, item in reversed(list(enumerate(value)))]
 
@@ -124,27 +134,35 @@ class Strategy(Component, ABC):
             loss: Factor on the loss.
             param: Factor on the parameters.
         """
-        fields = type(self).model_fields
 
         def scaled(value: Any, factor: float) -> Any:
             if isinstance(value, Strategy):
                 return value.in_units(loss, param)
+            if isinstance(value, BaseModel):
+                return table(value)
             if isinstance(value, list | tuple):
                 return [scaled(item, factor) for item in value]
-            return value if factor == 1 or value is None else factor * value
+            if isinstance(value, dict):
+                return {key: scaled(item, factor) for key, item in value.items()}
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            return factor * value if number and factor != 1 else value
 
-        units = {name: unit_of(field) for name, field in fields.items()}
-        factors = {name: 1.0 if unit is None else unit.factor(loss, param) for name, unit in units.items()}
-        return type(self).model_validate({name: scaled(getattr(self, name), factors[name]) for name in fields})
+        def table(model: BaseModel) -> dict[str, Any]:
+            fields = type(model).model_fields
+            units = {name: unit_of(field) for name, field in fields.items()}
+            factors = {name: 1.0 if unit is None else unit.factor(loss, param) for name, unit in units.items()}
+            return {field.alias or name: scaled(getattr(model, name), factors[name]) for name, field in fields.items()}
+
+        return type(self).model_validate(table(self))
 
     @final
-    def guarded(self, method: Callable[[A], R], argument: A) -> R:
+    def guarded(self, method: Callable[..., R], *arguments: Any) -> R:
         """Call a method that the author wrote; what it raises becomes a `StrategyError` that names the strategy."""
         try:
-            return method(argument)
+            return method(*arguments)
         except StrategyError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             name = getattr(method, "__name__", "?")
             raise StrategyError(f"{self.label()}: `{name}` raised {type(error).__name__}: {error}") from error
 

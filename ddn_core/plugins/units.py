@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import GetJsonSchemaHandler
 from pydantic.fields import FieldInfo
@@ -68,12 +68,14 @@ class Unit:
 
 def unit_of(field: FieldInfo) -> Unit | None:
     """Return the unit that a field states, if any."""
-    return next((item for item in _flat(field.metadata) if isinstance(item, Unit)), None)
+    return next((item for item in _flat([*field.metadata, field.annotation]) if isinstance(item, Unit)), None)
 
 
 def _flat(metadata: list[Any]) -> Iterator[Any]:
     for item in metadata:
         if isinstance(item, FieldInfo):
             yield from _flat(item.metadata)
+        elif get_args(item):  # of an optional, a list
+            yield from _flat(list(get_args(item)))
         else:
             yield item

@@ -9,14 +9,16 @@ import io
 import json
 import pickle
 import sys
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Literal, get_args, get_origin
 
 import torch
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ValidationError
 from torch import Tensor
 
-from ddn_core.api import Criterion, Damping, unit_of
+from ddn_core.api import Criterion, Damping, Directions, Outcome, unit_of
 from ddn_core.testing.spectra import (
     changed,
     difficult_directions,
@@ -42,20 +44,21 @@ def check_is_documented(strategy: Strategy) -> None:
     )
     for name, field in cls.model_fields.items():
         assert field.description, f"field {name!r} has no description: Field(..., description=...)"
-        number = isinstance(getattr(strategy, name), float)
+        number = isinstance(getattr(strategy, name), float) or _has_floats(field.annotation)
         assert not number or unit_of(field), f"field {name!r} states no unit: Annotated[float, Unit('loss/param²')]"
 
 
 def check_table_makes_an_equal_strategy(strategy: Strategy) -> None:
     """The config table, also as JSON, makes an equal strategy; so do a copy and a pickle."""
     table = {name: value for name, value in strategy.table().items() if name != "kind"}
-    fresh = _fresh(strategy)
-    assert type(strategy).model_validate(table) == fresh, f"the table {table} makes another strategy"
-    assert type(strategy).model_validate(json.loads(json.dumps(table))) == fresh, "the table as JSON makes another one"
-    assert strategy.model_copy(deep=True) == strategy, "a deep copy differs"
+    made = type(strategy).model_validate(table)
+    assert made.table() == strategy.table(), f"the table {table} makes another strategy, {made.table()}"
+    made = type(strategy).model_validate(json.loads(json.dumps(table)))
+    assert made.table() == strategy.table(), f"the table as JSON makes another strategy, {made.table()}"
+    assert strategy.model_copy(deep=True).table() == strategy.table(), "a deep copy differs"
     cls = type(strategy)
     if getattr(sys.modules.get(cls.__module__), cls.__qualname__, None) is cls:  # else nothing could find it again
-        assert pickle.loads(pickle.dumps(strategy)) == strategy, "a pickle differs"
+        assert pickle.loads(pickle.dumps(strategy)).table() == strategy.table(), "a pickle differs"
 
 
 def check_defaults_are_valid(strategy: Strategy) -> None:
@@ -69,7 +72,7 @@ def check_defaults_are_valid(strategy: Strategy) -> None:
 
 def check_bad_fields_are_refused(strategy: Strategy) -> None:
     """An unknown field, a value outside of its bounds and a value of another type are errors that name the field."""
-    good = {name: getattr(strategy, name) for name in type(strategy).model_fields}
+    good = {field.alias or name: getattr(strategy, name) for name, field in type(strategy).model_fields.items()}
     for name, value in _bad_values(strategy):
         try:
             type(strategy).model_validate({**good, name: value})
@@ -102,7 +105,8 @@ def check_keeps_dtype_and_device(strategy: Strategy) -> None:
 def check_changes_no_input(strategy: Strategy) -> None:
     """The tensors of the directions are as they were."""
     directions = typical_directions()
-    before = {name: getattr(directions, name).clone() for name in ("evals", "evecs", "gammas", "lambdas")}
+    names = ("evals", "evecs", "all_evals", "gammas", "lambdas", "loss_gammas", "loss_lambdas")
+    before = {name: getattr(directions, name).clone() for name in names}
     strategy(directions)
     for name, tensor in before.items():
         assert torch.equal(getattr(directions, name), tensor), f"{name} was changed in place"
@@ -157,17 +161,22 @@ def check_sign_of_directions_does_not_matter(strategy: Strategy) -> None:
 
 def check_shortcuts_are_true(strategy: Strategy) -> None:
     """What `leading_directions`, `keeps_all` and `uniform` tell beforehand is what `select` and `damp` answer."""
-    for directions in (typical_directions(), typical_directions(count=40, seed=1)):
+    strategy = _fresh(strategy)
+    later = changed(typical_directions(), step=12345)
+    for directions in (typical_directions(), typical_directions(count=40, seed=1), later, *_after_steps(strategy)):
         context = directions.context
         if isinstance(strategy, Damping):
-            if (value := strategy.uniform(context)) is not None:
+            if (value := strategy.guarded(strategy.uniform, context)) is not None:
+                assert isinstance(value, int | float), f"`uniform` returns {value!r}, which is no float"
                 expected = torch.full_like(directions.evals, value)
                 _same(strategy(directions), expected, "`uniform` is not what `damp` returns")
             continue
         chosen = strategy(directions)
-        assert not strategy.keeps_all() or len(chosen) == len(directions), "`keeps_all`, but not all are selected"
-        if (leading := strategy.leading_directions(context)) is not None:
-            assert leading >= 0, f"`leading_directions` is {leading}"
+        assert not strategy.guarded(strategy.keeps_all) or len(chosen) == len(directions), (
+            "`keeps_all`, but not all are selected"
+        )
+        if (leading := strategy.guarded(strategy.leading_directions, context)) is not None:
+            assert isinstance(leading, int) and leading >= 0, f"`leading_directions` returns {leading!r}"  # noqa: PT018
             start = max(0, len(directions) - leading)
             part = directions.select(range(start, len(directions)))
             _same(strategy(part) + start, chosen, f"given the {leading} leading directions only, it selects others")
@@ -180,7 +189,7 @@ def check_state_is_saved(strategy: Strategy) -> None:
     """
     first, second = _fresh(strategy), _fresh(strategy)
     directions = typical_directions()
-    for outcome in outcomes():
+    for outcome in _outcomes(strategy):
         first.notify(outcome)
         second = _fresh(strategy)
         file = io.BytesIO()
@@ -188,7 +197,7 @@ def check_state_is_saved(strategy: Strategy) -> None:
         file.seek(0)
         second.load_state_dict(torch.load(file, weights_only=True))
         _same(second(directions), first(directions), "after the state was loaded, it answers differently")
-    for outcome in outcomes():
+    for outcome in _outcomes(strategy):
         first.notify(outcome)
         second.notify(outcome)
         _same(second(directions), first(directions), "after the state was loaded, it goes on differently")
@@ -199,10 +208,9 @@ def check_copies_share_no_state(strategy: Strategy) -> None:
     first = _fresh(strategy)
     before = first(typical_directions())
     other = first.model_copy(deep=True)
-    for outcome in outcomes():
+    for outcome in _outcomes(strategy):
         other.notify(outcome)
     _same(first(typical_directions()), before, "it learned from what its copy observed")
-    assert first == _fresh(strategy), "it learned from what its copy observed"
 
 
 ALL_CHECKS = [value for name, value in list(globals().items()) if name.startswith("check_")]
@@ -214,6 +222,19 @@ def _fresh(strategy: Strategy) -> Any:
     return strategy.in_units()
 
 
+def _outcomes(strategy: Strategy) -> list[Outcome]:
+    """Return outcomes as a strategy is given them: without the loss after the step, unless it requires it."""
+    known = "loss_after" in strategy.all_requirements()
+    return [outcome if known else replace(outcome, loss_after=None) for outcome in outcomes()]
+
+
+def _after_steps(strategy: Strategy) -> Iterator[Directions]:
+    """Yield directions after each of a few steps, which the strategy has observed."""
+    for outcome in _outcomes(strategy):
+        strategy.notify(outcome)
+        yield changed(typical_directions(), step=outcome.step + 1, last=outcome)
+
+
 def _same(answer: Tensor, expected: Tensor, complaint: str) -> None:
     """Raise unless two answers agree, but for rounding; indices in any order."""
     if not answer.is_floating_point():
@@ -221,30 +242,47 @@ def _same(answer: Tensor, expected: Tensor, complaint: str) -> None:
         assert answer.tolist() == expected.tolist(), f"{complaint}: {answer.tolist()} in place of {expected.tolist()}"
         return
     close = torch.isclose(answer, expected, rtol=1e-6, atol=0)
-    assert bool(close.all()), f"{complaint}: {answer[~close].tolist()} in place of {expected[~close].tolist()}"
+    first = f"{answer[~close].tolist()[:3]} in place of {expected[~close].tolist()[:3]}"
+    assert bool(close.all()), f"{complaint}: for {int((~close).sum())} of {len(close)} directions, first {first}"
 
 
 def _check_units(strategy: Strategy, loss: float = 1.0, param: float = 1.0) -> None:
     directions = typical_directions()
-    larger, plain = strategy.in_units(loss, param), _fresh(strategy)
+    try:
+        larger, plain = strategy.in_units(loss, param), _fresh(strategy)
+    except ValidationError as error:
+        raise AssertionError(
+            f"with losses {loss:g} and parameters {param:g} times as large, its fields are refused; the "
+            f"bound of a number with a unit is as arbitrary as the unit: {error}"
+        ) from error
     factor = loss / param**2 if isinstance(strategy, Damping) else 1
-    complaint = f"with losses {loss:g} and parameters {param:g} times as large, it does not answer accordingly"
-    for outcome in [None, *outcomes()]:
+    complaint = (
+        f"with losses {loss:g} and parameters {param:g} times as large, it does not answer accordingly (is the unit of "
+        "a field wrong, or is a number without unit added to one with unit?)"
+    )
+    for outcome in [None, *_outcomes(strategy)]:
         if outcome is not None:
             plain.notify(outcome)
             larger.notify(outcome_in_units(outcome, loss, param))
         _same(larger(in_units(directions, loss, param)), plain(directions) * factor, complaint)
 
 
+def _has_floats(annotation: Any) -> bool:
+    """Return whether a type is `float`, or a list, a tuple or an optional of it."""
+    if get_origin(annotation) is Literal:
+        return False
+    return annotation is float or any(_has_floats(item) for item in get_args(annotation))
+
+
 def _bad_values(strategy: Strategy) -> list[tuple[str, Any]]:
     """Return names of fields with values that they may not have."""
     found: list[tuple[str, Any]] = [("no_such_field", 1)]
     for name, field in type(strategy).model_fields.items():
+        name = field.alias or name
         found.append((name, object()))
-        value = getattr(strategy, name)
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if field.annotation not in (int, float):
             continue
-        found += [(name, "text"), (name, float("nan")), (name, [value])]
+        found += [(name, "text"), (name, float("nan")), (name, [1])]
         for bound in field.metadata:
             if isinstance(bound, Gt):
                 found.append((name, bound.gt))

@@ -27,8 +27,12 @@ def check_strategy(strategy: Strategy, without: Sequence[str] = ()) -> None:
     """
     _known(without)
     for check in ALL_CHECKS:
-        if check.__name__ not in without:
+        if check.__name__ in without:
+            continue
+        try:
             check(strategy)
+        except AssertionError as error:
+            raise AssertionError(f"{check.__name__}: {error}") from error
 
 
 def parametrize_with_checks(

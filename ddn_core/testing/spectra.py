@@ -75,6 +75,7 @@ def difficult_directions(dtype: torch.dtype = torch.float64) -> dict[str, Direct
         "a gradient without noise": changed(plain, gammas=plain.gammas.mean(0).expand_as(plain.gammas).clone()),
         "more samples in the gradient": changed(plain, gammas=torch.cat([plain.gammas, plain.gammas.flip(0)])),
         "a later step": changed(plain, step=12345),
+        "a step after another": changed(plain, step=1, last=outcomes()[0]),
     }
 
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 class Eigengap(Criterion, kind="eigengap"):
     """Keep the directions above the largest ratio λ_(i) / λ_(i+1) of neighbouring eigenvalues, in descending order.
 
-    Source: von Luxburg 2007, "A tutorial on spectral clustering", section 8.3.
+    Source: von Luxburg 2007, "A tutorial on spectral clustering", section 8.3, with
+    ratios in place of differences.
 
     Directions above a wide gap are told apart from the rest by few samples (Davis and Kahan 1970). Only the gaps below
     the `most` largest eigenvalues are looked at: the ratios at the end of a spectrum are those of rounding errors.

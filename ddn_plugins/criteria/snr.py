@@ -20,7 +20,7 @@ class Snr(Criterion, kind="snr"):
 
     Source: Dangel, Tatzel, Hennig 2022, "ViViT", which measures such ratios (there squared, and without N).
 
-    A batch of one sample says nothing of the noise, and all directions are kept.
+    A batch of one sample says nothing of the noise, and all directions with x̄_k ≠ 0 are kept.
     """
 
     of: Literal["gradient", "curvature"] = Field("gradient", description="What has to stand out: γ_k or λ_k.")

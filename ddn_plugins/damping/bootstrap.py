@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from ddn_core.api import Damping, Unit
 from ddn_plugins._bootstrap import ResampledGain
@@ -33,6 +33,12 @@ class Bootstrap(Damping, kind="bootstrap"):
     highest: Annotated[PositiveFloat, Unit("1")] = Field(1e3, description="Largest damping over λ̄_k.")
     points: PositiveInt = Field(21, le=1000, description="Number of positive dampings in the grid.")
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of the resampling.")
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Self:
+        if self.highest < self.lowest:
+            raise ValueError(f"highest is {self.highest:g}, but lowest is {self.lowest:g}; give bounds in order")
+        return self
 
     def damp(self, directions: Directions) -> Tensor:
         """Return the best damping of the grid for each direction."""

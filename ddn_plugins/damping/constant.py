@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field, NonNegativeFloat
 
 from ddn_core.api import Damping, Unit
+from ddn_plugins._flat import same_for_all
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,4 +31,4 @@ class Constant(Damping, kind="constant"):
 
     def damp(self, directions: Directions) -> Tensor:
         """Return the value for each direction."""
-        return directions.evals.new_full((len(directions),), self.value)
+        return same_for_all(self.value, directions)

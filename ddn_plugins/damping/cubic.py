@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field, PositiveFloat
 
 from ddn_core.api import Damping, Unit
-from ddn_plugins._flat import still_where_flat
+from ddn_plugins._flat import same_for_all, still_where_flat
 from ddn_plugins._newton import derivatives, reciprocal_norm, root_from_left
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ class Cubic(Damping, kind="cubic"):
 
     Source: Nesterov and Polyak 2006, "Cubic regularization of Newton method and its global performance".
 
-    Where the Hessian has Lipschitz constant M, that is an upper bound of the loss, so that each step decreases it.
-    In the eigenbasis it is one equation for one number, with one root.
+    With the Hessian in place of the GGN, and M its Lipschitz constant, that is an upper bound of the loss. In the
+    eigenbasis it is one equation for one number, with one root.
     """
 
     lipschitz: Annotated[PositiveFloat, Unit("loss/param³")] = Field(
@@ -40,4 +40,4 @@ class Cubic(Damping, kind="cubic"):
             return value - self.lipschitz / (2 * delta), derivative + self.lipschitz / (2 * delta**2)
 
         delta = root_from_left(excess, start) if start > 0 else 0.0
-        return still_where_flat(directions.evals.new_full((len(directions),), delta), directions)
+        return still_where_flat(same_for_all(delta, directions), directions)

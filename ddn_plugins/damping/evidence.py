@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from ddn_core.api import Damping, Unit
+from ddn_plugins._flat import same_for_all
 from ddn_plugins._newton import root_from_left
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Evidence(Damping, kind="evidence"):
         1.0, description="T, the loss of one sample that is a factor e in likelihood: 1 for cross-entropy."
     )
     samples: PositiveInt | None = Field(
-        None, description="N, number of samples that the posterior is of; by default those of the batch."
+        None, description="N, number of samples that the posterior is of; by default those of the GGN."
     )
 
     def damp(self, directions: Directions) -> Tensor:
@@ -48,4 +49,4 @@ class Evidence(Damping, kind="evidence"):
             effective = evals / (evals + delta)
             return weight * delta - float(effective.sum()), weight + float((effective / (evals + delta)).sum())
 
-        return directions.evals.new_full((len(directions),), root_from_left(excess, 0.0))
+        return same_for_all(root_from_left(excess, 0.0), directions)

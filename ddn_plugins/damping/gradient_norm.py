@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field, PositiveFloat
 
 from ddn_core.api import Damping, Unit
-from ddn_plugins._flat import still_where_flat
+from ddn_plugins._flat import same_for_all, still_where_flat
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,8 +22,8 @@ class GradientNorm(Damping, kind="gradient-norm"):
     Source: Mishchenko 2021, "Regularized Newton method with global O(1/k²) convergence"; Doikov and Nesterov 2023,
     "Gradient regularization of Newton method with Bregman distances".
 
-    With H half the Lipschitz constant of the Hessian, the step is as safe as the cubic one, and has a closed form:
-    nothing has to be solved for, and no eigenvector is needed where all directions are kept.
+    With H half the Lipschitz constant of the Hessian of a convex loss, it has the rate of the cubic step, in closed
+    form: nothing has to be solved for, and no eigenvector is needed where all directions are kept.
     """
 
     smoothness: Annotated[PositiveFloat, Unit("loss/param³")] = Field(
@@ -37,4 +37,4 @@ class GradientNorm(Damping, kind="gradient-norm"):
     def damp(self, directions: Directions) -> Tensor:
         """Return √(H ‖g‖) for each direction."""
         delta = self.uniform(directions.context)
-        return still_where_flat(directions.evals.new_full((len(directions),), delta), directions)
+        return still_where_flat(same_for_all(delta, directions), directions)

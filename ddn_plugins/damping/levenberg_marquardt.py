@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
-from pydantic import Field, PositiveFloat, PrivateAttr
+from pydantic import Field, PositiveFloat, PrivateAttr, model_validator
 
 from ddn_core.api import Damping, Unit
+from ddn_plugins._flat import same_for_all
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,9 +21,10 @@ class LevenbergMarquardt(Damping, kind="levenberg-marquardt"):
     Source: Martens 2010, "Deep learning via Hessian-free optimization", section 4.1, after Marquardt 1963.
 
     With ρ the ratio of the actual to the predicted decrease of the loss on the same batch, δ is multiplied by
-    `increase` where ρ < `bad`, and by `decrease` where ρ > `good`. A ratio that is no number counts as bad: the
-    loss has become NaN or infinite, or no decrease was predicted. Where nothing was moved, nothing is learned. A
-    bad step is not taken back.
+    `increase` where ρ < `bad`, and by `decrease` where ρ > `good`. A ratio that is no number counts as bad: the loss
+    has become NaN or infinite, or no decrease was predicted. Steps that are too short to be seen in a float32 loss
+    count as good, so that δ comes down again. Where nothing was moved, nothing is learned. A bad step is not taken
+    back.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"loss_after"})
@@ -32,14 +34,22 @@ class LevenbergMarquardt(Damping, kind="levenberg-marquardt"):
     good: Annotated[float, Unit("1")] = Field(0.75, ge=0.5, le=1, description="Ratio above which the damping shrinks.")
     increase: Annotated[float, Unit("1")] = Field(1.5, ge=1, description="Factor on the damping after a bad step.")
     decrease: Annotated[float, Unit("1")] = Field(2 / 3, gt=0, le=1, description="Factor on it after a good step.")
-    lowest: Annotated[PositiveFloat, Unit("loss/param²")] = Field(1e-10, description="Least damping.")
+    lowest: Annotated[PositiveFloat, Unit("loss/param²")] = Field(
+        1e-10, description="Least damping, of the first step too."
+    )
     highest: Annotated[PositiveFloat, Unit("loss/param²")] = Field(1e10, description="Largest damping.")
 
     _delta: float = PrivateAttr()
 
     def model_post_init(self, context: object, /) -> None:
-        """Begin with the initial damping."""
-        self._delta = self.initial
+        """Begin with the initial damping, within the bounds."""
+        self._delta = min(max(self.initial, self.lowest), self.highest)
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Self:
+        if self.highest < self.lowest:
+            raise ValueError(f"highest is {self.highest:g}, but lowest is {self.lowest:g}; give bounds in order")
+        return self
 
     def uniform(self, context: Context) -> float:
         """Return the present damping."""
@@ -47,13 +57,13 @@ class LevenbergMarquardt(Damping, kind="levenberg-marquardt"):
 
     def damp(self, directions: Directions) -> Tensor:
         """Return the present damping for each direction."""
-        return directions.evals.new_full((len(directions),), self._delta)
+        return same_for_all(self._delta, directions)
 
     def observe(self, outcome: Outcome) -> None:
         """Compare the decrease of the loss with the prediction."""
         if outcome.total_predicted_decrease == 0:
             return
-        if not outcome.ratio >= self.bad:  # NaN is not
-            self._delta = min(self._delta * self.increase, self.highest)
-        elif outcome.ratio > self.good:
+        if outcome.is_rounding or outcome.ratio > self.good:
             self._delta = max(self._delta * self.decrease, self.lowest)
+        elif not outcome.ratio >= self.bad:  # NaN is not
+            self._delta = min(self._delta * self.increase, self.highest)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field, NonNegativeFloat
 
 from ddn_core.api import Damping, Unit
+from ddn_plugins._flat import still_where_flat
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Marquardt(Damping, kind="marquardt"):
-    """δ_k = μ λ_k: the Newton step along each direction, divided by 1 + μ.
+    """δ_k = μ λ̄_k: the Newton step along each direction, divided by 1 + μ.
 
     Source: Marquardt 1963, "An algorithm for least-squares estimation of nonlinear parameters".
 
@@ -26,5 +27,5 @@ class Marquardt(Damping, kind="marquardt"):
     mu: Annotated[NonNegativeFloat, Unit("1")] = Field(1.0, description="μ, damping over curvature.")
 
     def damp(self, directions: Directions) -> Tensor:
-        """Return μ times each eigenvalue."""
-        return self.mu * directions.evals
+        """Return μ times each curvature."""
+        return still_where_flat(self.mu * directions.loss_lambdas, directions)

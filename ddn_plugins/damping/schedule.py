@@ -12,7 +12,7 @@ from ddn_plugins.damping._shapes import Piecewise, Shape
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ddn_core.api import Context, Directions
+    from ddn_core.api import Context, Directions, Outcome
 
 
 class Schedule(Damping, kind="schedule"):
@@ -66,9 +66,19 @@ class Schedule(Damping, kind="schedule"):
         """Return the damping of the step."""
         return self._now(directions.context)(directions)
 
+    def notify_inner(self, outcome: Outcome) -> None:
+        """Let the other damping, as it was at the step, observe what the step did; the state is its own."""
+        now = self._at(outcome.step)
+        now.notify(outcome)
+        for name, value in (now.__pydantic_private__ or {}).items():
+            setattr(self.of, name, value)
+
     def _now(self, context: Context) -> Damping:
-        """Return the other damping, with its state, as it is at this step."""
-        return self.of.model_copy(update={self.field: self._rounded(self.values.at(context.step))})
+        return self._at(context.step)
+
+    def _at(self, step: int) -> Damping:
+        """Return the other damping, with its state, as it is at a step."""
+        return self.of.model_copy(update={self.field: self._rounded(self.values.at(step))})
 
     def _rounded(self, value: float) -> float:
         return round(value) if isinstance(getattr(self.of, self.field), int) else value

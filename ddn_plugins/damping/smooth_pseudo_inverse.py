@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, PositiveFloat
 
 from ddn_core.api import Damping, Unit
+from ddn_plugins._flat import still_where_flat
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class SmoothPseudoInverse(Damping, kind="smooth-pseudo-inverse"):
-    """δ_k = λ_k · (ε λ_max / λ_k)^p: the step is the Newton step over 1 + (ε λ_max / λ_k)^p.
+    """δ_k = λ̄_k · (ε λ_max / λ_k)^p: the step is the Newton step over 1 + (ε λ_max / λ_k)^p.
 
     Source: Schmitt and Heyl 2020, "Quantum many-body dynamics in two dimensions with artificial neural networks",
     regularization of the equations of motion (p = 6).
@@ -29,6 +31,7 @@ class SmoothPseudoInverse(Damping, kind="smooth-pseudo-inverse"):
     power: Annotated[PositiveFloat, Unit("1")] = Field(6.0, description="p, steepness of the cutoff.")
 
     def damp(self, directions: Directions) -> Tensor:
-        """Return each eigenvalue times the cutoff."""
+        """Return each curvature times the cutoff."""
         evals = directions.evals
-        return evals * (self.epsilon * evals.max() / evals).pow(self.power)
+        deltas = directions.loss_lambdas * (self.epsilon * evals.max() / evals).pow(self.power)
+        return still_where_flat(deltas.nan_to_num(nan=math.inf, posinf=math.inf), directions)  # NaN: 0 · inf

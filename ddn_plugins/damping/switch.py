@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 class Switch(Damping, kind="switch"):
     """δ_k = δ_k of `before` for the first `at` steps, then δ_k of `after`.
 
-    Both observe every step, so that an adaptive damping is ready when its turn comes. Nest it for more than two.
+    Both observe every step, also those that the other damped: one that adapts should have bounds. Nest it for more than
+    two.
     """
 
     before: AnyDamping = Field(description="Damping of the first steps.")
