@@ -315,6 +315,7 @@ class Varied(Damping, kind="acme/varied"):
     lam: Annotated[float, Unit("1")] = Field(
         1.0, gt=0, alias="lambda", description="A field with another name in a file."
     )
+    needed: Annotated[float, Unit("1")] = Field(alias="required", description="A required field with another name.")
     text: int | str = Field("x", description="Anything.")
     flag: bool = Field(True, description="Switch.")
 
@@ -333,8 +334,8 @@ class Varied(Damping, kind="acme/varied"):
     "strategy",
     [
         Phased(phases=[{"damping": {"kind": "levenberg-marquardt"}}, {"damping": {"kind": "constant"}}]),
-        Varied(),
-        Varied(**{"bound": 2.0, "either": 3.0, "lambda": 2.0}),
+        Varied(required=1.0),
+        Varied(**{"required": 1.0, "bound": 2.0, "either": 3.0, "lambda": 2.0}),
     ],
     ids=["nested tables", "defaults", "all set"],
 )

@@ -133,7 +133,7 @@ def test_what_is_switched_off_is_listed_and_not_imported(site):
 
 
 def test_permissions_add_up(entries):
-    registry = Registry(entries, [Permission.of_names(["acme", "broken"], "the environment")])
+    registry = Registry(entries, [Permission.of_text("acme,broken", "the environment")])
     registry.lookup("damping", "acme/spectral-floor")
     narrower = registry.restricted(Permission.of_text("broken,newer", "the command line"))
     for kind, place in {"acme/spectral-floor": "the command line", "newer/one": "the environment"}.items():
@@ -223,11 +223,12 @@ BUILT_IN = [
 @pytest.mark.parametrize("cls", BUILT_IN, ids=lambda cls: f"{cls.family} {cls.kind}")
 def test_examples_are_valid(cls):
     """What `ddn plugins show` prints can be pasted into a config."""
-    TypeAdapter({"criterion": AnyCriterion, "damping": AnyDamping, "problem": AnyProblem}[cls.family]).validate_python(
-        example(cls)
-    )
+    made = TypeAdapter({"criterion": AnyCriterion, "damping": AnyDamping, "problem": AnyProblem}[cls.family])
+    expected = made.validate_python(example(cls))
+    assert type(expected) is cls
     table = tomllib.loads(config_example(cls))
-    parse_config(table if "groups" in table else {**table, "groups": [GROUP]})
+    config = parse_config(table if "groups" in table else {**table, "groups": [GROUP]})
+    assert (config.problem if cls.family == "problem" else getattr(config.groups[0], cls.family)) == expected
 
 
 def test_every_built_in_can_be_shown():

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from ddn_core.cli.training import load_problem, model_assignment
+from ddn_core.cli.training import checked_batches, load_problem, model_assignment, problem_label
 from ddn_core.config import Config
 from ddn_core.config.load import config_error
 from ddn_core.engine import Context, GroupRequest, StageEstimate, Subsampling, estimate, outputs_per_sample
@@ -74,14 +74,10 @@ def estimate_report(config: Config, source: str) -> RenderableType:
 
 
 def _first_batch(config: Config, batches: Any) -> tuple[Tensor, Tensor]:
-    label = config.problem.label() if config.problem is not None else "the problem"
-    for batch in batches:
-        if not isinstance(batch, tuple | list) or [type(item) for item in batch] != [Tensor, Tensor]:
-            raise PluginError(f"{label} gave a batch that is no pair of tensors (inputs, targets).")
-        inputs, targets = batch
+    for inputs, targets in checked_batches(batches, config):
         dtype = getattr(torch, config.training.dtype) if inputs.is_floating_point() else inputs.dtype
         return inputs.to(dtype), targets
-    raise PluginError(f"{label} gave no training batch.")
+    raise PluginError(f"{problem_label(config)} gave no training batch.")
 
 
 def _row(stage: StageEstimate) -> tuple[str, ...]:

@@ -188,15 +188,28 @@ class Training:
         return tensor.to(device=self._config.training.device, dtype=dtype)
 
     def _batches(self, batches: Batches) -> Batches:
-        """Yield the batches, or raise if one is no pair of tensors."""
-        for batch in batches:
-            if not isinstance(batch, tuple | list) or [type(item) for item in batch] != [Tensor, Tensor]:
-                raise PluginError(f"{self._label()} gave a batch that is no pair of tensors (inputs, targets).")
-            inputs, targets = batch
-            yield inputs, targets
+        return checked_batches(batches, self._config)
 
     def _label(self) -> str:
-        return self._config.problem.label() if self._config.problem is not None else "the problem"
+        return problem_label(self._config)
+
+
+def checked_batches(batches: Batches, config: Config) -> Batches:
+    """Yield the batches of a config's problem, or raise if one is no pair of tensors.
+
+    Raises:
+        PluginError: A batch is something else.
+    """
+    for batch in batches:
+        if not isinstance(batch, tuple | list) or [type(item) for item in batch] != [Tensor, Tensor]:
+            raise PluginError(f"{problem_label(config)} gave a batch that is no pair of tensors (inputs, targets).")
+        inputs, targets = batch
+        yield inputs, targets
+
+
+def problem_label(config: Config) -> str:
+    """Return a config's problem, for messages."""
+    return config.problem.label() if config.problem is not None else "the problem"
 
 
 def load_problem(config: Config, source: str) -> ProblemParts:

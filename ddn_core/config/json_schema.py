@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from ddn_core.config.schema import Config
 from ddn_core.plugins.component import Component
+from ddn_core.plugins.describe import unit_text
 from ddn_core.plugins.hookspecs import FAMILIES
 from ddn_core.plugins.reference import FAMILY
 from ddn_core.plugins.registry import Registry, installed_registry
@@ -42,12 +43,15 @@ def config_schema(registry: Registry | None = None) -> dict[str, Any]:
 
 def _of_component(cls: type[Component], kind: str, schema: dict[str, Any]) -> dict[str, Any]:
     """Return the schema of a class with its kind, and its docstring as the description."""
-    named = {"kind": {"const": kind, "description": cls.summary()}}
+    properties = {"kind": {"const": kind, "description": cls.summary()}, **schema.get("properties", {})}
+    for name, field in cls.model_fields.items():
+        if unit := unit_text(field):
+            properties[field.alias or name]["unit"] = unit
     return {
         **schema,
         "title": kind,
         "description": inspect.getdoc(cls) or "",
-        "properties": {**named, **schema.get("properties", {})},
+        "properties": properties,
         "required": ["kind", *schema.get("required", [])],
     }
 

@@ -8,6 +8,7 @@ from typing import Annotated
 from packaging.requirements import InvalidRequirement, Requirement
 from pydantic import AfterValidator, Field
 
+from ddn_core.plugins.discovery import installed_entries
 from ddn_core.plugins.messages import TableModel, suggestion
 from ddn_core.plugins.permission import Permission
 
@@ -26,7 +27,7 @@ def _met(text: str) -> str:
     try:
         version = metadata.version(requirement.name)
     except metadata.PackageNotFoundError:
-        installed = {entry.dist.name for entry in metadata.entry_points(group="ddn") if entry.dist is not None}
+        installed = {entry.distribution for entry in installed_entries()}
         raise ValueError(
             f"needs {text}, which is not installed: pip install '{text}'.{suggestion(requirement.name, installed)}"
         ) from None

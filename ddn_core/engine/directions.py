@@ -87,14 +87,17 @@ class Directions:
             reduction: Reduction of the loss over the samples.
             context: What is known beyond them; by default the first step, with the gradient in their span.
         """
-        directions = cls(evals, evecs, evals, reduction, _NoSource(), context=context or Context())
-        vars(directions).update(gammas=gammas, lambdas=lambdas)
         if context is None:
             samples = max(lambdas.shape[0], 1)
-            gradient = GivenNorms(gradient=float(directions.loss_gammas.norm()))
-            sizes = {"outputs": max(len(evecs) // samples, 1), "parameters": max(*evecs.shape, 1)}
-            directions = replace(directions, context=Context(samples=samples, norms=gradient, **sizes))
-            vars(directions).update(gammas=gammas, lambdas=lambdas)
+            gradient = gammas.mean(0) if reduction == "mean" else gammas.sum(0)
+            context = Context(
+                outputs=max(len(evecs) // samples, 1),
+                samples=samples,
+                parameters=max(*evecs.shape, 1),
+                norms=GivenNorms(gradient=float(gradient.norm())),
+            )
+        directions = cls(evals, evecs, evals, reduction, _NoSource(), context=context)
+        vars(directions).update(gammas=gammas, lambdas=lambdas)
         return directions
 
     def __len__(self) -> int:

@@ -25,9 +25,18 @@ def paragraphs(cls: type[Component]) -> list[str]:
 
 
 def unit_text(field: FieldInfo) -> str:
-    """Return the unit of a field, or nothing."""
+    """Return the unit of a field: `1` for a whole number, which counts; nothing for what is no number."""
     unit = unit_of(field)
-    return "" if unit is None else unit.text
+    if unit is not None:
+        return unit.text
+    return "1" if _counts(field.annotation) else ""
+
+
+def _counts(annotation: Any) -> bool:
+    """Return whether a type is `int`, or a list, a tuple or an optional of it."""
+    if get_origin(annotation) is Literal:
+        return False
+    return annotation is int or any(_counts(item) for item in get_args(annotation))
 
 
 def type_text(annotation: Any, metadata: list[Any] | tuple[Any, ...] = ()) -> str:

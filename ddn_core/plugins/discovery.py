@@ -127,9 +127,8 @@ class PluginLoader:
         if self._manager.has_plugin(name):
             self._manager.unregister(name=name)
         told = str(cause) if isinstance(cause, PluginError) else f"{type(cause).__name__}: {cause}"
-        if isinstance(cause, pluggy.PluginValidationError):
-            hooks = [hook for hook, _ in hookspecs.FAMILIES.values()]
-            told = f"{cause}.{suggestion(str(cause).partition(chr(39))[2].partition(chr(39))[0], hooks)}"
+        if unknown := re.search(r"unknown hook '(\w+)'", str(cause)):
+            told = f"{cause}.{suggestion(unknown[1], [hook for hook, _ in hookspecs.FAMILIES.values()])}"
         raise PluginError(f"plugin {name!r} ({entry}) failed to register: {told}") from cause
 
     def _collect(self, name: str) -> dict[str, dict[str, type[Component]]]:
@@ -155,12 +154,12 @@ class PluginLoader:
 
 def _check_version(entry: PluginEntry, version: object) -> None:
     """Raise unless a plugin is written for a version of the API that is offered."""
-    if isinstance(version, int) and OLDEST_API_VERSION <= version <= API_VERSION and version is not True:
-        return
-    core = f"{OWN} {metadata.version(OWN)}"
     head = f"plugin {entry.name!r} ({entry}) failed to register: "
     if not isinstance(version, int) or isinstance(version, bool):
         raise PluginError(f"{head}its ddn_api_version is {version!r}; expected an integer, such as {API_VERSION}")
+    if OLDEST_API_VERSION <= version <= API_VERSION:
+        return
+    core = f"{OWN} {metadata.version(OWN)}"
     offered = f"{OLDEST_API_VERSION} to {API_VERSION}" if OLDEST_API_VERSION < API_VERSION else str(API_VERSION)
     advice = "a newer ddn-core" if version > API_VERSION else f"a newer {entry.distribution}, or an older ddn-core"
     raise PluginError(

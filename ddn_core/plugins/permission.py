@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
 from dataclasses import dataclass
 
 VARIABLE = "DDN_PLUGINS"
@@ -28,11 +27,6 @@ class Permission:
         words = [word.strip() for word in text.split(",") if word.strip()]
         names = None if words == ["all"] else frozenset(words) - {"none"}
         return cls(names, place)
-
-    @classmethod
-    def of_names(cls, names: Collection[str], place: str) -> Permission:
-        """Return the permission for some plugins."""
-        return cls(frozenset(names), place)
 
     def allows(self, name: str) -> bool:
         """Return whether a plugin may be loaded."""

@@ -64,10 +64,8 @@ def check_table_makes_an_equal_strategy(strategy: Strategy) -> None:
 def check_defaults_are_valid(strategy: Strategy) -> None:
     """The class can be made of its required fields alone, and then answers."""
     cls = type(strategy)
-    made = cls.model_validate(
-        {name: getattr(strategy, name) for name, f in cls.model_fields.items() if f.is_required()}
-    )
-    made(typical_directions())
+    required = {f.alias or name: getattr(strategy, name) for name, f in cls.model_fields.items() if f.is_required()}
+    cls.model_validate(required)(typical_directions())
 
 
 def check_bad_fields_are_refused(strategy: Strategy) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ddn_core.errors import ArgumentError
@@ -77,7 +77,6 @@ def check_names() -> list[str]:
 
 
 def _known(names: Sequence[str]) -> None:
-    known: list[Callable[[Strategy], None]] = ALL_CHECKS
     for name in names:
         if name not in check_names():
-            raise ArgumentError(f"there is no check {name!r}; there are {', '.join(one.__name__ for one in known)}.")
+            raise ArgumentError(f"there is no check {name!r}; there are {', '.join(check_names())}.")

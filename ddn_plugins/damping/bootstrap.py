@@ -9,6 +9,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from ddn_core.api import Damping, Unit
 from ddn_plugins._bootstrap import ResampledGain
+from ddn_plugins._bounds import in_order
 from ddn_plugins._flat import still_where_flat
 
 if TYPE_CHECKING:
@@ -36,9 +37,7 @@ class Bootstrap(Damping, kind="bootstrap"):
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> Self:
-        if self.highest < self.lowest:
-            raise ValueError(f"highest is {self.highest:g}, but lowest is {self.lowest:g}; give bounds in order")
-        return self
+        return in_order(self, "lowest", "highest")
 
     def damp(self, directions: Directions) -> Tensor:
         """Return the best damping of the grid for each direction."""

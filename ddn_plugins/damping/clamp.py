@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from ddn_core.api import AnyDamping, Damping, Unit
+from ddn_plugins._bounds import in_order
 from ddn_plugins.damping._uniform import combined
 
 if TYPE_CHECKING:
@@ -30,9 +31,7 @@ class Clamp(Damping, kind="clamp"):
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> Self:
-        if self.highest is not None and self.highest < self.lowest:
-            raise ValueError(f"highest is {self.highest:g}, but lowest is {self.lowest:g}; give bounds in order")
-        return self
+        return in_order(self, "lowest", "highest")
 
     def uniform(self, context: Context) -> float | None:
         """Return the bounded damping, if it is one number."""

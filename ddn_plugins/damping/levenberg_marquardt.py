@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 from pydantic import Field, PositiveFloat, PrivateAttr, model_validator
 
 from ddn_core.api import Damping, Unit
+from ddn_plugins._bounds import in_order
 from ddn_plugins._flat import same_for_all
+from ddn_plugins.damping._verdict import verdict
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,9 +49,7 @@ class LevenbergMarquardt(Damping, kind="levenberg-marquardt"):
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> Self:
-        if self.highest < self.lowest:
-            raise ValueError(f"highest is {self.highest:g}, but lowest is {self.lowest:g}; give bounds in order")
-        return self
+        return in_order(self, "lowest", "highest")
 
     def uniform(self, context: Context) -> float:
         """Return the present damping."""
@@ -61,9 +61,8 @@ class LevenbergMarquardt(Damping, kind="levenberg-marquardt"):
 
     def observe(self, outcome: Outcome) -> None:
         """Compare the decrease of the loss with the prediction."""
-        if outcome.total_predicted_decrease == 0:
-            return
-        if outcome.is_rounding or outcome.ratio > self.good:
+        found = verdict(outcome, self.bad, self.good)
+        if found == "good":
             self._delta = max(self._delta * self.decrease, self.lowest)
-        elif not outcome.ratio >= self.bad:  # NaN is not
+        if found == "bad":
             self._delta = min(self._delta * self.increase, self.highest)

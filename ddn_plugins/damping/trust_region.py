@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 from pydantic import Field, PositiveFloat, PrivateAttr, model_validator
 
 from ddn_core.api import Damping, Unit
+from ddn_plugins._bounds import in_order
 from ddn_plugins._flat import same_for_all, still_where_flat
 from ddn_plugins._newton import derivatives, reciprocal_norm, root_from_left
+from ddn_plugins.damping._verdict import verdict
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,9 +48,7 @@ class TrustRegion(Damping, kind="trust-region"):
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> Self:
-        if self.largest < self.smallest:
-            raise ValueError(f"largest is {self.largest:g}, but smallest is {self.smallest:g}; give bounds in order")
-        return self
+        return in_order(self, "smallest", "largest")
 
     def damp(self, directions: Directions) -> Tensor:
         """Return the root of `1 / ‖s(δ)‖ = 1 / Δ` for each direction, or zero."""
@@ -64,10 +64,8 @@ class TrustRegion(Damping, kind="trust-region"):
 
     def observe(self, outcome: Outcome) -> None:
         """Shrink the region where the model predicts badly, grow it where it held the step back."""
-        if outcome.total_predicted_decrease == 0:
-            return
-        if outcome.is_rounding or outcome.ratio > self.good:
-            if outcome.step_norm >= 0.99 * self._radius:
-                self._radius = min(self.grow * self._radius, self.largest)
-        elif not outcome.ratio >= self.bad:  # NaN is not
+        found = verdict(outcome, self.bad, self.good)
+        if found == "good" and outcome.step_norm >= 0.99 * self._radius:
+            self._radius = min(self.grow * self._radius, self.largest)
+        if found == "bad":
             self._radius = max(self._radius * self.shrink, self.smallest)
