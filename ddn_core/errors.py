@@ -6,7 +6,8 @@
     ├── StrategyError      a criterion or damping raised, or returned the wrong thing
     ├── ArgumentError      a call was given a value that it cannot take
     ├── CurvatureError     a backward pass could not give the curvature
-    │   └── MemoryBudgetError  it would need more memory than it may take
+    │   ├── MemoryBudgetError  it would need more memory than it may take
+    │   └── NonFiniteError     loss or step has a NaN or an infinity in it
     └── NoResultError      a result was asked for that was not computed
 
 Each child is also the built-in exception that a caller would expect, so that `except ValueError` works.
@@ -41,6 +42,10 @@ class CurvatureError(DdnError, RuntimeError):
 
 class MemoryBudgetError(CurvatureError):
     """Curvature would need more memory than its budget; nothing has been allocated."""
+
+
+class NonFiniteError(CurvatureError):
+    """The loss, the curvature or the step has a NaN or an infinity in it; no parameter has been touched."""
 
 
 class NoResultError(DdnError, KeyError):

@@ -135,6 +135,10 @@ NAMES = [
     "extra",
     "groups",
     "mc_samples",
+    "momentum",
+    "nesterov",
+    "optimizer",
+    "fallback",
     "seed",
     "allow",
     "require",
@@ -157,6 +161,8 @@ def made(rng):
                 "criterion": rng.choice(criteria),
                 "damping": rng.choice([dampings[-1], rng.choice(dampings)]),
                 **({"lr": rng.choice([0.5, 1])} if rng.random() < 0.3 else {}),
+                **({"momentum": 0.5, "nesterov": True, "max_kl": 1e-3} if rng.random() < 0.2 else {}),
+                **({"memory": 0.9, "every": 5, "weight_decay": 1e-3} if rng.random() < 0.2 else {}),
             }
             for _ in range(rng.randint(1, 2))
         ]
@@ -174,6 +180,15 @@ def made(rng):
                 {"subsampling_grad": [0, 1, 2], "memory_budget": "auto"},
                 {"memory_budget": 10**9},
             ]
+        )
+    if rng.random() < 0.2:
+        table["step"] = {"on_increase": "shorten", "attempts": 3, "shrink": 0.25, "on_nonfinite": "skip"}
+    if rng.random() < 0.2:
+        table["fallback"] = rng.choice([{"kind": "sgd", "lr": 0.1}, {"kind": "adamw", "betas": [0.8, 0.9]}])
+    if rng.random() < 0.15:
+        table = {key: value for key, value in table.items() if key not in ("groups", "fallback")}
+        table["optimizer"] = rng.choice(
+            [{"kind": "adam"}, {"kind": "lbfgs", "max_iter": 5}, {"kind": "sgd", "lr": 1.0}]
         )
     if rng.random() < 0.2:
         table["plugins"] = {"allow": ["acme"], "require": ["torch"]}

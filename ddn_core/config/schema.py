@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
+from ddn_core.config.first_order import Baseline, Fallback
 from ddn_core.config.plugins import PluginsConfig
+from ddn_core.config.stepping import GroupSettings, StepConfig
 from ddn_core.plugins.messages import TableModel
 from ddn_core.plugins.reference import AnyCriterion, AnyDamping, AnyProblem
-from ddn_core.plugins.units import Unit
 
 
 def _distinct(indices: list[int] | None) -> list[int] | None:
@@ -75,7 +76,7 @@ class CurvatureConfig(TableModel):
         return 0 if self.kind == "ggn" else self.mc_samples or 1
 
 
-class GroupConfig(TableModel):
+class GroupConfig(GroupSettings):
     """A parameter group: its block of the GGN is used, with its own criterion and damping."""
 
     params: list[str] = Field(
@@ -84,7 +85,6 @@ class GroupConfig(TableModel):
     )
     criterion: AnyCriterion = Field(description="Chooses the directions; a table with a `kind`.")
     damping: AnyDamping = Field(description="Damps the chosen directions; a table with a `kind`.")
-    lr: Annotated[PositiveFloat, Unit("1")] = Field(1.0, description="Factor on the step.")
 
 
 class TrainingConfig(TableModel):
@@ -99,14 +99,41 @@ class TrainingConfig(TableModel):
 class Config(TableModel):
     """A config file."""
 
+    model_config = ConfigDict(
+        json_schema_extra={  # what the validator below says
+            "if": {"properties": {"optimizer": {"type": "object"}}, "required": ["optimizer"]},
+            "then": {"properties": {"groups": {"maxItems": 0}, "fallback": {"type": "null"}}},
+            "else": {"properties": {"groups": {"minItems": 1}}, "required": ["groups"]},
+        }
+    )
+
     plugins: PluginsConfig = Field(PluginsConfig(), description="Which plugins may be used, and which are needed.")
     problem: AnyProblem | None = Field(None, description="What `ddn train` trains; a table with a `kind`.")
     training: TrainingConfig = Field(TrainingConfig(), description="How `ddn train` trains.")
     curvature: CurvatureConfig = Field(CurvatureConfig(), description="Which curvature the steps use.")
-    groups: list[GroupConfig] = Field(min_length=1, description="The parameter groups, in order.")
+    step: StepConfig = Field(StepConfig(), description="What is done with a step that raises the loss.")
+    groups: list[GroupConfig] = Field([], description="The parameter groups, in order.")
+    fallback: Fallback | None = Field(
+        None,
+        description="Optimizer of torch for the parameters that no group takes: a table with `kind` `sgd` or `adamw` "
+        "and its arguments. Without it, such a parameter is an error.",
+    )
+    optimizer: Baseline | None = Field(
+        None,
+        description="Optimizer of torch in place of ours, as a baseline: a table with `kind` `adam`, `adamw`, `sgd` or "
+        "`lbfgs` and its arguments. There are no groups then.",
+    )
     schema_file: str | None = Field(
         None, alias="$schema", description="The JSON Schema of this file, for editors; not read."
     )
     provenance: dict[str, Any] | None = Field(
         None, description="Versions that a resolved config was written with; not read."
     )
+
+    @model_validator(mode="after")
+    def _groups_or_optimizer(self) -> Self:
+        if self.optimizer is None and not self.groups:
+            raise ValueError("groups: are missing; add a [[groups]] table, or an [optimizer] table for one of torch's")
+        if self.optimizer is not None and (self.groups or self.fallback is not None):
+            raise ValueError("optimizer: one of torch takes all parameters; leave out groups and fallback, or it")
+        return self

@@ -10,6 +10,8 @@ Data goes one way, one file each::
     context.py      what a strategy can know beyond the directions (outcome.py: what the last step did)
     step.py         directions, dampings              -> coefficients, and the step in parameter space
     solved.py       one damping for all directions    -> the same step, without eigenvectors
+    pull.py         what draws a step beyond the loss: weight decay, memory of the previous step
+    quadratic.py    what the loss does along any move
     pipeline.py     calls the above in order
 
 Knows torch (and BackPACK in `capture/`), no plugin, no config, no pydantic. What other rooms may use is what
@@ -17,14 +19,24 @@ this module exports.
 """
 
 from ddn_core.engine.capture import Capture, CurvatureCapture, Subsampling, Wanted, joined
+from ddn_core.engine.clock import STAGES, StageClock
 from ddn_core.engine.context import Context, GivenNorms
 from ddn_core.engine.cost import GroupRequest, StageEstimate, estimate, outputs_per_sample
 from ddn_core.engine.directions import Directions
 from ddn_core.engine.outcome import Outcome
-from ddn_core.engine.pipeline import Choice, damped_newton_step, group_directions, group_eigenvalues
-from ddn_core.engine.step import DampedDirections, GroupStep, Spectral
+from ddn_core.engine.pipeline import (
+    Choice,
+    damped_newton_step,
+    group_directions,
+    group_eigenvalues,
+    quadratic_model,
+)
+from ddn_core.engine.pull import Pull
+from ddn_core.engine.quadratic import QuadraticModel
+from ddn_core.engine.step import DampedDirections, GroupStep, Spectral, SpectralSummary
 
 __all__ = [
+    "STAGES",
     "Capture",
     "Choice",
     "Context",
@@ -35,7 +47,11 @@ __all__ = [
     "GroupRequest",
     "GroupStep",
     "Outcome",
+    "Pull",
+    "QuadraticModel",
     "Spectral",
+    "SpectralSummary",
+    "StageClock",
     "StageEstimate",
     "Subsampling",
     "Wanted",
@@ -45,4 +61,5 @@ __all__ = [
     "group_eigenvalues",
     "joined",
     "outputs_per_sample",
+    "quadratic_model",
 ]

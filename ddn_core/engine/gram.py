@@ -142,6 +142,35 @@ class GroupCurvature:
             for key, shape in zip(self.parameters, self.shapes, strict=True)
         )
 
+    def images(self, vectors: Sequence[Tensor], samples: Sequence[int] | None = None) -> Tensor:
+        """Return Vᵀ · vectors, `[R, J]`, for vectors `[J, *shape]` of each parameter.
+
+        Args:
+            vectors: One for each parameter of the group.
+            samples: Positions of the samples whose columns are taken in place of V's.
+        """
+        samples = self.capture.ggn if samples is None else samples
+        given = dict(zip(self.parameters, vectors, strict=True))
+        total = self.capture.zeros(self.capture.columns_per_sample * len(samples), len(vectors[0]))
+        for factor, root in zip(self.factors, self.roots_of(samples), strict=True):
+            total += root.project(tuple(given[key] for key in factor.parameters))
+        return total
+
+    def flat(self, vectors: Sequence[Tensor]) -> Tensor:
+        """Return `[J, *shape]` of each parameter as `[J, P]`, entries in the order of the formed columns."""
+        given = dict(zip(self.parameters, vectors, strict=True))
+        parts = [
+            root.layout.join(tuple(given[key] for key in factor.parameters))
+            for factor, root in zip(self.factors, self.roots, strict=True)
+        ]
+        return torch.cat(parts or [self.capture.zeros(len(vectors[0]), 0)], dim=1)
+
+    @property
+    def share_of_lambdas(self) -> float:
+        """By what `‖Wᵀv‖²`, W the columns of the samples of lambdas, is multiplied to be the curvature along v."""
+        capture = self.capture
+        return len(capture.ggn) / len(capture.lambdas) if capture.reduction == "mean" else 1.0
+
     def gradient_columns(self) -> dict[tuple[int, ...], Columns]:
         """Return the per-sample gradients by the parameters of their factor; none where they are in the span."""
         return {factor.parameters: factor.gradient for factor in self.factors if factor.gradient is not None}

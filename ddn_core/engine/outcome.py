@@ -15,7 +15,7 @@ class Outcome:
 
     Attributes:
         step: Number of steps that were taken before this one.
-        lr: Factor on the group's step.
+        lr: Factor on the group's step, with what clips left of it.
         loss_before: Loss at which the step was computed.
         loss_after: Loss of the same batch after all groups moved; only if some strategy requires `"loss_after"`.
         predicted_decrease: Decrease of the loss that this group's quadratic model predicted, in loss.
@@ -23,6 +23,8 @@ class Outcome:
             all of them contribute, is compared with.
         step_norm: Euclidean norm of the group's step, without `lr`, in param.
         directions: Number of directions K; of all that there can be, min(R, P), where the step was solved for without.
+        taken: Part of the step that was kept: 1, less where it was shortened, 0 where it was undone since it raised the
+            loss. All else tells of the whole step.
     """
 
     step: int
@@ -33,6 +35,7 @@ class Outcome:
     total_predicted_decrease: float
     step_norm: float
     directions: int
+    taken: float = 1.0
 
     @property
     def actual_decrease(self) -> float:

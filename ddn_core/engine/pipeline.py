@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 from ddn_core.engine.capture import Capture
+from ddn_core.engine.clock import StageClock
 from ddn_core.engine.context import Context, GroupNorms
-from ddn_core.engine.directions import Directions
+from ddn_core.engine.directions import Directions, DirectionSource
 from ddn_core.engine.gram import GroupCurvature
+from ddn_core.engine.pull import Pull, PulledDirections, PulledSource
+from ddn_core.engine.quadratic import QuadraticModel
 from ddn_core.engine.solved import SolvedStep
 from ddn_core.engine.source import EngineSource, outputs_first, same_samples
 from ddn_core.engine.spectrum import eigendecompose, eigenvalues, fix_signs
@@ -28,12 +31,14 @@ class Choice:
         largest: Gives the number of leading eigenpairs that the criterion needs, `None` for all.
         uniform_damping: Gives the damping of every direction, if all are kept and all are damped alike, `None`
             otherwise; no eigenvectors are computed then, unless they are read.
+        keeps_all: Whether the criterion keeps every direction, whatever they are.
     """
 
     criterion: Callable[[Directions], Tensor]
     damping: Callable[[Directions], Tensor]
     largest: Callable[[Context], int | None] = lambda context: None
     uniform_damping: Callable[[Context], float | None] = lambda context: None
+    keeps_all: bool = False
 
 
 @torch.no_grad()
@@ -43,6 +48,8 @@ def damped_newton_step(
     choice: Choice,
     occasion: Context | None = None,
     derivatives: Capture | None = None,
+    pull: Pull | None = None,
+    clock: StageClock | None = None,
 ) -> GroupStep:
     """Return the damped Newton step of one group.
 
@@ -53,23 +60,55 @@ def damped_newton_step(
         occasion: The step and the group, by default the first; what is known of gradient and model is filled in.
         derivatives: What a backward pass on another batch gave, to read gradients and directional curvatures from; by
             default they are those of the batch that gives the directions.
+        pull: Weight decay and memory of the group; none by default.
+        clock: Takes the time of the stages.
     """
+    clock = clock or StageClock(capture.seconds)
     basis = GroupCurvature.of(capture, parameters)
     data = basis if derivatives is None else GroupCurvature.of(derivatives, parameters)
     context = _context(occasion, basis, data, parameters)
+    plain = EngineSource(basis, data)
+    source = plain if pull is None else PulledSource(plain, pull)
 
     def decompose() -> DampedDirections:
         with torch.no_grad():
-            directions = _directions(basis, data, context, choice.largest(context))
-            chosen = directions.select(choice.criterion(directions)) if len(directions) else directions
-            return DampedDirections.of(chosen, choice.damping(chosen) if len(chosen) else chosen.evals)
+            with clock.stage("strategies"):
+                largest = choice.largest(context)
+            directions = _directions(basis, source, context, largest, clock)
+            with clock.stage("strategies"):
+                chosen = directions.select(choice.criterion(directions)) if len(directions) else directions
+                damped = DampedDirections.of(chosen, choice.damping(chosen) if len(chosen) else chosen.evals)
+            if isinstance(source, PulledSource):
+                return PulledDirections.within(damped, source, choice.keeps_all)
+            return damped
 
     if data is basis and same_samples(capture.lambdas, capture.ggn):
-        uniform = choice.uniform_damping(context)
-        solved = None if uniform is None else SolvedStep.of(basis, uniform, decompose)
+        with clock.stage("strategies"):
+            uniform = choice.uniform_damping(context)
+        solved = None if uniform is None else SolvedStep.of(basis, uniform, decompose, pull, clock)
         if solved is not None:
             return solved
     return decompose()
+
+
+@torch.no_grad()
+def quadratic_model(
+    capture: Capture,
+    parameters: Sequence[Tensor],
+    moves: Sequence[Tensor],
+    derivatives: Capture | None = None,
+    decay: float = 0.0,
+) -> QuadraticModel:
+    """Return slope and curvature of the loss of a group along any move of its parameters.
+
+    Args:
+        capture: What the backward pass gave.
+        parameters: The group's parameters, not moved yet.
+        moves: The move, in their shapes.
+        derivatives: What a backward pass on another batch gave, if gradient and curvature are read from it.
+        decay: Coefficient of the L2 weight decay that belongs to the loss.
+    """
+    return QuadraticModel.along(GroupCurvature.of(derivatives or capture, parameters), parameters, moves, decay)
 
 
 @torch.no_grad()
@@ -89,7 +128,8 @@ def group_directions(
     """
     curvature = GroupCurvature.of(capture, parameters)
     context = _context(occasion, curvature, curvature, parameters)
-    return _directions(curvature, curvature, context, None if largest is None else largest(context))
+    leading = None if largest is None else largest(context)
+    return _directions(curvature, EngineSource(curvature, curvature), context, leading, StageClock())
 
 
 @torch.no_grad()
@@ -121,18 +161,25 @@ def _context(
     )
 
 
-def _directions(basis: GroupCurvature, data: GroupCurvature, context: Context, largest: int | None) -> Directions:
+def _directions(
+    basis: GroupCurvature, source: DirectionSource, context: Context, largest: int | None, clock: StageClock
+) -> Directions:
     """Return the directions of a group, from the smaller of the Gram matrix and the GGN."""
-    capture, source = basis.capture, EngineSource(basis, data)
-    vectors = None
+    capture, vectors = basis.capture, None
     if basis.size < capture.columns:
-        columns = basis.formed()
-        spectrum = eigendecompose(columns.T @ columns, largest).padded(capture.columns)
-        plain = outputs_first(columns @ spectrum.evecs / spectrum.evals.sqrt(), capture.columns_per_sample)
-        evecs = fix_signs(plain)
-        vectors = torch.where((plain * evecs).sum(0) < 0, -spectrum.evecs, spectrum.evecs).T
+        with clock.stage("gram"):
+            columns = basis.formed()
+            matrix = columns.T @ columns
+        with clock.stage("spectrum"):
+            spectrum = eigendecompose(matrix, largest).padded(capture.columns)
+            plain = outputs_first(columns @ spectrum.evecs / spectrum.evals.sqrt(), capture.columns_per_sample)
+            evecs = fix_signs(plain)
+            vectors = torch.where((plain * evecs).sum(0) < 0, -spectrum.evecs, spectrum.evecs).T
     else:
-        spectrum = eigendecompose(basis.gram, largest)
-        evecs = fix_signs(outputs_first(spectrum.evecs, capture.columns_per_sample))
+        with clock.stage("gram"):
+            matrix = basis.gram
+        with clock.stage("spectrum"):
+            spectrum = eigendecompose(matrix, largest)
+            evecs = fix_signs(outputs_first(spectrum.evecs, capture.columns_per_sample))
     evals, every, fallbacks = spectrum.evals, spectrum.all_evals, spectrum.fallbacks
     return Directions(evals, evecs, every, capture.reduction, source, vectors, fallbacks, context)

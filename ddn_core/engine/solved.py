@@ -4,7 +4,11 @@ Where every direction is kept and the gradient lies in their span, `g = V c`, th
 
     s = -(G + δ I)⁻¹ g = -V (VᵀV + δ I)⁻¹ c,
 
-of which the smaller matrix is factorized. Levenberg (1944) and Marquardt (1963) damp least-squares problems so.
+of which the smaller matrix is factorized. Levenberg (1944) and Marquardt (1963) damp least-squares problems so. With
+weight decay w and an anchor a (`pull.py`), and τ = δ + w, it is
+
+    s = a - (G + τ I)⁻¹ (g + G a + w (θ + a))
+      = a - w/τ (θ + a) - V (VᵀV + τ I)⁻¹ (c + Vᵀa - w/τ Vᵀ(θ + a)).
 """
 
 from __future__ import annotations
@@ -16,10 +20,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ddn_core.engine.clock import StageClock
 from ddn_core.engine.gram import GroupCurvature
+from ddn_core.engine.pull import Pull
 from ddn_core.engine.source import gammas_in_span
 from ddn_core.engine.spectrum import Spectrum, check_finite, eigendecompose
-from ddn_core.engine.step import DampedDirections, checked_step
+from ddn_core.engine.step import DampedDirections, checked_step, predicted_decrease
 
 EXACT_COLUMNS = 640
 """Number of columns up to which the system is solved in float64, which then costs little."""
@@ -31,15 +37,21 @@ class SolvedSpectrum:
 
     Attributes:
         matrix: Gram matrix or GGN.
-        right: What the step solves for: c, or g.
+        right: What gives the gradient of the loss: c, or g.
+        solution: What was solved for.
         damping: Damping of all directions.
+        decay: Weight decay.
+        pulled: Vᵀθ and Vᵀa, `[R, 2]`, or θ and a, `[P, 2]`; `None` without decay and anchor.
         on_parameters: Whether the matrix is the GGN.
         columns: Number of columns of V.
     """
 
     matrix: Tensor
     right: Tensor
+    solution: Tensor
     damping: float
+    decay: float
+    pulled: Tensor | None
     on_parameters: bool
     columns: int
 
@@ -62,6 +74,21 @@ class SolvedSpectrum:
         """Numerically nonzero eigenvalues, `[K]`, loss/param²."""
         return self._spectrum.evals
 
+    @cached_property
+    def gammas(self) -> Tensor:
+        """Directional gradients of the loss along them, `[K]`, loss/param."""
+        evecs = self._spectrum.evecs
+        if self.on_parameters or not len(self.evals):
+            gammas = evecs.T @ self.right
+        else:
+            gammas = gammas_in_span(evecs, self.evals, self.all_evals[-1], self.right, self.matrix)
+        return gammas if self._along is None else gammas + self.decay * self._along[0]
+
+    @property
+    def lambdas(self) -> Tensor:
+        """Directional curvatures of the loss along them, `[K]`, loss/param²."""
+        return self.evals + self.decay
+
     @property
     def deltas(self) -> Tensor:
         """Their dampings, `[K]`, loss/param²."""
@@ -70,17 +97,45 @@ class SolvedSpectrum:
     @property
     def coefficients(self) -> Tensor:
         """Lengths of the step along them, `[K]`, param."""
-        evecs = self._spectrum.evecs
-        if self.on_parameters or not len(self.evals):
-            gammas = evecs.T @ self.right
-        else:
-            gammas = gammas_in_span(evecs, self.evals, self.all_evals[-1], self.right, self.matrix)
-        return -gammas / (self.evals + self.damping)
+        anchors = torch.zeros_like(self.evals) if self._along is None else self._along[1]
+        return anchors - (self.gammas + self.lambdas * anchors) / (self.lambdas + self.damping)
 
     @property
     def fallbacks(self) -> tuple[str, ...]:
         """What the eigensolver had to try beyond the first attempt."""
         return self._spectrum.fallbacks
+
+    def norm(self) -> Tensor:
+        """Return the Euclidean norm of the step, a scalar in param; without what lies in no direction."""
+        if self.pulled is not None:
+            return self.coefficients.square().sum().sqrt()
+        if self.on_parameters:
+            return self.solution.square().sum().sqrt()
+        return (self.solution @ self._image).clamp(min=0).sqrt()
+
+    def slope(self) -> Tensor:
+        """Return the derivative of the loss along the step, a scalar in loss; without what lies in no direction."""
+        if self.pulled is not None:
+            return (self.gammas * self.coefficients).sum()
+        return -(self.right @ (self.solution if self.on_parameters else self._image))
+
+    def bend(self) -> Tensor:
+        """Return the curvature of the quadratic model along the step; without what lies in no direction."""
+        if self.pulled is not None:
+            return (self.lambdas * self.coefficients.square()).sum()
+        return self.solution @ self._image if self.on_parameters else self._image.square().sum()
+
+    @cached_property
+    def _image(self) -> Tensor:
+        return self.matrix @ self.solution
+
+    @cached_property
+    def _along(self) -> Tensor | None:
+        """e_kᵀ θ and e_kᵀ a, `[2, K]`."""
+        if self.pulled is None:
+            return None
+        along = (self._spectrum.evecs.T @ self.pulled).T
+        return along if self.on_parameters else along / self.evals.sqrt()
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,42 +145,53 @@ class SolvedStep:
     Attributes:
         curvature: Curvature of the group.
         spectral: Matrix and right-hand side, and their spectrum if it is read.
-        solution: `(VᵀV + δ I)⁻¹ c`, `[R]`, or `(G + δ I)⁻¹ g`, `[P]`.
         decompose: Gives the directions, if they are read.
+        pull: Weight decay and memory, if there are any.
     """
 
     curvature: GroupCurvature
     spectral: SolvedSpectrum
-    solution: Tensor
     decompose: Callable[[], DampedDirections]
+    pull: Pull | None = None
 
     @classmethod
     def of(
-        cls, curvature: GroupCurvature, damping: float, decompose: Callable[[], DampedDirections]
+        cls,
+        curvature: GroupCurvature,
+        damping: float,
+        decompose: Callable[[], DampedDirections],
+        pull: Pull | None,
+        clock: StageClock,
     ) -> SolvedStep | None:
         """Return the step, or `None` where a solve does not give it: the matrix is too ill-conditioned."""
         span = curvature.span
         if span is None or not curvature.factors:
             return None
         on_parameters = curvature.size < curvature.capture.columns
-        if on_parameters:
-            columns = curvature.formed()
-            matrix, right = columns.T @ columns, columns.T @ span
-        else:
-            matrix, right = curvature.gram, span
+        with clock.stage("gram"):
+            if on_parameters:
+                columns = curvature.formed()
+                matrix, right = columns.T @ columns, columns.T @ span
+            else:
+                matrix, right = curvature.gram, span
         check_finite(matrix)
+        decay = 0.0 if pull is None else pull.decay
         size, largest = len(matrix), float(matrix.diagonal().sum())
-        if damping <= size * torch.finfo(matrix.dtype).eps * largest:
+        if damping + decay <= size * torch.finfo(matrix.dtype).eps * largest:
             return None
-        exact = size <= EXACT_COLUMNS or damping < 1e-3 * largest
-        shifted = matrix.to(torch.float64 if exact else matrix.dtype, copy=True)
-        shifted.diagonal().add_(damping)
-        factor, failed = torch.linalg.cholesky_ex(shifted)
-        if bool(failed):
-            return None
-        solution = torch.cholesky_solve(right.to(shifted.dtype)[:, None], factor)[:, 0].to(matrix.dtype)
-        spectral = SolvedSpectrum(matrix, right, damping, on_parameters, curvature.capture.columns)
-        return cls(curvature, spectral, solution, decompose)
+        with clock.stage("spectrum"):
+            exact = size <= EXACT_COLUMNS or damping + decay < 1e-3 * largest
+            shifted = matrix.to(torch.float64 if exact else matrix.dtype, copy=True)
+            shifted.diagonal().add_(damping + decay)
+            factor, failed = torch.linalg.cholesky_ex(shifted)
+            if bool(failed):
+                return None
+            pulled = None if pull is None else _pulled(curvature, pull, on_parameters)
+            wanted = right if pulled is None else _right_side(matrix, right, pulled, decay, damping, on_parameters)
+            solution = torch.cholesky_solve(wanted.to(shifted.dtype)[:, None], factor)[:, 0].to(matrix.dtype)
+        count = curvature.capture.columns
+        spectral = SolvedSpectrum(matrix, right, solution, damping, decay, pulled, on_parameters, count)
+        return cls(curvature, spectral, decompose, pull)
 
     @property
     def uniform_damping(self) -> float:
@@ -141,27 +207,39 @@ class SolvedStep:
         """Return the step in parameter space, in the shapes of the group's parameters.
 
         Raises:
-            CurvatureError: The step has a NaN or an infinity in it.
+            NonFiniteError: The step has a NaN or an infinity in it.
         """
-        if self.spectral.on_parameters:
-            moves = self.curvature.vectors(-self.solution[None])
+        told = self.spectral
+        if told.on_parameters:
+            moves = self.curvature.vectors(-told.solution[None])
         else:
-            moves = self.curvature.combine(-self.solution[:, None])
-        return checked_step([move[0] for move in moves])
+            moves = self.curvature.combine(-told.solution[:, None])
+        along = [move[0] for move in moves]
+        if self.pull is None:
+            return checked_step(along)
+        complement = 0.0 if told.on_parameters else -told.decay / (told.decay + told.damping)
+        return checked_step(self.pull.beside(along, complement, self.curvature.capture.reached))
 
     def step_norm(self) -> Tensor:
         """Return the Euclidean norm of the step, a scalar in param."""
-        if self.spectral.on_parameters:
-            return self.solution.square().sum().sqrt()
-        return (self.solution @ self._image).clamp(min=0).sqrt()
+        return self.spectral.norm()
 
     def predicted_decrease(self, lr: float = 1.0) -> Tensor:
         """Return by how much the quadratic model of the loss decreases along `lr` times the step, a scalar in loss."""
-        right, solution = self.spectral.right, self.solution
-        if self.spectral.on_parameters:
-            return lr * (right @ solution) - 0.5 * lr**2 * (solution @ self._image)
-        return lr * (right @ self._image) - 0.5 * lr**2 * self._image.square().sum()
+        return predicted_decrease(self.spectral, lr)
 
-    @cached_property
-    def _image(self) -> Tensor:
-        return self.spectral.matrix @ self.solution
+
+def _pulled(curvature: GroupCurvature, pull: Pull, on_parameters: bool) -> Tensor:
+    """Return Vᵀθ and Vᵀa, `[R, 2]`, or θ and a themselves, `[P, 2]`."""
+    vectors = pull.vectors(curvature.capture.dtype)
+    return curvature.flat(vectors).T if on_parameters else curvature.images(vectors)
+
+
+def _right_side(
+    matrix: Tensor, right: Tensor, pulled: Tensor, decay: float, damping: float, on_parameters: bool
+) -> Tensor:
+    """Return what is solved for: the last factor of the formula at the top, or `g + G a + w (θ + a)`."""
+    own, anchor = pulled.unbind(1)
+    if on_parameters:
+        return right + matrix @ anchor + decay * (own + anchor)
+    return right + anchor - decay / (damping + decay) * (own + anchor)

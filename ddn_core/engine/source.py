@@ -52,7 +52,7 @@ class EngineSource:
         steep = is_steep(coefficients, norms, directions.all_evals[-1])
         if not bool(steep.any()):
             return gammas
-        columns = self.basis.gram @ self._rows(directions.evecs) / directions.evals.sqrt()
+        columns = self.basis.gram @ self.rows(directions.evecs) / directions.evals.sqrt()
         return torch.where(steep[:, None], _weighted(columns, coefficients), gammas)
 
     def lambdas(self, directions: Directions) -> Tensor:
@@ -65,13 +65,13 @@ class EngineSource:
     def loss_gammas(self, directions: Directions) -> Tensor:
         """Return the directional gradients of the loss, `[K]`."""
         if self._own and (span := self.data.span) is not None:
-            rows = self._rows(directions.evecs)
+            rows = self.rows(directions.evecs)
             if directions.vectors is not None or not len(directions):  # u_k = Vᵀ e_k / √λ_k has no such errors
                 return (rows.T @ span) * directions.evals.sqrt()
             return gammas_in_span(rows, directions.evals, directions.all_evals[-1], span, self.basis.gram)
         if self._own and directions.vectors is not None:
             return directions.vectors @ self.data.gradient
-        return (self._rows(directions.evecs).T @ self.basis.products_with(self.data)) / directions.evals.sqrt()
+        return (self.rows(directions.evecs).T @ self.basis.products_with(self.data)) / directions.evals.sqrt()
 
     def loss_lambdas(self, directions: Directions) -> Tensor:
         """Return the directional curvatures of the loss, `[K]`."""
@@ -85,7 +85,7 @@ class EngineSource:
             return self.basis.nothing(lengths.shape[1])
         if directions.vectors is not None:
             return self.basis.vectors(lengths.T @ directions.vectors)
-        weights = self._rows(directions.evecs) @ (lengths / directions.evals.sqrt()[:, None])
+        weights = self.rows(directions.evecs) @ (lengths / directions.evals.sqrt()[:, None])
         return self.basis.combine(weights)
 
     @property
@@ -96,16 +96,16 @@ class EngineSource:
         """Return Wᵀ e_k for the columns W of samples at some positions, or (None) for the per-sample gradients."""
         capture = self.data.capture
         if self._own and samples is not None and same_samples(samples, capture.ggn):
-            return self._rows(directions.evecs) * directions.evals.sqrt()
+            return self.rows(directions.evecs) * directions.evals.sqrt()
         if not len(directions):
             rows = capture.samples_grad if samples is None else len(samples) * capture.columns_per_sample
             return capture.zeros(rows, 0)
         columns = self.data.gradient_columns() if samples is None else self.data.root_columns(samples)
         if directions.vectors is not None:
             return self.basis.along(columns, directions.vectors)
-        return self.basis.against(columns, self._rows(directions.evecs) / directions.evals.sqrt())
+        return self.basis.against(columns, self.rows(directions.evecs) / directions.evals.sqrt())
 
-    def _rows(self, evecs: Tensor) -> Tensor:
+    def rows(self, evecs: Tensor) -> Tensor:
         """Return Gram eigenvectors with their rows in the order of the factors."""
         capture = self.basis.capture
         return samples_first(evecs, capture.columns_per_sample)

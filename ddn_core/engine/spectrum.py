@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ddn_core.engine.krylov import leading_eigenpairs, pays
-from ddn_core.errors import CurvatureError
+from ddn_core.errors import CurvatureError, NonFiniteError
 
 LinAlgError: type[RuntimeError] = torch.linalg.LinAlgError  # type: ignore[attr-defined]  # torch does not export it
 
@@ -99,10 +99,10 @@ def check_finite(matrix: Tensor) -> None:
     """Raise if a Gram matrix has entries that are not finite.
 
     Raises:
-        CurvatureError: It has.
+        NonFiniteError: It has.
     """
     if not bool(matrix.sum().isfinite()) and not bool(torch.isfinite(matrix).all()):
-        raise CurvatureError(
+        raise NonFiniteError(
             "the Gram matrix has NaN or infinite entries: layer inputs or the backpropagated loss Hessian overflow. "
             "Check the scale of the data and the parameters, or use float64."
         )

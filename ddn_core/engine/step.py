@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ddn_core.engine.directions import COMPUTED, Directions
-from ddn_core.errors import CurvatureError
+from ddn_core.errors import NonFiniteError
 
 
 class Spectral(Protocol):
@@ -30,6 +30,14 @@ class Spectral(Protocol):
         """Eigenvalues of the chosen directions, `[K]`, loss/param²."""
 
     @property
+    def gammas(self) -> Tensor:
+        """Directional gradients of the loss along them, `[K]`, loss/param."""
+
+    @property
+    def lambdas(self) -> Tensor:
+        """Directional curvatures of the loss along them, `[K]`, loss/param²."""
+
+    @property
     def deltas(self) -> Tensor:
         """Their dampings, `[K]`, loss/param²."""
 
@@ -40,6 +48,15 @@ class Spectral(Protocol):
     @property
     def fallbacks(self) -> tuple[str, ...]:
         """What a solver had to try beyond the first attempt."""
+
+    def norm(self) -> Tensor:
+        """Return the Euclidean norm of the step, a scalar in param."""
+
+    def slope(self) -> Tensor:
+        """Return the derivative of the loss along the step, a scalar in loss."""
+
+    def bend(self) -> Tensor:
+        """Return the curvature of the quadratic model along the step, a scalar in loss."""
 
 
 class GroupStep(Protocol):
@@ -93,7 +110,7 @@ class DampedDirections(Directions):
     @cached_property
     def spectral(self) -> Spectral:
         """What is told of the step along its directions."""
-        return SpectralSummary(self.all_evals, self.evals, self.deltas, self.coefficients, self.fallbacks)
+        return SpectralSummary.of(self)
 
     @property
     def uniform_damping(self) -> None:
@@ -109,18 +126,17 @@ class DampedDirections(Directions):
         """Return the step in parameter space, in the shapes of the group's parameters.
 
         Raises:
-            CurvatureError: The step has a NaN or an infinity in it.
+            NonFiniteError: The step has a NaN or an infinity in it.
         """
         return checked_step([vectors[0] for vectors in self.source.move(self, self.coefficients[:, None])])
 
     def step_norm(self) -> Tensor:
-        """Return the Euclidean norm of the step, a scalar in param: directions are orthonormal."""
-        return self.coefficients.square().sum().sqrt()
+        """Return the Euclidean norm of the step, a scalar in param."""
+        return self.spectral.norm()
 
     def predicted_decrease(self, lr: float = 1.0) -> Tensor:
         """Return by how much the quadratic model of the loss decreases along `lr` times the step, a scalar in loss."""
-        lengths = lr * self.coefficients
-        return -(self.loss_gammas * lengths + 0.5 * self.loss_lambdas * lengths.square()).sum()
+        return predicted_decrease(self.spectral, lr)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,24 +145,56 @@ class SpectralSummary:
 
     all_evals: Tensor
     evals: Tensor
+    gammas: Tensor
+    lambdas: Tensor
     deltas: Tensor
     coefficients: Tensor
     fallbacks: tuple[str, ...]
+
+    @classmethod
+    def of(cls, step: DampedDirections) -> SpectralSummary:
+        """Return what is told of a step; does not hold what it was computed from."""
+        return cls(
+            all_evals=step.all_evals,
+            evals=step.evals,
+            gammas=step.loss_gammas,
+            lambdas=step.loss_lambdas,
+            deltas=step.deltas,
+            coefficients=step.coefficients,
+            fallbacks=step.fallbacks,
+        )
 
     @property
     def count(self) -> int:
         """Number of chosen directions."""
         return len(self.evals)
 
+    def norm(self) -> Tensor:
+        """Return the Euclidean norm of the step, a scalar in param: directions are orthonormal."""
+        return self.coefficients.square().sum().sqrt()
+
+    def slope(self) -> Tensor:
+        """Return the derivative of the loss along the step, a scalar in loss."""
+        return (self.gammas * self.coefficients).sum()
+
+    def bend(self) -> Tensor:
+        """Return the curvature of the quadratic model along the step, a scalar in loss."""
+        return (self.lambdas * self.coefficients.square()).sum()
+
+
+def predicted_decrease(told: Spectral, lr: float) -> Tensor:
+    """Return by how much the quadratic model of the loss decreases along `lr` times a step, a scalar in loss."""
+    return -(lr * told.slope() + 0.5 * lr**2 * told.bend())
+
 
 def checked_step(step: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Return a step, or raise.
 
     Raises:
-        CurvatureError: The step has a NaN or an infinity in it.
+        NonFiniteError: The step has a NaN or an infinity in it.
     """
     if not all_finite(step):
-        raise CurvatureError("the step has NaN or infinite entries. Damp more, scale the loss, or use float64.")
+        raise NonFiniteError("the step has NaN or infinite entries. Damp more, scale the loss, or use float64.")
     return tuple(step)
 
 

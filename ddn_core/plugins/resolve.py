@@ -68,9 +68,9 @@ def validated(model: type[M], given: object, where: str) -> M:
 
 def group_choice(criterion: Criterion, damping: Damping, where: str) -> Choice:
     """Return what a criterion and a damping choose in a group, for the engine."""
+    keeps_all = in_group(_keeps_all, where)(criterion)
 
     def uniform(context: Context) -> float | None:
-        keeps_all = criterion.guarded(criterion.keeps_all)
         value = uniform_damping(damping, context) if keeps_all else None
         return value if value is not None and 0 < value < float("inf") else None
 
@@ -79,7 +79,12 @@ def group_choice(criterion: Criterion, damping: Damping, where: str) -> Choice:
         damping=in_group(damping, where),
         largest=in_group(leading_directions(criterion), where),
         uniform_damping=in_group(uniform, where),
+        keeps_all=keeps_all,
     )
+
+
+def _keeps_all(criterion: Criterion) -> bool:
+    return bool(criterion.guarded(criterion.keeps_all))
 
 
 def leading_directions(criterion: Criterion) -> Callable[[Context], int | None]:

@@ -3,7 +3,7 @@ Spectrum and step during training
 =================================
 
 The GGN of a classifier has few eigenvalues that stand out, and fewer and fewer that matter as the loss falls. This
-example trains a small network on scikit-learn's digits with :class:`~ddn_core.optim.DirectionalDampedNewton` and
+example trains a small network on scikit-learn's digits with :class:`~ddn_core.DirectionalDampedNewton` and
 reads from ``optimizer.last_step`` what each step did.
 """
 

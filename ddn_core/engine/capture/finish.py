@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -57,6 +58,7 @@ def capture_of(current: BackwardPass, settings: CaptureSettings) -> Capture:
     Raises:
         CurvatureError: The factors do not account for all of the loss's dependence on the wanted parameters.
     """
+    begun = time.perf_counter()
     chosen = settings.subsampling.of_batch(current.loss.samples)
     ggn, lambdas, grad, some = chosen.ggn, chosen.lambdas, chosen.grad, chosen.with_columns
     whole_gradient = settings.subsampling.grad is None
@@ -104,6 +106,7 @@ def capture_of(current: BackwardPass, settings: CaptureSettings) -> Capture:
         loss=current.scale * float(loss.value),
         dtype=dtype,
         device=loss.output.device,
+        seconds=time.perf_counter() - begun,
     )
 
 

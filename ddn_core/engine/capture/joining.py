@@ -59,6 +59,7 @@ def joined(captures: Sequence[Capture]) -> Capture:
         coefficients=torch.cat(coefficients) if in_span else None,
         gradients={} if in_span else _sums(captures),
         loss=sum(capture.loss for capture in captures),
+        seconds=sum(capture.seconds for capture in captures),
     )
 
 

@@ -32,7 +32,7 @@ from torch import Generator, Tensor
 from torch.nn import BCEWithLogitsLoss, CrossEntropyLoss, Module, MSELoss
 from torch.nn.functional import one_hot
 
-from ddn_core.errors import CurvatureError
+from ddn_core.errors import CurvatureError, NonFiniteError
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +135,8 @@ def check_loss(loss: LossCall) -> None:
     """Raise unless the roots describe this loss as it was set up and called.
 
     Raises:
-        CurvatureError: The loss is of an unsupported kind, has an unsupported setting, or its value is not finite.
+        CurvatureError: The loss is of an unsupported kind, or has an unsupported setting.
+        NonFiniteError: Its value is not finite.
     """
     if type(loss.module) not in LOSSES:
         supported = ", ".join(kind.__name__ for kind in LOSSES)
@@ -150,7 +151,7 @@ def check_loss(loss: LossCall) -> None:
         raise CurvatureError(f"{loss.name} was given an empty batch (batch size 0). Skip empty batches.")
     LOSSES[type(loss.module)].check(loss)
     if not bool(torch.isfinite(loss.value).all()):
-        raise CurvatureError(
+        raise NonFiniteError(
             f"the loss is {float(loss.value)}: {loss.name} of model outputs in "
             f"[{float(output.min()):g}, {float(output.max()):g}]. Look for diverged parameters, or NaN in the data."
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -38,6 +39,7 @@ class Capture:
         loss: Value of the loss, with the constant it was multiplied by.
         dtype: Dtype that curvature is computed in.
         device: Device of the model output.
+        seconds: What it took beyond the gradient, by the host's clock.
     """
 
     factors: tuple[Factor, ...]
@@ -55,11 +57,17 @@ class Capture:
     loss: float
     dtype: torch.dtype
     device: torch.device
+    seconds: float = 0.0
 
     def all_samples(self, positions: Sequence[int]) -> bool:
         """Return whether these are the positions of all samples, in order."""
         every = range(self.samples)
         return positions == every or (len(positions) == self.samples and tuple(positions) == tuple(every))
+
+    @cached_property
+    def reached(self) -> frozenset[int]:
+        """`id`s of the wanted parameters that the loss reaches."""
+        return frozenset(key for factor in self.factors for key in factor.parameters)
 
     @property
     def columns(self) -> int:

@@ -2,24 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal, get_args
 
-from ddn_core.engine import Capture, joined
+from ddn_core.config import CurvatureConfig
+from ddn_core.engine import Capture, CurvatureCapture, Wanted, joined
 from ddn_core.errors import ArgumentError, CurvatureError
+from ddn_core.generators import DeviceGenerators
 
 Part = Literal["all", "directions", "derivatives"]
 
 
 class CurvaturePasses:
-    """Gathers the captures that the next step is made of."""
+    """Gathers the captures that the next step is made of.
+
+    Attributes:
+        failed: Whether a pass was given up, so that the next step has to be.
+    """
 
     def __init__(self) -> None:
         self._directions: list[Capture] = []
         self._derivatives: list[Capture] = []
         self._open: list[Capture] | None = None
         self._done = False
+        self.failed = False
+
+    def extension(
+        self, wanted: Callable[[], Mapping[int, Wanted]], settings: CurvatureConfig, generators: DeviceGenerators
+    ) -> CurvatureCapture:
+        """Return the BackPACK extension that delivers here.
+
+        Args:
+            wanted: Gives the parameters that factors are wanted of, by `id`.
+            settings: Which curvature to take.
+            generators: Give the Monte-Carlo samples.
+        """
+        return CurvatureCapture(
+            wanted=wanted,
+            begin=self.begin,
+            deliver=self.receive,
+            subsampling_grad=settings.subsampling_grad,
+            subsampling_ggn=settings.subsampling_ggn,
+            subsampling_lambdas=settings.subsampling_lambdas,
+            mc_samples=settings.sample_count,
+            generator=generators,
+            memory_budget=settings.memory_budget,
+        )
 
     @contextmanager
     def block(self, part: Part, accumulate: bool) -> Iterator[None]:
@@ -39,6 +68,7 @@ class CurvaturePasses:
             self._derivatives.clear()
         if not accumulate:
             self._open.clear()
+            self.failed = False
         try:
             yield
         except BaseException:
@@ -84,3 +114,9 @@ class CurvaturePasses:
         """Forget all passes: the step has been made."""
         self._directions.clear()
         self._derivatives.clear()
+        self.failed = False
+
+    @property
+    def nothing(self) -> bool:
+        """Whether there was no pass since the last step."""
+        return not (self._directions or self._derivatives or self.failed)

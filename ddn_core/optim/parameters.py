@@ -9,13 +9,38 @@ from typing import Any, cast
 from torch import Tensor
 from torch.nn import Parameter
 
-from ddn_core.config import GroupConfig
+from ddn_core.config import GroupConfig, GroupSettings
 from ddn_core.config.grouping import assign_parameters
 from ddn_core.errors import ArgumentError
 from ddn_core.plugins.messages import suggestion
+from ddn_core.plugins.resolve import validated
 
-GROUP_KEYS = ("params", "criterion", "damping", "lr", "initial_lr", "param_names")
-"""What a parameter group may have; the last two are torch's."""
+DEFAULT_GROUP: Mapping[str, Any] = {
+    "params": ["*"],
+    "criterion": {"kind": "all"},
+    "damping": {"kind": "constant", "value": 1.0},
+}
+"""The group that an optimizer without `groups` uses: all directions, damping 1."""
+
+GROUP_DEFAULTS: Mapping[str, Any] = {name: entry.default for name, entry in GroupSettings.model_fields.items()}
+"""What a parameter group has, if it does not say."""
+
+GROUP_KEYS = (
+    *("params", "criterion", "damping"),
+    *GROUP_DEFAULTS,
+    *("param_names", "initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum"),  # torch's and its schedulers'
+)
+"""What a parameter group may have."""
+
+
+def is_fallback(group: Mapping[str, Any]) -> bool:
+    """Return whether an optimizer of torch moves a group."""
+    return "fallback" in group
+
+
+def parameter_names(group: Mapping[str, Any], index: int) -> list[str]:
+    """Return the names of a group's parameters, for messages."""
+    return group.get("param_names") or [f"parameter {i} of group {index}" for i in range(len(group["params"]))]
 
 
 def named(params: Iterable[tuple[str, Parameter]] | Iterable[Parameter]) -> dict[str, Parameter]:
@@ -42,13 +67,14 @@ def named(params: Iterable[tuple[str, Parameter]] | Iterable[Parameter]) -> dict
 
 
 def group_parameters(
-    parameters: Mapping[str, Parameter], groups: Sequence[Mapping[str, Any] | GroupConfig]
-) -> list[dict[str, Any]]:
-    """Return the groups with named parameters in place of globs or tensors.
+    parameters: Mapping[str, Parameter], groups: Sequence[Mapping[str, Any] | GroupConfig], has_fallback: bool
+) -> tuple[list[dict[str, Any]], list[tuple[str, Parameter]]]:
+    """Return the groups with named parameters in place of globs or tensors, and the parameters that none takes.
 
     Args:
         parameters: The model's parameters by name.
         groups: Tables whose `"params"` are globs, or parameters of the model.
+        has_fallback: Whether a parameter may be in no group, though it is not frozen.
 
     Raises:
         ArgumentError: A parameter is in two groups or, though it is not frozen, in none; a glob matches nothing.
@@ -63,27 +89,36 @@ def group_parameters(
     globs = [_globs(index, group, names, taken_tensors) for index, group in enumerate(tables)]
     assignment = assign_parameters(list(parameters), globs)
     needed = [name for name, parameter in parameters.items() if parameter.requires_grad]
-    if problems := assignment.problems(needed):
+    if problems := assignment.problems([] if has_fallback else needed):
         raise ArgumentError("; ".join(problems))
-    return [
+    taken = [
         {**group, "params": [(name, parameters[name]) for name in taken]}
         for group, taken in zip(tables, assignment.taken, strict=True)
     ]
+    return taken, [(name, parameters[name]) for name in assignment.untaken if name in set(needed)]
 
 
-def check_group(group: Mapping[str, Any], where: str, default_lr: object) -> None:
+def check_group(group: Mapping[str, Any], where: str, defaults: Mapping[str, Any]) -> None:
     """Raise unless a group has what it needs, and nothing else.
+
+    Args:
+        group: The group, without what it has by default.
+        where: Its name in messages.
+        defaults: What it has by default.
 
     Raises:
         ArgumentError: A key is missing or unknown, or the learning rate is no finite number or negative.
+        ConfigError: Another setting is out of bounds.
     """
     if missing := [key for key in ("params", "criterion", "damping") if key not in group]:
         raise ArgumentError(f"{where} has no {missing[0]!r}. A group has 'params', 'criterion' and 'damping'.")
     if unknown := [key for key in group if key not in GROUP_KEYS]:
         raise ArgumentError(f"{where} has an unknown key {unknown[0]!r}.{suggestion(str(unknown[0]), GROUP_KEYS)}")
-    lr = group.get("lr", default_lr)
+    lr = group.get("lr", defaults["lr"])
     if not isinstance(lr, int | float | Tensor) or not 0 <= float(lr) < float("inf"):
         raise ArgumentError(f"{where} has lr = {lr!r}. Use a finite number that is not negative.")
+    settings = {name: group.get(name, defaults[name]) for name in GROUP_DEFAULTS if name != "lr"}
+    validated(GroupSettings, settings, where)
 
 
 def _table(index: int, group: Mapping[str, Any] | GroupConfig) -> dict[str, Any]:

@@ -1,0 +1,82 @@
+"""Optimizers of torch that a config can name: for what no group takes, and as baselines in the same loop."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from ddn_core.plugins.messages import TableModel
+from ddn_core.plugins.units import Unit
+
+Fraction = Annotated[float, Field(ge=0, lt=1), Unit("1")]
+
+
+class FirstOrder(TableModel):
+    """An optimizer of torch.
+
+    Fields have the names of torch's arguments; those that are left out have torch's defaults.
+    """
+
+    def options(self) -> dict[str, Any]:
+        """Return the arguments for torch's class."""
+        return self.model_dump(exclude={"kind"}, exclude_none=True)
+
+
+class SgdConfig(FirstOrder):
+    """Stochastic gradient descent, `torch.optim.SGD`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "if": {"properties": {"nesterov": {"const": True}}, "required": ["nesterov"]},
+            "then": {"properties": {"momentum": {"exclusiveMinimum": 0}}, "required": ["momentum"]},
+        }
+    )
+
+    kind: Literal["sgd"] = Field(description="Stochastic gradient descent.")
+    lr: Annotated[PositiveFloat, Unit("param²/loss")] = Field(description="Learning rate.")
+    momentum: Fraction = Field(0.0, description="Momentum.")
+    nesterov: bool = Field(False, description="Whether momentum looks ahead; needs momentum.")
+    weight_decay: Annotated[NonNegativeFloat, Unit("loss/param²")] = Field(0.0, description="L2 weight decay.")
+
+
+class AdamConfig(FirstOrder):
+    """Adam (Kingma and Ba 2015), `torch.optim.Adam`."""
+
+    kind: Literal["adam"] = Field(description="Adam.")
+    lr: Annotated[PositiveFloat, Unit("param")] = Field(1e-3, description="Learning rate.")
+    betas: tuple[Fraction, Fraction] = Field((0.9, 0.999), description="Factors of the running averages.")
+    eps: Annotated[PositiveFloat, Unit("loss/param")] = Field(1e-8, description="Added to the denominator.")
+    weight_decay: Annotated[NonNegativeFloat, Unit("loss/param²")] = Field(0.0, description="L2 weight decay.")
+
+
+class AdamwConfig(FirstOrder):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019), `torch.optim.AdamW`."""
+
+    kind: Literal["adamw"] = Field(description="Adam with decoupled weight decay.")
+    lr: Annotated[PositiveFloat, Unit("param")] = Field(1e-3, description="Learning rate.")
+    betas: tuple[Fraction, Fraction] = Field((0.9, 0.999), description="Factors of the running averages.")
+    eps: Annotated[PositiveFloat, Unit("loss/param")] = Field(1e-8, description="Added to the denominator.")
+    weight_decay: Annotated[NonNegativeFloat, Unit("1/param")] = Field(0.01, description="Decoupled weight decay.")
+
+
+class LbfgsConfig(FirstOrder):
+    """Limited-memory BFGS, `torch.optim.LBFGS`."""
+
+    kind: Literal["lbfgs"] = Field(description="Limited-memory BFGS.")
+    lr: Annotated[PositiveFloat, Unit("1")] = Field(1.0, description="Factor on the step.")
+    max_iter: PositiveInt = Field(20, description="Largest number of iterations a step.")
+    history_size: PositiveInt = Field(100, description="Number of updates that are remembered.")
+    tolerance_grad: Annotated[NonNegativeFloat, Unit("loss/param")] = Field(1e-7, description="Gradient to stop at.")
+    tolerance_change: Annotated[NonNegativeFloat, Unit("1")] = Field(1e-9, description="Change to stop at.")
+    line_search_fn: Literal["strong_wolfe"] | None = Field(None, description="Line search; none by default.")
+
+
+Baseline = Annotated[SgdConfig | AdamConfig | AdamwConfig | LbfgsConfig, Field(discriminator="kind")]
+Fallback = Annotated[SgdConfig | AdamwConfig, Field(discriminator="kind")]
+
+
+class FallbackTable(TableModel):
+    """A table whose `fallback` names an optimizer of torch, or none."""
+
+    fallback: Fallback | None = Field(None, description="Optimizer of torch for the parameters that no group takes.")

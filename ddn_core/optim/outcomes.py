@@ -1,0 +1,113 @@
+"""What strategies learn of a step: the loss after it, evaluated if it is needed, and the outcome of each group."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from backpack import disable as backpack_disabled
+from torch import Tensor
+
+from ddn_core.engine import Outcome
+from ddn_core.errors import ArgumentError
+from ddn_core.optim.parameters import is_fallback
+from ddn_core.optim.report import StepReport
+from ddn_core.plugins.resolve import in_group
+from ddn_core.plugins.strategy import Criterion, Damping
+
+FAMILIES = ("criterion", "damping")
+"""The keys of a parameter group that hold strategies."""
+
+
+def strategies_of(group: Mapping[str, Any]) -> list[Criterion | Damping]:
+    """Return the strategies of a group; none, where an optimizer of torch moves it."""
+    return [] if is_fallback(group) else [group[family] for family in FAMILIES]
+
+
+def is_attentive(group: Mapping[str, Any]) -> bool:
+    """Return whether a strategy of the group wants to know what a step did."""
+    return not all(strategy.is_indifferent() for strategy in strategies_of(group))
+
+
+def required_loss(groups: Sequence[Mapping[str, Any]], on_increase: str) -> str:
+    """Return what requires the loss after the step, for messages; nothing, if nothing does."""
+    for group in groups:
+        for strategy in strategies_of(group):
+            if "loss_after" in strategy.all_requirements():
+                return strategy.label()
+    return "" if on_increase == "keep" else f"step.on_increase = {on_increase!r}"
+
+
+def evaluated(closure: Callable[[], Any], groups: Sequence[Mapping[str, Any]], on_increase: str) -> float:
+    """Return the loss that a closure gives; nothing of this evaluation stays on model or gradients.
+
+    Raises:
+        ArgumentError: It gave no loss.
+    """
+    parameters: list[Tensor] = [parameter for group in groups for parameter in group["params"]]
+    gradients = [parameter.grad for parameter in parameters]
+    for parameter in parameters:
+        parameter.grad = None
+    try:
+        with torch.enable_grad(), backpack_disabled(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Full backward hook is firing")  # BackPACK's hooks, without an extension
+            loss = closure()
+    finally:
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+    try:
+        return float(loss.detach() if isinstance(loss, Tensor) else loss)
+    except (TypeError, ValueError, RuntimeError) as error:
+        fate = "made" if on_increase == "keep" else "undone"
+        raise ArgumentError(f"the closure returned {loss!r}, not the loss; the step has been {fate}.") from error
+
+
+def outcomes_of(
+    groups: Sequence[Mapping[str, Any]],
+    reports: Mapping[int, StepReport],
+    step: int,
+    loss_before: float,
+    loss_after: float | None,
+) -> dict[int, Outcome]:
+    """Return the outcome of each group with a strategy that wants to know it.
+
+    Args:
+        groups: The parameter groups.
+        reports: By group, what the step did.
+        step: Number of steps before it.
+        loss_before: Loss at which the step was computed.
+        loss_after: Loss after the whole step, if it was evaluated.
+    """
+    attentive = [index for index in reports if is_attentive(groups[index])]
+    if not attentive:
+        return {}  # spares the transfers from the device
+    predicted = {index: report.predicted_decrease for index, report in reports.items()}
+    total = math.fsum(predicted.values())
+    return {
+        index: Outcome(
+            step=step,
+            lr=reports[index].lr * reports[index].clip,
+            loss_before=loss_before,
+            loss_after=loss_after,
+            predicted_decrease=predicted[index],
+            total_predicted_decrease=total,
+            step_norm=float(reports[index].step_norm),
+            directions=reports[index].directions,
+            taken=reports[index].taken,
+        )
+        for index in attentive
+    }
+
+
+def tell(groups: Sequence[Mapping[str, Any]], outcomes: Mapping[int, Outcome]) -> None:
+    """Let the strategies observe the outcome of their group.
+
+    Raises:
+        StrategyError: One raised.
+    """
+    for index, outcome in outcomes.items():
+        for strategy in strategies_of(groups[index]):
+            in_group(strategy.notify, f"group {index}, after the step")(outcome)

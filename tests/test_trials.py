@@ -1,0 +1,369 @@
+"""Steps that raise the loss, that are not finite, and parameters that no group takes."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from typing import ClassVar
+
+import pytest
+import torch
+from backpack import extend
+from pydantic import PrivateAttr
+from torch import nn
+from torch.nn.utils import parameters_to_vector
+
+from ddn_core import DirectionalDampedNewton
+from ddn_core.api import Damping, Outcome
+from ddn_core.errors import ArgumentError, ConfigError, CurvatureError, NonFiniteError, StrategyError
+
+GROUP = {"params": ["*"], "criterion": {"kind": "all"}, "damping": {"kind": "constant", "value": 0.5}}
+
+
+@pytest.fixture
+def extended(mlp):
+    model, loss_function, inputs, targets = mlp
+    return extend(model.double()), extend(loss_function), inputs.double(), targets
+
+
+def train_step(optimizer, extended, closure=None):
+    model, loss_function, inputs, targets = extended
+    optimizer.zero_grad()
+    with optimizer.curvature():
+        loss_function(model(inputs), targets).backward()
+    return optimizer.step(closure)
+
+
+def flat(model):
+    return parameters_to_vector(model.parameters()).detach().clone()
+
+
+def loss_of(extended):
+    model, loss_function, inputs, targets = extended
+    return lambda: loss_function(model(inputs), targets)
+
+
+class Doubling(Damping):
+    """Damps twice as much after each step; remembers what it was told."""
+
+    requires: ClassVar[frozenset[str]] = frozenset({"loss_after"})
+    seen: ClassVar[list[Outcome]] = []
+    _value: float = PrivateAttr(1.0)
+
+    def damp(self, directions):
+        return torch.full_like(directions.evals, self._value)
+
+    def observe(self, outcome):
+        self._value *= 2
+        self.seen.append(outcome)
+
+
+@pytest.mark.parametrize("rule", ["undo", "shorten", "damp"])
+def test_a_step_that_raises_the_loss_is_undone_exactly(extended, rule):
+    """Whatever is tried: the numbers are the very same afterwards, and so is what momentum remembers."""
+    group = {**GROUP, "momentum": 0.9, "memory": 0.5, "lr": 0.1}
+    rules = {"on_increase": rule, "attempts": 3}
+    optimizer = DirectionalDampedNewton(extended[0].named_parameters(), [group], step=rules)
+    losses = itertools.chain([0.0], itertools.repeat(1e9))
+    train_step(optimizer, extended, lambda: next(losses))  # this one is kept
+    before, state = flat(extended[0]), copy.deepcopy(optimizer.state_dict()["state"])
+    loss = float(loss_of(extended)().detach())
+    assert train_step(optimizer, extended, lambda: next(losses)) == pytest.approx(loss)
+    assert torch.equal(flat(extended[0]), before)
+    assert optimizer.undone_steps == 1
+    assert optimizer.last_step[0].taken == 0
+    after = optimizer.state_dict()["state"]
+    for key, tensors in state.items():
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor, after[key][name])
+
+
+def test_a_loss_that_is_not_a_number_is_an_increase(extended):
+    optimizer = DirectionalDampedNewton(extended[0].named_parameters(), step={"on_increase": "undo"})
+    before = flat(extended[0])
+    train_step(optimizer, extended, lambda: float("nan"))
+    assert torch.equal(flat(extended[0]), before)
+
+
+def test_shortening_halves_until_the_loss_falls(extended):
+    rules = {"on_increase": "shorten", "attempts": 5, "shrink": 0.25}
+    optimizer = DirectionalDampedNewton(extended[0].named_parameters(), [GROUP], step=rules)
+    twin = copy.deepcopy(extended[0])
+    before, losses = flat(extended[0]), iter([9.0, 8.0, 0.25])
+    assert train_step(optimizer, extended, lambda: next(losses)) == 0.25
+    train_step(DirectionalDampedNewton(twin.named_parameters(), [GROUP]), (extend(twin), *extended[1:]))
+    torch.testing.assert_close(flat(extended[0]) - before, (flat(twin) - before) / 16)
+    assert optimizer.last_step[0].taken == 0.0625
+    assert optimizer.undone_steps == 0
+
+
+def test_dampings_are_asked_anew_after_they_observed_the_failure(extended):
+    Doubling.seen.clear()
+    rules = {"on_increase": "damp", "attempts": 4}
+    optimizer = DirectionalDampedNewton(extended[0].named_parameters(), [{**GROUP, "damping": Doubling()}], step=rules)
+    twin = copy.deepcopy(extended[0])
+    before, losses = flat(extended[0]), iter([9.0, 8.0, 0.25])
+    train_step(optimizer, extended, lambda: next(losses))
+    group = {**GROUP, "damping": {"kind": "constant", "value": 4.0}}
+    train_step(DirectionalDampedNewton(twin.named_parameters(), [group]), (extend(twin), *extended[1:]))
+    torch.testing.assert_close(flat(extended[0]) - before, flat(twin) - before)
+    assert [(outcome.taken, outcome.loss_after) for outcome in Doubling.seen] == [(0.0, 9.0), (0.0, 8.0), (1.0, 0.25)]
+    assert {outcome.step for outcome in Doubling.seen} == {0}
+    assert optimizer.undone_steps == 0
+
+
+def test_levenberg_marquardt_with_retries_never_raises_the_loss(extended):
+    """From a damping that is far too small, full batch: the loss falls in every step."""
+    group = {**GROUP, "damping": {"kind": "levenberg-marquardt", "initial": 1e-6}}
+    optimizer = DirectionalDampedNewton(
+        extended[0].named_parameters(), [group], step={"on_increase": "damp", "attempts": 30}
+    )
+    losses = [float(loss_of(extended)().detach())]
+    for _ in range(20):
+        losses.append(train_step(optimizer, extended, loss_of(extended)))
+    assert all(after <= before for before, after in itertools.pairwise(losses))
+    assert losses[-1] < 0.05 * losses[0]
+
+
+def test_outcomes_tell_of_the_whole_step_and_of_the_part_that_was_kept(extended):
+    Doubling.seen.clear()
+    optimizer = DirectionalDampedNewton(
+        extended[0].named_parameters(), [{**GROUP, "damping": Doubling()}], step={"on_increase": "shorten"}
+    )
+    losses = iter([9.0, 0.25])
+    train_step(optimizer, extended, lambda: next(losses))
+    (outcome,) = Doubling.seen
+    assert (outcome.taken, outcome.loss_after) == (0.5, 9.0)
+
+
+@pytest.mark.parametrize("rule", ["undo", "shorten", "damp"])
+def test_rules_need_a_closure(extended, rule):
+    optimizer = DirectionalDampedNewton(extended[0].named_parameters(), step={"on_increase": rule})
+    before = flat(extended[0])
+    with pytest.raises(ArgumentError, match=rf"step.on_increase = '{rule}' requires the loss after the step"):
+        train_step(optimizer, extended)
+    assert torch.equal(flat(extended[0]), before)
+
+
+def test_a_closure_that_fails_leaves_the_parameters_where_they_were(extended):
+    optimizer = DirectionalDampedNewton(
+        extended[0].named_parameters(), [{**GROUP, "momentum": 0.9}], step={"on_increase": "undo"}
+    )
+    before = flat(extended[0])
+    with pytest.raises(ZeroDivisionError):
+        train_step(optimizer, extended, lambda: 1 / 0)
+    with pytest.raises(ArgumentError, match="the closure returned None, not the loss; the step has been undone"):
+        train_step(optimizer, extended, lambda: None)
+    assert torch.equal(flat(extended[0]), before)
+    assert not optimizer.state
+
+
+def test_what_a_closure_does_to_gradients_is_undone(extended):
+    model = extended[0]
+    optimizer = DirectionalDampedNewton(model.named_parameters(), step={"on_increase": "undo"})
+
+    def closure():
+        optimizer.zero_grad()
+        loss = loss_of(extended)()
+        loss.backward()
+        return loss
+
+    optimizer.zero_grad()
+    with optimizer.curvature():
+        loss_of(extended)().backward()
+    gradients = [parameter.grad.clone() for parameter in model.parameters()]
+    optimizer.step(closure)
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        assert torch.equal(parameter.grad, gradient)
+
+
+def test_a_closure_alone_is_enough(extended):
+    """As with torch's own optimizers: it computes the gradient, and curvature comes with it."""
+    model, loss_function, inputs, targets = extended
+    twin = copy.deepcopy(model)
+    optimizer = DirectionalDampedNewton(model.named_parameters(), [GROUP])
+    calls = []
+
+    def closure():
+        calls.append(1)
+        optimizer.zero_grad()
+        loss = loss_function(model(inputs), targets)
+        loss.backward()
+        return loss
+
+    for _ in range(2):
+        optimizer.step(closure)
+    assert len(calls) == 2
+    other = DirectionalDampedNewton(twin.named_parameters(), [GROUP])
+    for _ in range(2):
+        train_step(other, (extend(twin), *extended[1:]))
+    assert torch.equal(flat(model), flat(twin))
+    with pytest.raises(CurvatureError, match="needs a curvature pass"):
+        optimizer.step(lambda: loss_function(model(inputs), targets))  # no backward
+
+
+def overflowing(on_nonfinite):
+    model = extend(nn.Sequential(nn.Linear(1, 1, bias=False)))
+    group = {**GROUP, "damping": {"kind": "constant", "value": 0.0}}
+    optimizer = DirectionalDampedNewton(model.named_parameters(), [group], step={"on_nonfinite": on_nonfinite})
+    good = (model, extend(nn.MSELoss()), torch.ones(1, 1), torch.zeros(1, 1))
+    bad = (*good[:2], torch.full((1, 1), 1e-18), torch.full((1, 1), 1e19))
+    return optimizer, good, bad
+
+
+def test_a_step_that_is_not_finite_is_an_error_by_default():
+    optimizer, _, bad = overflowing("error")
+    with pytest.raises(NonFiniteError, match="NaN or infinite"):
+        train_step(optimizer, bad)
+    assert optimizer.skipped_steps == 0
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_counted():
+    optimizer, good, bad = overflowing("skip")
+    before = flat(good[0])
+    assert torch.tensor(train_step(optimizer, bad)).isnan()
+    assert torch.equal(flat(good[0]), before)
+    assert (optimizer.skipped_steps, optimizer.last_step) == (1, ())
+    train_step(optimizer, good)
+    assert not torch.equal(flat(good[0]), before)
+    assert optimizer.skipped_steps == 1
+    assert optimizer.state_dict()["ddn"]["skipped_steps"] == 1
+
+
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_a_loss_that_is_not_finite_is_skipped_and_counted(accumulate):
+    """The loop goes on: backward does not raise. Of micro-batches, one that is bad is enough."""
+    optimizer, good, _ = overflowing("skip")
+    before = flat(good[0])
+    for target in (float("nan"), 0.0) if accumulate else (float("nan"),):
+        with optimizer.curvature(accumulate=accumulate):
+            good[1](good[0](good[2]), torch.full((1, 1), target)).backward()
+    optimizer.step()
+    assert torch.equal(flat(good[0]), before)
+    assert optimizer.skipped_steps == 1
+    train_step(optimizer, good)
+    assert optimizer.skipped_steps == 1
+
+
+def test_parameters_beyond_the_range_are_not_taken():
+    """The step is finite, and so is the parameter; their sum is not."""
+    model = extend(nn.Sequential(nn.Linear(1, 1, bias=False)))
+    model[0].weight.data.fill_(3e38)
+    optimizer = DirectionalDampedNewton(model.named_parameters(), [GROUP], lr=3e38)
+    before = flat(model)
+    with pytest.raises(NonFiniteError, match="group 0: lr times the step is not finite"):
+        train_step(optimizer, (model, extend(nn.MSELoss()), torch.full((1, 1), 1e-20), torch.full((1, 1), 1e19)))
+    assert torch.equal(flat(model), before)
+
+
+OTHERS = {
+    "sgd": ({"kind": "sgd", "lr": 0.1, "momentum": 0.9, "nesterov": True}, torch.optim.SGD),
+    "adamw": ({"kind": "adamw", "lr": 0.01, "betas": [0.8, 0.9]}, torch.optim.AdamW),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_fallback_moves_what_no_group_takes_as_torch_does(extended, name):
+    table, kind = OTHERS[name]
+    model = extended[0]
+    twin = copy.deepcopy(model)
+    group = {**GROUP, "params": ["0.*"], "lr": 0.1}
+    optimizer = DirectionalDampedNewton(model.named_parameters(), [group], fallback=table)
+    assert [group.get("fallback") for group in optimizer.param_groups] == [None, name]
+    ours = DirectionalDampedNewton(twin[0].named_parameters(), [{**group, "params": ["*"]}])
+    options = {key: value for key, value in table.items() if key != "kind"}
+    theirs = kind(twin[2].parameters(), **options)
+    extend(twin)
+    for _ in range(4):
+        train_step(optimizer, extended)
+        theirs.zero_grad()
+        train_step(ours, (twin, *extended[1:]))
+        theirs.step()
+    assert torch.equal(flat(model), flat(twin))
+    assert len(optimizer.last_step) == 1
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_fallback_goes_on_from_a_saved_state(extended, name):
+    group = {**GROUP, "params": ["0.*"], "lr": 0.1, "momentum": 0.5}
+    ends = []
+    for saved_after in (None, 2):
+        model = extend(copy.deepcopy(extended[0]))
+        make = lambda: DirectionalDampedNewton(model.named_parameters(), [group], fallback=OTHERS[name][0])  # noqa: B023, E731
+        optimizer = make()
+        for step in range(4):
+            if step == saved_after:
+                state = copy.deepcopy(optimizer.state_dict())
+                optimizer = make()
+                optimizer.load_state_dict(state)
+            train_step(optimizer, (model, *extended[1:]))
+        ends.append(flat(model))
+    assert torch.equal(*ends)
+    other = DirectionalDampedNewton(
+        model.named_parameters(), [group], fallback=OTHERS["sgd" if name == "adamw" else "adamw"][0]
+    )
+    with pytest.raises(ArgumentError, match="as fallbacks of its groups"):
+        other.load_state_dict(optimizer.state_dict())
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_fallback_takes_part_in_all_or_nothing(extended, name):
+    """Undone with the others, its state too; and where it is not finite, nobody moves."""
+    model = extended[0]
+    group = {**GROUP, "params": ["0.*"]}
+    rules = {"on_increase": "undo"}
+    optimizer = DirectionalDampedNewton(model.named_parameters(), [group], fallback=OTHERS[name][0], step=rules)
+    train_step(optimizer, extended, lambda: 0.0)
+    before, state = flat(model), copy.deepcopy(optimizer.state_dict())
+    train_step(optimizer, extended, lambda: 1e9)
+    assert torch.equal(flat(model), before)
+    for key, entries in state["state"].items():
+        for entry, value in entries.items():
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(optimizer.state_dict()["state"][key][entry]))
+    optimizer.param_groups[1]["lr"] = 1e308
+    optimizer.param_groups[1]["weight_decay"] = 1e308
+    with pytest.raises(NonFiniteError, match="group 1"):
+        train_step(optimizer, extended, lambda: 0.0)
+    assert torch.equal(flat(model), before)
+
+
+def test_a_strategy_that_fails_leaves_the_fallback_alone(extended):
+    model = extended[0]
+    groups = [{**GROUP, "params": ["0.*"], "damping": lambda evals, *_: evals.new_full((1,), float("nan"))}]
+    optimizer = DirectionalDampedNewton(model.named_parameters(), groups, fallback=OTHERS["adamw"][0])
+    before = flat(model)
+    with pytest.raises(StrategyError, match="group 0: damping"):
+        train_step(optimizer, extended)
+    assert torch.equal(flat(model), before)
+    assert not optimizer.state
+
+
+def test_schedulers_reach_the_fallback(extended):
+    group = {**GROUP, "params": ["0.*"]}
+    optimizer = DirectionalDampedNewton(extended[0].named_parameters(), [group], fallback=OTHERS["sgd"][0])
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    train_step(optimizer, extended)
+    scheduler.step()
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.05]
+
+
+def test_a_fallback_without_anything_left_is_no_group(extended):
+    optimizer = DirectionalDampedNewton(extended[0].named_parameters(), [GROUP], fallback=OTHERS["sgd"][0])
+    assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"fallback": {"kind": "adagrad"}}, "'adagrad' is not among"),
+        ({"fallback": {"kind": "sgd"}}, r"fallback\.lr: "),
+        ({"fallback": {"kind": "sgd", "lr": -1.0}}, r"fallback\.lr: "),
+        ({"step": {"on_increase": "explode"}}, "step: on_increase"),
+        ({"step": {"attempts": 0}}, "step: attempts"),
+        ({"step": {"shrink": 1.0}}, "step: shrink"),
+        ({"step": {"on_nonfinte": "skip"}}, "Did you mean 'on_nonfinite'"),
+    ],
+)
+def test_wrong_tables_are_told(extended, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        DirectionalDampedNewton(extended[0].named_parameters(), [GROUP], **settings)
