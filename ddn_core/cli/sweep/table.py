@@ -117,6 +117,7 @@ def write_table(folder: SweepFolder, plan: Plan, results: Mapping[int, Result]) 
 
 def write_best(folder: SweepFolder, standings: list[Standing]) -> Trial | None:
     """Write the config of the best combination, with its first seed that has a metric, and return its trial."""
+    (folder.path / BEST).unlink(missing_ok=True)  # what another metric had chosen
     if not standings:
         return None
     best = next(trial for trial in standings[0].trials if trial.number in standings[0].measured)

@@ -115,7 +115,7 @@ class Process:
         metrics, epochs, steps = read_metrics(self.folder / RUN / _METRICS)
         error = None
         if timed_out:
-            error = f"stopped after {self.seconds:.0f} s"
+            error = f"stopped after {self.seconds:.3g} s"
         elif status < 0:
             error = f"killed by {_signal(-status)}"
         elif status > 0:
@@ -153,7 +153,8 @@ def read_metrics(path: Path) -> tuple[dict[str, float | None], int, int]:
             steps += 1
         elif event.get("event") == "epoch":
             epochs += 1
-            metrics = {name: event.get(name) for name in _LOSSES} | dict(event.get("test_metrics") or {})
+            found = {name: event.get(name) for name in _LOSSES} | dict(event.get("test_metrics") or {})
+            metrics = {name: value for name, value in found.items() if value is None or isinstance(value, int | float)}
     return metrics, epochs, steps
 
 
