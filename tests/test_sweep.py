@@ -22,7 +22,7 @@ from ddn_core.cli.sweep.plan import Plan
 from ddn_core.cli.sweep.runner import Share
 from ddn_core.cli.sweep.space import MOST, Choices, Range, combinations, dimensions, literal, plain
 from ddn_core.cli.sweep.table import metric_names, ranking
-from ddn_core.cli.sweep.trial import Result, read_metrics
+from ddn_core.cli.sweep.trial import Process, Result, read_metrics
 from ddn_core.errors import ArgumentError, ConfigError, DdnError
 from ddn_core.plugins.registry import installed_registry
 
@@ -393,6 +393,25 @@ def test_what_has_ended_is_not_run_again_unless_it_failed_and_one_asks(swept):
     after = contents(place / "out" / "trials")
     changed = {path for path in before if after[path] != before[path]}
     assert {str(path) for path in changed} <= {"0001/result.json"}  # the seconds that it took
+
+
+def test_a_trial_is_started_with_its_share_and_what_the_sweep_was_allowed(tmp_path, monkeypatch):
+    started = {}
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **options: started.update(options, command=command))
+    Process.start(tmp_path, tmp_path / "config.toml", ["a=1", "b=2"], "acme,other", 3, None)
+    assert started["env"]["OMP_NUM_THREADS"] == "3"
+    assert started["command"][4:] == [
+        *("--plugins", "acme,other", "train", str(tmp_path / "config.toml"), "--out", str(tmp_path / "run")),
+        *("--set", "a=1", "--set", "b=2"),
+    ]
+
+
+def test_a_trial_ends_when_nobody_holds_its_input_any_more(tmp_path):
+    (tmp_path / "c.toml").write_text(CONFIG.replace("epochs = 1", "epochs = 100000"))
+    process = Process.start(tmp_path, tmp_path / "c.toml", [], None, 1, None)
+    process.popen.stdin.close()  # as the system does when the sweep is killed
+    assert process.popen.wait(timeout=60) == -signal.SIGKILL
+    assert process.result().error == "killed by SIGKILL"
 
 
 def wait_for(path, process):
