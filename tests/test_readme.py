@@ -67,7 +67,7 @@ def test_config_example_trains(tmp_path):
     (tmp_path / "train.toml").write_text(config)
     commands = [line.partition("#")[0].split() for line in "\n".join(blocks(README, "console")).splitlines()]
     ours = [command[1:] for command in commands if command and command[0] == "ddn"]
-    assert [command[0] for command in ours] == ["check", "estimate", "train", "plugins", "plugins", "schema"]
+    assert [command[0] for command in ours] == ["check", "estimate", "train", "sweep", "plugins", "plugins", "schema"]
     for command in ours:
         process = [sys.executable, "-W", "error", "-c", "from ddn_core.cli import main; main()", *command]
         result = subprocess.run(process, cwd=tmp_path, capture_output=True, text=True, env=dict(os.environ))

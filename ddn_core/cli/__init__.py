@@ -8,6 +8,7 @@ plot.py         the picture of a run
 listing.py      tables of `ddn check` and `ddn plugins`
 component_page.py  `ddn plugins show KIND`
 schema_file.py  `ddn schema`
+sweep/          `ddn sweep`: many runs
 new_plugin.py   `ddn new-plugin NAME`: fills in the files of template/
 """
 

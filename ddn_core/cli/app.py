@@ -83,6 +83,51 @@ def train(context: typer.Context, config: ConfigPath, out: RunFolderPath = None,
 
 
 @app.command()
+def sweep(
+    context: typer.Context,
+    config: Annotated[Path | None, typer.Argument(metavar="CONFIG", help="A .toml or .json file.")] = None,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option("--grid", metavar="PATH=V1,V2,...", help="Try these values, TOML literals; may be given again."),
+    ] = None,
+    ranges: Annotated[
+        list[str] | None,
+        typer.Option("--random", metavar="PATH=LOW..HIGH", help="Draw from a range; log:LOW..HIGH by the logarithm."),
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Draw this many combinations; all of a grid if not.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the draws; 0 by default.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Train each combination with this many seeds, from training.seed on.")
+    ] = None,
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder to write; by default runs/sweep-CONFIG-TIME.")
+    ] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="DIR", help="Go on with the sweep in this folder.")] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run trials that failed again.")] = False,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Trials at a time; they share the cores. One a core, or one on a GPU.")
+    ] = None,
+    timeout: Annotated[float | None, typer.Option(metavar="SECONDS", min=0, help="Stop a trial after this.")] = None,
+    metric: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Rank by this of the last epoch; train_loss by default.")
+    ] = None,
+    maximize: Annotated[bool, typer.Option("--maximize", help="The largest metric is the best.")] = False,
+) -> None:
+    """Train CONFIG with many values, one run for each combination, and rank them."""
+    with _errors_told():
+        from ddn_core.cli.sweep.command import Running, Search
+        from ddn_core.cli.sweep.command import sweep as run_sweep
+
+        search = Search(tuple(overrides or ()), tuple(grid or ()), tuple(ranges or ()), trials, seed, seeds)
+        running = Running(metric, maximize, jobs, timeout, retry_failed, context.find_root().params["allowed"])
+        status = run_sweep(config, resume, out, search, running, _registry(context))
+    raise typer.Exit(status)
+
+
+@app.command()
 def check(context: typer.Context, config: ConfigPath, overrides: Overrides = None) -> None:
     """Validate CONFIG without training, and say which parameters each group takes."""
     with _errors_told():
