@@ -132,7 +132,10 @@ def test_error_has_a_line_for_each_place():
             "curvature.subsampling_grad.0: input should be greater than or equal to 0",
         ),
         ({"traning": {}}, "traning: unknown field. Did you mean 'training'?"),
-        ({"groups": []}, r"groups: are missing; add a \[\[groups\]\] table"),
+        (
+            {"groups": []},
+            "groups: are missing; add a [[groups]] table, or an [optimizer] table for one of torch's",
+        ),
         ({"problem": {"kind": "digits"}}, "problem.kind: no problem named 'digits'. Did you mean 'digits-mlp'?"),
         ({"training": {"device": "gpu"}}, "training.device: string should match pattern '^(cpu|cuda(:\\d+)?)$'"),
     ],
