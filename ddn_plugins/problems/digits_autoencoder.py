@@ -18,6 +18,9 @@ class DigitsAutoencoder(Digits, kind="digits-autoencoder"):
     the mean over samples and pixels, the squared error of the test the sum over the pixels.
     """
 
+    batch_size: PositiveInt = Field(
+        32, description="Number of samples in a training batch; the exact GGN has 64 columns for each."
+    )
     hidden: list[PositiveInt] = Field(
         [100, 50, 25, 10],
         min_length=1,

@@ -21,9 +21,9 @@ class ImageFolder(Problem, kind="image-folder"):
     """Classify pictures of your own, a sub-folder for each class, with a small convolutional network.
 
     Where the folder has the sub-folders `train` and `test`, these have the classes; otherwise a random part of the
-    pictures is kept for the test. Pillow reads the pictures, which are stretched to `image_size`. All are kept in memory
-    as float32: `4 · channels · image_size²` bytes each. The network has a convolution of 3 × 3 pixels, a ReLU and a
-    pooling that halves the picture for each of the `widths`, and a linear layer.
+    pictures is kept for the test. Pillow reads the pictures, which are stretched to `image_size`. All are held in
+    memory as float32, `4 · channels · image_size²` bytes each. The network has a convolution of 3 × 3 pixels, a ReLU
+    and a pooling that halves the picture for each of the `widths`, and a linear layer.
     """
 
     path: str = Field(
