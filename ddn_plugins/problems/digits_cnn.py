@@ -6,6 +6,7 @@ from pydantic import Field, PositiveInt
 
 from ddn_core.api import ProblemParts
 from ddn_plugins.problems._digits import Digits
+from ddn_plugins.problems._networks import convolutional
 
 
 class DigitsCnn(Digits, kind="digits-cnn"):
@@ -16,17 +17,5 @@ class DigitsCnn(Digits, kind="digits-cnn"):
 
     def load(self) -> ProblemParts:
         """Return network, loss and data."""
-        from torch.nn import Conv2d, Flatten, Linear, MaxPool2d, ReLU, Sequential
-
-        first, second = self.channels
-        model = Sequential(
-            Conv2d(1, first, kernel_size=3, padding=1),
-            ReLU(),
-            MaxPool2d(2),
-            Conv2d(first, second, kernel_size=3, padding=1),
-            ReLU(),
-            MaxPool2d(2),
-            Flatten(),
-            Linear(4 * second, 10),
-        )
-        return self.parts(model, image_shape=(1, 8, 8))
+        model = convolutional(channels=1, widths=self.channels, size=8, classes=10)
+        return self.classification(model, image_shape=(1, 8, 8))

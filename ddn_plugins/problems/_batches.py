@@ -1,0 +1,72 @@
+"""Samples that are in memory, split and batched: what the problems share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+    from torch.utils.data import DataLoader, Sampler
+
+Samples: TypeAlias = "tuple[Tensor, Tensor]"
+"""Inputs `[N, *input]` and targets `[N, *target]`."""
+
+TEST_BATCH = 512
+"""Number of samples in a test batch."""
+
+
+def split(samples: Samples, test_fraction: float) -> tuple[Samples, Samples]:
+    """Return the samples for training and those for the test, drawn with torch's own generator.
+
+    Args:
+        samples: Inputs and targets.
+        test_fraction: Fraction of the samples kept for the test; at least one is.
+    """
+    import torch  # here and below, so that the schema is had without
+
+    inputs, targets = samples
+    order = torch.randperm(len(inputs))
+    test_count = max(1, round(test_fraction * len(inputs)))
+    test, train = order[:test_count], order[test_count:]
+    return (inputs[train], targets[train]), (inputs[test], targets[test])
+
+
+def training_batches(samples: Samples, batch_size: int | None, what: str = "training samples") -> Iterable[Samples]:
+    """Return batches of one size, which each epoch draws anew without replacement; what is left over waits.
+
+    The draws come from a generator that is seeded from torch's own.
+
+    Args:
+        samples: Inputs and targets.
+        batch_size: Number of samples in a batch; `None` for one batch of all, in their own order.
+        what: What the samples are, for the message.
+
+    Raises:
+        ValueError: There are fewer samples than a batch has.
+    """
+    import torch
+    from torch.utils.data import BatchSampler, RandomSampler
+
+    if batch_size is None:
+        return [samples]
+    count = len(samples[0])
+    if count < batch_size:
+        raise ValueError(f"batch_size is {batch_size}, but there are only {count} {what}; lower batch_size")
+    generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
+    order = RandomSampler(range(count), generator=generator)
+    return _loader(samples, BatchSampler(order, batch_size, drop_last=True), generator)
+
+
+def test_batches(samples: Samples) -> Iterable[Samples]:
+    """Return all samples in batches, in their own order."""
+    from torch.utils.data import BatchSampler, SequentialSampler
+
+    return _loader(samples, BatchSampler(SequentialSampler(range(len(samples[0]))), TEST_BATCH, drop_last=False), None)
+
+
+def _loader(samples: Samples, batches: Sampler[list[int]], generator: Generator | None) -> DataLoader[Any]:
+    """Return a loader that takes each batch with one indexing: collating it sample by sample would take far longer."""
+    from torch.utils.data import DataLoader, TensorDataset
+
+    return DataLoader(TensorDataset(*samples), sampler=batches, batch_size=None, generator=generator)
