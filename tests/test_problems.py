@@ -12,7 +12,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from ddn_core.cli.training import EpochEvent, Training, load_problem
+from ddn_core.cli.events import EvaluationEvent
+from ddn_core.cli.problem import load_problem
+from ddn_core.cli.training import Training
 from ddn_core.config import parse_config
 from ddn_core.errors import PluginError
 from ddn_core.plugins.registry import installed_registry
@@ -62,7 +64,7 @@ def test_every_problem_trains(kind, pictures):
     training = Training.of(config, "train.toml")
     events = list(training.events())
     assert events[0].loss == pytest.approx(loss)  # the batches are repeatable
-    last = [event for event in events if isinstance(event, EpochEvent)][-1]
+    last = [event for event in events if isinstance(event, EvaluationEvent)][-1]
     assert last.test_loss < 0.95 * loss
     assert all(math.isfinite(value) for value in [last.train_loss, *last.test_metrics.values()])
 

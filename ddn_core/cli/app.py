@@ -14,9 +14,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from ddn_core.cli.resume import resumed_config
 from ddn_core.config import load_config
 from ddn_core.config.load import config_error
-from ddn_core.errors import DdnError
+from ddn_core.errors import ArgumentError, DdnError
 from ddn_core.plugins.permission import Permission
 from ddn_core.plugins.registry import Registry, installed_registry
 
@@ -60,26 +61,27 @@ def root(
 
 
 @app.command()
-def train(context: typer.Context, config: ConfigPath, out: RunFolderPath = None, overrides: Overrides = None) -> None:
-    """Train what CONFIG describes, and write a run folder."""
+def train(
+    context: typer.Context,
+    config: Annotated[Path | None, typer.Argument(metavar="CONFIG", help="A .toml or .json file.")] = None,
+    out: RunFolderPath = None,
+    overrides: Overrides = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", metavar="RUN", help="Go on with a run that was cut off.")
+    ] = None,
+) -> None:
+    """Train what CONFIG describes, and write a run folder; or go on with one."""
     with _errors_told():
-        loaded = load_config(config, overrides or [], _registry(context))
-        from ddn_core.cli.display import TrainingDisplay
-        from ddn_core.cli.run_folder import RunFolder
-        from ddn_core.cli.training import Training
-        from ddn_core.config.provenance import resolved_config
+        if (config is None) == (resume is None):
+            raise ArgumentError("name a CONFIG, or a run folder with --resume.")
+        if resume is not None and (out is not None or overrides):
+            raise ArgumentError("--resume goes on with the run as it was begun: leave --out and --set out.")
+        path = resumed_config(resume) if resume is not None else config
+        assert path is not None
+        loaded = load_config(path, overrides or [], _registry(context))
+        from ddn_core.cli.train import train_run
 
-        resolved = resolved_config(loaded, _registry(context))
-        training = Training.of(loaded, config.name)
-        folder = RunFolder.claim(out or _default_folder(config))
-        with TrainingDisplay(Console(), training.total_steps) as display:
-            for number, event in enumerate(training.events()):
-                if number == 0:  # a run that fails at its first step leaves nothing behind
-                    folder.begin(resolved)
-                folder.record(event)
-                display.show(event)
-        folder.finish(training.checkpoint(resolved), training.history)
-        display.summarize(training.history, folder.path)
+        train_run(loaded, path.name, _registry(context), out or _default_folder(path), resume)
 
 
 @app.command()

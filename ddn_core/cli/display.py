@@ -11,8 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from ddn_core.cli.run_folder import CHECKPOINT, CONFIG, METRICS, PICTURE
-from ddn_core.cli.training import EpochEvent, History, StepEvent
+from ddn_core.cli.events import EvaluationEvent, History, StepEvent
+from ddn_core.cli.resume import CONFIG
+from ddn_core.cli.run_folder import CHECKPOINT, METRICS, PICTURE
 
 
 class TrainingDisplay:
@@ -42,11 +43,21 @@ class TrainingDisplay:
     ) -> None:
         self._progress.stop()
 
-    def show(self, event: StepEvent | EpochEvent) -> None:
+    def begin_at(self, step: int) -> None:
+        """Set the bar to where a resumed run goes on."""
+        self._progress.update(self._task, completed=step)
+
+    def note(self, text: str) -> None:
+        """Print a line about the run."""
+        self._print(f"note: {text}")
+
+    def show(self, event: StepEvent | EvaluationEvent) -> None:
         """Advance the bar after a step, print a line after an epoch."""
         if isinstance(event, StepEvent):
             self._steps.append(event)
             self._progress.advance(self._task)
+            return
+        if not event.ends_epoch:
             return
         if not self._header_shown:
             metrics = "".join(f"{_heading(name):>{_width(name)}}" for name in event.test_metrics)
@@ -54,11 +65,11 @@ class TrainingDisplay:
                 f"{'epoch':>5}{'loss':>11}{'test loss':>11}{metrics}{'step norm':>11}{'directions':>12}  damping"
             )
             self._header_shown = True
-        last = self._steps[-1]
+        norm = self._steps[-1].step_norm if self._steps else None
         metrics = "".join(f"{value:>{_width(name)}.4f}" for name, value in event.test_metrics.items())
         self._print(
             f"{event.epoch:>5}{event.train_loss:>11.4g}{event.test_loss:>11.4g}{metrics}"
-            f"{last.step_norm:>11.3g}{_range(self._steps, 'directions'):>12}  {self._damping_range()}"
+            f"{'-' if norm is None else format(norm, '.3g'):>11}{_range(self._steps):>12}  {self._damping_range()}"
         )
         self._steps.clear()
 
@@ -95,6 +106,8 @@ def _width(metric: str) -> int:
     return max(15, len(_heading(metric)) + 2)
 
 
-def _range(events: list[StepEvent], name: str) -> str:
-    values = [getattr(event, name) for event in events]
+def _range(events: list[StepEvent]) -> str:
+    values = [event.directions for event in events if event.directions is not None]
+    if not values:
+        return "-"
     return str(min(values)) if min(values) == max(values) else f"{min(values)}-{max(values)}"

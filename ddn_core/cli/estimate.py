@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from ddn_core.cli.training import checked_batches, load_problem, model_assignment, problem_label
+from ddn_core.cli.problem import checked_batches, load_problem, model_assignment, problem_label
 from ddn_core.config import Config
 from ddn_core.config.load import config_error
 from ddn_core.engine import Context, GroupRequest, StageEstimate, Subsampling, estimate, outputs_per_sample

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from ddn_core.cli.training import History
+from ddn_core.cli.events import History
 
 _GROUP_LINES = ("-", "--", ":", "-.")
 _SHOWN_RANGE = 1e-9  # what is smaller, relative to the largest eigenvalue, is mostly rounding
@@ -22,6 +22,9 @@ def plot_run(history: History) -> Figure:
     loss.set(xlabel="step", ylabel="loss", yscale="log", title="Loss")
     loss.legend()
 
+    if not history.spectra:
+        spectrum.remove()
+        return figure
     chosen = sorted({min(history.spectra), max(history.spectra)})
     for step, color in zip(chosen, (_EARLY, _LATE), strict=False):
         for group, evals in enumerate(history.spectra[step]):

@@ -1,64 +1,150 @@
-"""What a run writes: resolved config, metrics, final checkpoint, picture."""
+"""What a run writes: resolved config, metrics, checkpoints, picture; and how a run that was cut off is found again."""
 
 from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from ddn_core.cli.checkpoints import CheckpointFolder, save_checkpoint, write_atomically
+from ddn_core.cli.events import EvaluationEvent, StepEvent
 from ddn_core.cli.plot import plot_run
-from ddn_core.cli.training import EpochEvent, History, StepEvent
+from ddn_core.cli.resume import CONFIG
+from ddn_core.cli.training import Training
 from ddn_core.errors import ArgumentError
 
-CONFIG = "config.resolved.json"
 METRICS = "metrics.jsonl"
 CHECKPOINT = "checkpoint.pt"
 PICTURE = "run.png"
+LOSSES = ("loss", "train_loss", "test_loss")
 
 
-@dataclass(frozen=True)
 class RunFolder:
     """A run folder that is being written."""
 
-    path: Path
+    def __init__(self, path: Path, resolved: dict[str, Any]) -> None:
+        """Take the folder of a run with a resolved config."""
+        self.path = path
+        self._resolved = resolved
+        self._checkpoints = CheckpointFolder(path)
+        self._written = time.monotonic()
 
     @classmethod
-    def claim(cls, path: Path) -> RunFolder:
-        """Return a run folder that can be written; nothing is written yet.
-
-        Raises:
-            ArgumentError: The path exists and is no empty folder.
-        """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise ArgumentError(f"--out: {path} is not empty. Name a new folder, so that no run is overwritten.")
-        return cls(path)
-
-    def begin(self, resolved: dict[str, Any]) -> None:
+    def begin(cls, path: Path, resolved: dict[str, Any]) -> RunFolder:
         """Make the folder, and write the resolved config into it.
 
         Raises:
-            ArgumentError: The folder cannot be written.
+            ArgumentError: The path exists and is no empty folder, or it cannot be written.
         """
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            advice = "Name a new folder, so that no run is overwritten"
+            unfinished = (path / CONFIG).exists() and not (path / CHECKPOINT).exists()
+            raise ArgumentError(
+                f"--out: {path} is not empty. {advice}"
+                + (f", or go on with the run in it: ddn train --resume {path}" if unfinished else ".")
+            )
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            (self.path / CONFIG).write_text(json.dumps(resolved, indent=2) + "\n", encoding="utf-8")
+            path.mkdir(parents=True, exist_ok=True)
+            write_atomically(path / CONFIG, (json.dumps(resolved, indent=2) + "\n").encode())
         except OSError as error:
-            raise ArgumentError(f"--out: {self.path} cannot be written: {error.strerror}") from error
+            raise ArgumentError(f"--out: {path} cannot be written: {error.strerror}") from error
+        return cls(path, resolved)
 
-    def record(self, event: StepEvent | EpochEvent) -> None:
+    def give_up(self) -> None:
+        """Remove a run that failed before its first step."""
+        if not (self.path / METRICS).exists():
+            (self.path / CONFIG).unlink(missing_ok=True)
+            self.path.rmdir()
+
+    def resume(self, training: Training) -> list[str]:
+        """Put a run to where its newest usable checkpoint is, and return a line for each that cannot be used.
+
+        Metrics after it are dropped: they will be the same again.
+
+        Raises:
+            ArgumentError: The run is finished, none of its checkpoints can be used, or one is of another run.
+        """
+        if (self.path / CHECKPOINT).exists():
+            raise ArgumentError(f"--resume: the run in {self.path} is finished.")
+        state, complaints = self._checkpoints.newest()
+        if state is None and complaints:
+            raise ArgumentError("--resume: no checkpoint can be used:\n  " + "\n  ".join(complaints))
+        if state is not None:
+            if _without_provenance(state["config"]) != _without_provenance(self._resolved):
+                raise ArgumentError(f"--resume: the newest checkpoint in {self.path} is of a run with another config.")
+            training.load_state_dict(state)
+            complaints += _differences(state["config"], self._resolved)
+        self._cut_metrics(0 if state is None else int(state["metrics_bytes"]))
+        training.history.steps, training.history.epochs = self._recorded()
+        return complaints
+
+    def record(self, event: StepEvent | EvaluationEvent) -> None:
         """Append an event to the metrics, one JSON object a line; what was written survives if the run dies."""
-        name = "step" if isinstance(event, StepEvent) else "epoch"
-        with (self.path / METRICS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"event": name, **_finite(asdict(event))}, allow_nan=False) + "\n")
+        name = "step" if isinstance(event, StepEvent) else "epoch" if event.ends_epoch else "evaluation"
+        line = json.dumps({"event": name, **_finite(asdict(event))}, allow_nan=False) + "\n"
+        with (self.path / METRICS).open("ab") as file:
+            file.write(line.encode())
 
-    def finish(self, checkpoint: dict[str, Any], history: History) -> None:
-        """Write the final checkpoint and the picture."""
-        torch.save(checkpoint, self.path / CHECKPOINT)
-        plot_run(history).savefig(self.path / PICTURE, dpi=120)
+    def checkpoint(self, training: Training, seconds: float) -> None:
+        """Write a checkpoint, if the last one is older than this."""
+        if time.monotonic() - self._written >= seconds:
+            self._checkpoints.write(training.step_count, self._state(training))
+            self._written = time.monotonic()
+
+    def finish(self, training: Training) -> None:
+        """Write the picture and then the final checkpoint, which says that the run is finished."""
+        plot_run(training.history).savefig(self.path / PICTURE, dpi=120)
+        save_checkpoint(self.path / CHECKPOINT, self._state(training))
+        self._checkpoints.remove()
+
+    def _state(self, training: Training) -> dict[str, Any]:
+        metrics = self.path / METRICS
+        return {
+            **training.state_dict(self._resolved),
+            "metrics_bytes": metrics.stat().st_size if metrics.exists() else 0,
+        }
+
+    def _cut_metrics(self, size: int) -> None:
+        path = self.path / METRICS
+        there = path.stat().st_size if path.exists() else 0
+        if there < size:
+            raise ArgumentError(
+                f"--resume: {path} has {there} bytes, but had {size} when the checkpoint was written: it was changed."
+            )
+        if there > size:
+            with path.open("r+b") as file:
+                file.truncate(size)
+
+    def _recorded(self) -> tuple[list[StepEvent], list[EvaluationEvent]]:
+        """Return the steps and the epochs in the metrics."""
+        path = self.path / METRICS
+        lines = [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+        tables = [(_told(line), line["event"]) for line in lines]
+        steps = [StepEvent(**{**table, "lr": tuple(table["lr"])}) for table, event in tables if event == "step"]
+        return steps, [EvaluationEvent(**table) for table, event in tables if event == "epoch"]
+
+
+def _without_provenance(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in resolved.items() if key != "provenance"}
+
+
+def _differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return a line if the run goes on with other versions: the same numbers are not to be expected then."""
+    before, after = saved.get("provenance", {}), now.get("provenance", {})
+    changed = [
+        f"{name} {before.get(name)} is {after.get(name)} now" for name in after if before.get(name) != after.get(name)
+    ]
+    return [f"the run began with other versions: {'; '.join(changed)}"] if changed else []
+
+
+def _told(line: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of an event, from its line: a loss that is null was not finite."""
+    table = {key: value for key, value in line.items() if key != "event"}
+    return {key: math.nan if value is None and key in LOSSES else value for key, value in table.items()}
 
 
 def _finite(value: Any) -> Any:

@@ -4,74 +4,63 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from backpack import extend
 from torch import Tensor
-from torch.nn import Module
 
+from ddn_core.cli.events import EvaluationEvent, History, StepEvent
+from ddn_core.cli.problem import checked_batches, load_problem, problem_label
+from ddn_core.cli.randomness import random_state, set_random_state
+from ddn_core.cli.stepping import Stepper, learning_rates, scheduler_of, stepper_of
 from ddn_core.config import Config
-from ddn_core.config.grouping import Assignment, assign_parameters
-from ddn_core.config.load import config_error
-from ddn_core.errors import ConfigError, DdnError, PluginError
-from ddn_core.optim import DirectionalDampedNewton
+from ddn_core.errors import ArgumentError, DdnError, PluginError
 from ddn_core.plugins.problem import Batches, ProblemParts
 
 
-@dataclass(frozen=True)
-class StepEvent:
-    """One optimizer step; norms and ranges are over all groups, and ranges over the finite dampings."""
-
-    step: int
-    epoch: int
-    loss: float
-    step_norm: float
-    directions: int
-    damping_min: float | None
-    damping_max: float | None
-    predicted_decrease: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class EpochEvent:
-    """One pass over the training data and its evaluation."""
-
-    epoch: int
-    step: int
-    train_loss: float
-    test_loss: float
-    test_metrics: dict[str, float]
-    seconds: float
-
-
 @dataclass
-class History:
-    """What a run leaves in memory for its picture and its summary.
+class Progress:
+    """How far a run has come.
 
     Attributes:
-        steps: Every step.
-        epochs: Every epoch.
-        spectra: By step, the eigenvalues of each group, ascending: of the first step, and of the last of each epoch.
+        epoch: Number of the current epoch, from 1; of the last, when the run has ended.
+        batches: Number of batches of the epoch that were trained on.
+        step: Number of steps that were made.
+        seconds: Seconds of training and evaluation, in all sittings.
+        step_seconds: Seconds that steps took.
+        losses: Losses of the steps since the last evaluation.
+        ended: Whether the epoch was evaluated.
     """
 
-    steps: list[StepEvent] = field(default_factory=list)
-    epochs: list[EpochEvent] = field(default_factory=list)
-    spectra: dict[int, list[Tensor]] = field(default_factory=dict)
+    epoch: int = 1
+    batches: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    step_seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    ended: bool = False
 
 
 class Training:
-    """A problem, its optimizer, and the loop over both."""
+    """A problem, its optimizer, and the loop over both.
 
-    def __init__(self, config: Config, parts: ProblemParts, optimizer: DirectionalDampedNewton) -> None:
+    Attributes:
+        history: What was seen so far.
+        at_rest: Whether a run can go on from the state that it is in now: no evaluation is due before the next step.
+    """
+
+    def __init__(self, config: Config, parts: ProblemParts, stepper: Stepper) -> None:
         self._config = config
         self._parts = parts
-        self._optimizer = optimizer
+        self._stepper = stepper
+        self._scheduler = scheduler_of(config, stepper.optimizer)
+        self._progress = Progress()
+        self._epoch_start = random_state(parts.train_batches)
         self._begun = time.perf_counter()
         self.history = History()
+        self.at_rest = True
 
     @classmethod
     def of(cls, config: Config, source: str) -> Training:
@@ -82,164 +71,187 @@ class Training:
             PluginError: The problem failed to load.
         """
         parts = load_problem(config, source)
-        if problems := model_assignment(config, parts.model)[1]:
-            raise config_error(source, problems)
-        try:
-            model = extend(parts.model.to(device=config.training.device, dtype=getattr(torch, config.training.dtype)))
-            optimizer = DirectionalDampedNewton(model.named_parameters(), groups=config)
-        except (RuntimeError, AssertionError) as error:  # torch's, for a device that is not there
-            raise ConfigError(f"{source}: training.device: {config.training.device!r}: {error}") from error
-        extend(parts.loss_function)
-        return cls(config, parts, optimizer)
+        return cls(config, parts, stepper_of(config, parts, source))
 
     @property
     def total_steps(self) -> int | None:
         """Number of steps of the whole run, where the problem tells."""
+        batches = self._batches_per_epoch
+        return None if batches is None else self._config.training.epochs * batches
+
+    @property
+    def _batches_per_epoch(self) -> int | None:
         try:
-            return self._config.training.epochs * len(self._parts.train_batches)  # type: ignore[arg-type]
+            return len(self._parts.train_batches)  # type: ignore[arg-type]
         except TypeError:
             return None
 
-    def events(self) -> Iterator[StepEvent | EpochEvent]:
-        """Train, and yield an event after each step and each epoch."""
-        self._begun = time.perf_counter()
-        step = 0
-        for epoch in range(1, self._config.training.epochs + 1):
-            self._parts.model.train()
-            losses = []
-            for inputs, targets in self._batches(self._parts.train_batches):
-                event = self._step(step, epoch, self._cast(inputs), self._cast(targets))
-                losses.append(event.loss)
-                self.history.steps.append(event)
-                if step == 0:
-                    self._note_spectra(step)
-                step += 1
-                yield event
-            if not losses:
-                raise PluginError(f"{self._label()} gave no training batch in epoch {epoch}.")
-            self._note_spectra(step - 1)
-            try:
-                epoch_event = self._evaluate(epoch, step, math.fsum(losses) / len(losses))
-            except DdnError:
-                raise
-            except Exception as error:
-                raise PluginError(f"{self._label()} failed in evaluation: {type(error).__name__}: {error}") from error
-            self.history.epochs.append(epoch_event)
-            yield epoch_event
+    @property
+    def step_count(self) -> int:
+        """Number of steps that were made, in all sittings."""
+        return self._progress.step
 
-    def checkpoint(self, resolved: dict[str, Any]) -> dict[str, Any]:
-        """Return the state of model and optimizer with the resolved config, as plain data."""
+    def events(self) -> Iterator[StepEvent | EvaluationEvent]:
+        """Train, from where the run is, and yield an event after each step and each evaluation."""
+        self._begun = time.perf_counter() - self._progress.seconds
+        progress, settings = self._progress, self._config.training
+        while not (progress.ended and progress.epoch >= settings.epochs):
+            if progress.ended:
+                progress.epoch, progress.batches, progress.ended = progress.epoch + 1, 0, False
+            for inputs, targets in self._rest_of_epoch():
+                event = self._step(inputs, targets)
+                due = settings.evaluate_every is not None and progress.step % settings.evaluate_every == 0
+                self.at_rest = not due and progress.batches != self._batches_per_epoch
+                yield event
+                if due:
+                    evaluation = self._evaluation(ends_epoch=False)
+                    self.at_rest = progress.batches != self._batches_per_epoch
+                    yield evaluation
+            if not progress.batches:
+                raise PluginError(f"{problem_label(self._config)} gave no training batch in epoch {progress.epoch}.")
+            self._note_spectra()
+            if self._scheduler is not None and settings.scheduler is not None and settings.scheduler.every == "epoch":
+                self._scheduler.step()
+            progress.ended, self.at_rest = True, True
+            yield self._evaluation(ends_epoch=True)
+
+    def state_dict(self, resolved: dict[str, Any]) -> dict[str, Any]:
+        """Return all that the run goes on with, and the resolved config, as plain data."""
+        self._progress.seconds = time.perf_counter() - self._begun
         return {
             "model": self._parts.model.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": self._stepper.optimizer.state_dict(),
+            "scheduler": None if self._scheduler is None else self._scheduler.state_dict(),
             "config": resolved,
-            "step": len(self.history.steps),
+            "step": self._progress.step,
+            "progress": asdict(self._progress),
+            "spectra": self.history.spectra,
+            "random": {"epoch": self._epoch_start, "now": random_state(self._parts.train_batches)},
         }
 
-    def _step(self, step: int, epoch: int, inputs: Tensor, targets: Tensor) -> StepEvent:
-        begun = time.perf_counter()
-        self._optimizer.zero_grad()
-        with self._optimizer.curvature():
-            loss = self._parts.loss_function(self._parts.model(inputs), targets)
-            loss.backward()
-        self._optimizer.step(lambda: self._parts.loss_function(self._parts.model(inputs), targets))
-        reports = self._optimizer.last_step
-        ranges = [limits for report in reports if (limits := report.damping_range()) is not None]
-        return StepEvent(
-            step=step,
-            epoch=epoch,
-            loss=loss.item(),
-            step_norm=math.hypot(*(report.lr * float(report.step_norm) for report in reports)),
-            directions=sum(report.directions for report in reports),
-            damping_min=min((lowest for lowest, _ in ranges), default=None),
-            damping_max=max((highest for _, highest in ranges), default=None),
-            predicted_decrease=math.fsum(float(report.predicted_decrease) for report in reports),
-            seconds=time.perf_counter() - begun,
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to where `state_dict` was taken; batches of the epoch that were trained on are drawn again and passed by.
+
+        Raises:
+            ArgumentError: The state is of another model or optimizer.
+        """
+        try:
+            self._parts.model.load_state_dict(state["model"])
+            self._stepper.optimizer.load_state_dict(state["optimizer"])
+            if self._scheduler is not None:
+                self._scheduler.load_state_dict(state["scheduler"])
+            self._progress = Progress(**state["progress"])
+        except DdnError:
+            raise
+        except Exception as error:
+            raise ArgumentError(f"the checkpoint is of another model or optimizer: {error}") from error
+        self.history.spectra = dict(state["spectra"])
+        self._epoch_start, now = state["random"]["epoch"], state["random"]["now"]
+        if self._progress.ended or not self._progress.batches:
+            set_random_state(now, self._parts.train_batches)
+        else:
+            self._now = now
+
+    _now: dict[str, Any] | None = None
+    """Random state of a loaded checkpoint, until the batches that were trained on have been passed by."""
+
+    def _rest_of_epoch(self) -> Batches:
+        """Yield the batches of the epoch that were not trained on, with all generators where they belong."""
+        batches = self._parts.train_batches
+        if self._now is not None:
+            set_random_state(self._epoch_start, batches)
+        else:
+            self._epoch_start = random_state(batches)
+        passed = self._progress.batches
+        self._parts.model.train()
+        for number, batch in enumerate(checked_batches(batches, self._config)):
+            if number < passed:
+                continue
+            self._go_on()
+            yield self._cast(batch[0]), self._cast(batch[1])
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Put the generators to where they were when the checkpoint was written, if the run comes from one."""
+        if self._now is not None:
+            set_random_state(self._now, self._parts.train_batches)
+            self._now = None
+
+    def _step(self, inputs: Tensor, targets: Tensor) -> StepEvent:
+        progress, begun = self._progress, time.perf_counter()
+        lr = tuple(learning_rates(self._stepper.optimizer))
+        figures = self._stepper.step(inputs, targets)
+        seconds = time.perf_counter() - begun
+        event = StepEvent(**vars(figures), step=progress.step, epoch=progress.epoch, lr=lr, seconds=seconds)
+        if progress.step == 0:
+            self._note_spectra(0)
+        progress.step += 1
+        progress.batches += 1
+        progress.step_seconds += seconds
+        progress.losses.append(figures.loss)
+        scheduler = self._config.training.scheduler
+        if self._scheduler is not None and scheduler is not None and scheduler.every == "step":
+            self._scheduler.step()
+        self.history.steps.append(event)
+        return event
+
+    def _evaluation(self, ends_epoch: bool) -> EvaluationEvent:
+        progress = self._progress
+        try:
+            test_loss, metrics = self._evaluated(self._parts.test_batches, with_metrics=True)
+            whole = None
+            if self._config.training.evaluate_training:
+                kept = random_state(self._parts.train_batches)
+                whole = self._evaluated(self._parts.train_batches, with_metrics=False)[0]
+                set_random_state(kept, self._parts.train_batches)
+        except DdnError:
+            raise
+        except Exception as error:
+            raise PluginError(
+                f"{problem_label(self._config)} failed in evaluation: {type(error).__name__}: {error}"
+            ) from error
+        losses = progress.losses
+        event = EvaluationEvent(
+            epoch=progress.epoch,
+            step=progress.step,
+            train_loss=math.fsum(losses) / len(losses) if losses else math.nan,
+            test_loss=test_loss,
+            test_metrics=metrics,
+            whole_train_loss=whole,
+            seconds=time.perf_counter() - self._begun,
+            step_seconds=progress.step_seconds,
+            ends_epoch=ends_epoch,
         )
+        progress.losses = []
+        if ends_epoch:
+            self.history.epochs.append(event)
+        return event
 
     @torch.no_grad()
-    def _evaluate(self, epoch: int, step: int, train_loss: float) -> EpochEvent:
-        self._parts.model.eval()
-        loss_function = self._parts.loss_function
+    def _evaluated(self, batches: Batches, with_metrics: bool) -> tuple[float, dict[str, float]]:
+        """Return loss and metrics of data; the model is in evaluation mode meanwhile."""
+        model, loss_function = self._parts.model, self._parts.loss_function
+        was_training = model.training
+        model.eval()
         total, samples = 0.0, 0
-        sums = dict.fromkeys(self._parts.metrics, 0.0)
-        for inputs, targets in self._batches(self._parts.test_batches):
-            outputs, expected = self._parts.model(self._cast(inputs)), self._cast(targets)
+        metrics = self._parts.metrics if with_metrics else {}
+        sums = dict.fromkeys(metrics, 0.0)
+        for inputs, targets in checked_batches(batches, self._config):
+            outputs, expected = model(self._cast(inputs)), self._cast(targets)
             loss = float(loss_function(outputs, expected))
             total += loss * len(inputs) if loss_function.reduction == "mean" else loss
             samples += len(inputs)
-            for name, metric in self._parts.metrics.items():
+            for name, metric in metrics.items():
                 sums[name] += float(metric(outputs, expected).sum())
+        model.train(was_training)
         count = max(samples, 1)
-        return EpochEvent(
-            epoch=epoch,
-            step=step,
-            train_loss=train_loss,
-            test_loss=total / (count if loss_function.reduction == "mean" else 1),
-            test_metrics={name: value / count for name, value in sums.items()},
-            seconds=time.perf_counter() - self._begun,
-        )
+        whole = total / (count if loss_function.reduction == "mean" else 1)
+        return whole, {name: value / count for name, value in sums.items()}
 
-    def _note_spectra(self, step: int) -> None:
-        self.history.spectra[step] = [report.all_evals.cpu() for report in self._optimizer.last_step]
+    def _note_spectra(self, step: int | None = None) -> None:
+        if spectra := self._stepper.spectra():
+            self.history.spectra[self._progress.step - 1 if step is None else step] = spectra
 
     def _cast(self, tensor: Tensor) -> Tensor:
         dtype = getattr(torch, self._config.training.dtype) if tensor.is_floating_point() else tensor.dtype
         return tensor.to(device=self._config.training.device, dtype=dtype)
-
-    def _batches(self, batches: Batches) -> Batches:
-        return checked_batches(batches, self._config)
-
-    def _label(self) -> str:
-        return problem_label(self._config)
-
-
-def checked_batches(batches: Batches, config: Config) -> Batches:
-    """Yield the batches of a config's problem, or raise if one is no pair of tensors.
-
-    Raises:
-        PluginError: A batch is something else.
-    """
-    for batch in batches:
-        if not isinstance(batch, tuple | list) or [type(item) for item in batch] != [Tensor, Tensor]:
-            raise PluginError(f"{problem_label(config)} gave a batch that is no pair of tensors (inputs, targets).")
-        inputs, targets = batch
-        yield inputs, targets
-
-
-def problem_label(config: Config) -> str:
-    """Return a config's problem, for messages."""
-    return config.problem.label() if config.problem is not None else "the problem"
-
-
-def load_problem(config: Config, source: str) -> ProblemParts:
-    """Seed torch and load the config's problem.
-
-    Raises:
-        ConfigError: The config has no problem.
-        PluginError: The problem failed to load.
-    """
-    if config.problem is None:
-        raise ConfigError(f"{source}: problem: is missing; add a [problem] table with a kind, such as 'digits-mlp'")
-    torch.manual_seed(config.training.seed)
-    label = config.problem.label()
-    try:
-        parts = config.problem.load()
-    except Exception as error:
-        raise PluginError(f"{label} failed to load: {type(error).__name__}: {error}") from error
-    if not isinstance(parts, ProblemParts):
-        raise PluginError(f"{label}: `load` returned a {type(parts).__name__}; expected ProblemParts.")
-    for name in ("model", "loss_function"):
-        if not isinstance(getattr(parts, name), Module):
-            raise PluginError(
-                f"{label}: {name} is a {type(getattr(parts, name)).__name__}; expected a torch.nn.Module."
-            )
-    return parts
-
-
-def model_assignment(config: Config, model: Module) -> tuple[Assignment, list[str]]:
-    """Return which group takes which parameter, and a line for all that keeps the groups from being used."""
-    parameters = dict(model.named_parameters())
-    assignment = assign_parameters(list(parameters), [group.params for group in config.groups])
-    needed = [name for name, parameter in parameters.items() if parameter.requires_grad]
-    return assignment, assignment.problems(needed)

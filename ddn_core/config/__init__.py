@@ -2,6 +2,7 @@
 
 stepping.py     settings of a group's step, and of what is done with a bad one
 first_order.py  optimizers of torch that a config can name
+scheduler.py    schedules of the learning rate
 schema.py       what a config file may say
 plugins.py      which plugins a config may use, and which it needs
 json_schema.py  the same as JSON Schema, for editors

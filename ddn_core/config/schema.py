@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from ddn_core.config.first_order import Baseline, Fallback
 from ddn_core.config.plugins import PluginsConfig
+from ddn_core.config.scheduler import Scheduler
 from ddn_core.config.stepping import GroupSettings, StepConfig
 from ddn_core.plugins.messages import TableModel
 from ddn_core.plugins.reference import AnyCriterion, AnyDamping, AnyProblem
+from ddn_core.plugins.units import Unit
 
 
 def _distinct(indices: list[int] | None) -> list[int] | None:
@@ -94,6 +96,18 @@ class TrainingConfig(TableModel):
     seed: Seed = Field(0, description="Seed of initialization, data split and data order.")
     dtype: Literal["float32", "float64"] = Field("float32", description="Dtype of parameters and data.")
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="`cpu`, `cuda`, or `cuda:1`, ...")
+    scheduler: Scheduler | None = Field(
+        None, description="Schedule of the learning rate: a table with a `kind`; constant by default."
+    )
+    evaluate_every: PositiveInt | None = Field(
+        None, description="Number of steps between evaluations, beside those at the end of each epoch."
+    )
+    evaluate_training: bool = Field(
+        False, description="Whether an evaluation also takes the loss of all training data, as the model is then."
+    )
+    checkpoint_seconds: Annotated[NonNegativeFloat, Unit("1")] = Field(
+        10.0, description="Seconds between checkpoints, each written after a step; 0 for one after every step."
+    )
 
 
 class Config(TableModel):

@@ -13,7 +13,8 @@ One file each::
     state.py        the strategies' part of `state_dict`
 """
 
+from ddn_core.optim.fallback import torch_optimizer
 from ddn_core.optim.optimizer import DirectionalDampedNewton
 from ddn_core.optim.report import StepReport
 
-__all__ = ["DirectionalDampedNewton", "StepReport"]
+__all__ = ["DirectionalDampedNewton", "StepReport", "torch_optimizer"]

@@ -1,0 +1,63 @@
+"""A config's problem, loaded and checked: model, loss and batches."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import Module
+
+from ddn_core.cli.randomness import seed_everything
+from ddn_core.config import Config
+from ddn_core.config.grouping import Assignment, assign_parameters
+from ddn_core.errors import ConfigError, PluginError
+from ddn_core.plugins.problem import Batches, ProblemParts
+
+
+def checked_batches(batches: Batches, config: Config) -> Batches:
+    """Yield the batches of a config's problem, or raise if one is no pair of tensors.
+
+    Raises:
+        PluginError: A batch is something else.
+    """
+    for batch in batches:
+        if not isinstance(batch, tuple | list) or [type(item) for item in batch] != [torch.Tensor, torch.Tensor]:
+            raise PluginError(f"{problem_label(config)} gave a batch that is no pair of tensors (inputs, targets).")
+        inputs, targets = batch
+        yield inputs, targets
+
+
+def problem_label(config: Config) -> str:
+    """Return a config's problem, for messages."""
+    return config.problem.label() if config.problem is not None else "the problem"
+
+
+def load_problem(config: Config, source: str) -> ProblemParts:
+    """Seed torch and load the config's problem.
+
+    Raises:
+        ConfigError: The config has no problem.
+        PluginError: The problem failed to load.
+    """
+    if config.problem is None:
+        raise ConfigError(f"{source}: problem: is missing; add a [problem] table with a kind, such as 'digits-mlp'")
+    seed_everything(config.training.seed)
+    label = config.problem.label()
+    try:
+        parts = config.problem.load()
+    except Exception as error:
+        raise PluginError(f"{label} failed to load: {type(error).__name__}: {error}") from error
+    if not isinstance(parts, ProblemParts):
+        raise PluginError(f"{label}: `load` returned a {type(parts).__name__}; expected ProblemParts.")
+    for name in ("model", "loss_function"):
+        if not isinstance(getattr(parts, name), Module):
+            raise PluginError(
+                f"{label}: {name} is a {type(getattr(parts, name)).__name__}; expected a torch.nn.Module."
+            )
+    return parts
+
+
+def model_assignment(config: Config, model: Module) -> tuple[Assignment, list[str]]:
+    """Return which group takes which parameter, and a line for all that keeps the groups from being used."""
+    parameters = dict(model.named_parameters())
+    assignment = assign_parameters(list(parameters), [group.params for group in config.groups])
+    needed = [name for name, parameter in parameters.items() if parameter.requires_grad]
+    return assignment, assignment.problems([] if config.fallback is not None else needed)

@@ -1,0 +1,168 @@
+"""One training step, by our optimizer or by one of torch's: the same loop runs both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from backpack import extend
+from torch import Tensor
+from torch.optim import Optimizer, lr_scheduler
+
+from ddn_core.cli.events import StepFigures
+from ddn_core.cli.problem import model_assignment
+from ddn_core.config import Config
+from ddn_core.config.load import config_error
+from ddn_core.errors import ConfigError, DdnError, PluginError
+from ddn_core.optim import DirectionalDampedNewton, torch_optimizer
+from ddn_core.plugins.problem import ProblemParts
+
+SCHEDULERS: Mapping[str, Any] = {
+    "step": lr_scheduler.StepLR,
+    "exponential": lr_scheduler.ExponentialLR,
+    "cosine": lr_scheduler.CosineAnnealingLR,
+    "linear": lr_scheduler.LinearLR,
+}
+
+
+class Stepper(Protocol):
+    """Makes training steps."""
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer that makes them."""
+
+    def step(self, inputs: Tensor, targets: Tensor) -> StepFigures:
+        """Make a step on a batch."""
+
+    def spectra(self) -> list[Tensor]:
+        """Return the eigenvalues of each group in the last step, ascending."""
+
+
+class NewtonStepper:
+    """Steps of `DirectionalDampedNewton`."""
+
+    def __init__(self, config: Config, parts: ProblemParts) -> None:
+        """Extend model and loss, and set the optimizer up."""
+        self._forward = Forward(parts, config)
+        self._optimizer = DirectionalDampedNewton(extend(parts.model).named_parameters(), groups=config)
+        extend(parts.loss_function)
+
+    @property
+    def optimizer(self) -> DirectionalDampedNewton:
+        """The optimizer that makes them."""
+        return self._optimizer
+
+    def step(self, inputs: Tensor, targets: Tensor) -> StepFigures:
+        """Make a step on a batch; the loss after it is evaluated if something needs it."""
+        optimizer = self._optimizer
+        optimizer.zero_grad()
+        with optimizer.curvature():
+            loss = self._forward(inputs, targets)
+            loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step(lambda: self._forward(inputs, targets))
+        reports = optimizer.last_step
+        if not reports:
+            return StepFigures(loss=loss.item(), taken=0.0)
+        ranges = [limits for report in reports if (limits := report.damping_range()) is not None]
+        decrease = math.fsum(report.predicted_decrease for report in reports)
+        return StepFigures(
+            loss=loss.item(),
+            step_norm=math.hypot(*(report.lr * report.clip * float(report.step_norm) for report in reports)),
+            directions=sum(report.directions for report in reports),
+            damping_min=min((lowest for lowest, _ in ranges), default=None),
+            damping_max=max((highest for _, highest in ranges), default=None),
+            predicted_decrease=None if math.isnan(decrease) else decrease,
+            taken=min(report.taken for report in reports),
+        )
+
+    def spectra(self) -> list[Tensor]:
+        """Return the eigenvalues of each group in the last step, ascending."""
+        return [report.all_evals.cpu() for report in self._optimizer.last_step]
+
+
+class TorchStepper:
+    """Steps of an optimizer of torch; model and loss are left as they are."""
+
+    def __init__(self, config: Config, parts: ProblemParts) -> None:
+        """Set the optimizer up."""
+        assert config.optimizer is not None
+        self._forward = Forward(parts, config)
+        self._optimizer = torch_optimizer(config.optimizer, parts.model.parameters())
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer that makes them."""
+        return self._optimizer
+
+    def step(self, inputs: Tensor, targets: Tensor) -> StepFigures:
+        """Make a step on a batch."""
+        losses: list[Tensor] = []
+
+        def closure() -> float:
+            self._optimizer.zero_grad()
+            loss = self._forward(inputs, targets)
+            loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+            return float(losses[-1])
+
+        self._optimizer.step(closure)
+        return StepFigures(loss=float(losses[0]))
+
+    def spectra(self) -> list[Tensor]:
+        """Return nothing: there is no curvature."""
+        return []
+
+
+class Forward:
+    """The loss of a batch."""
+
+    def __init__(self, parts: ProblemParts, config: Config) -> None:
+        """Take model and loss of a problem."""
+        self._parts = parts
+        self._label = config.problem.label() if config.problem is not None else "the problem"
+
+    def __call__(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss.
+
+        Raises:
+            PluginError: Model or loss failed on the batch.
+        """
+        try:
+            loss: Tensor = self._parts.loss_function(self._parts.model(inputs), targets)
+        except DdnError:
+            raise
+        except Exception as error:
+            raise PluginError(
+                f"{self._label}: model or loss failed on a batch with inputs {list(inputs.shape)} and targets "
+                f"{list(targets.shape)}: {type(error).__name__}: {error}"
+            ) from error
+        return loss
+
+
+def stepper_of(config: Config, parts: ProblemParts, source: str) -> Stepper:
+    """Put the model where the config wants it, and return what makes the steps.
+
+    Raises:
+        ConfigError: The device is not there, or groups do not fit the model.
+    """
+    if config.optimizer is None and (problems := model_assignment(config, parts.model)[1]):
+        raise config_error(source, problems)
+    try:
+        parts.model.to(device=config.training.device, dtype=getattr(torch, config.training.dtype))
+    except (RuntimeError, AssertionError) as error:  # torch's, for a device that is not there
+        raise ConfigError(f"{source}: training.device: {config.training.device!r}: {error}") from error
+    return NewtonStepper(config, parts) if config.optimizer is None else TorchStepper(config, parts)
+
+
+def scheduler_of(config: Config, optimizer: Optimizer) -> Any | None:
+    """Return the scheduler of the learning rate that a config names, if any."""
+    given = config.training.scheduler
+    return None if given is None else SCHEDULERS[given.kind](optimizer, **given.options())
+
+
+def learning_rates(optimizer: Optimizer) -> Sequence[float]:
+    """Return the learning rate of each group."""
+    return [float(group["lr"]) for group in optimizer.param_groups]

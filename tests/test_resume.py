@@ -1,0 +1,360 @@
+"""Runs that are cut off go on, and end with the very numbers of a run that was not: real processes, really killed."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from ddn_core.cli.checkpoints import CheckpointFolder, load_checkpoint, save_checkpoint
+from ddn_core.cli.randomness import generators_in, random_state, set_random_state
+from ddn_core.errors import ArgumentError
+from tests.test_cli import ddn
+
+CONFIG = """
+[problem]
+kind = "digits-mlp"
+hidden = [12]
+batch_size = 64
+
+[training]
+epochs = 3
+checkpoint_seconds = 0.02
+evaluate_every = 7
+evaluate_training = true
+scheduler = { kind = "exponential", gamma = 0.97, every = "step" }
+
+[curvature]
+kind = "ggn-mc" # without a seed: from torch's own generator
+
+[step]
+on_increase = "shorten"
+
+[fallback]
+kind = "adamw"
+lr = 0.01
+
+[[groups]]
+params = ["0.*"]
+criterion = { kind = "random", k = 20 }
+damping = { kind = "levenberg-marquardt" }
+lr = 0.5
+momentum = 0.5
+memory = 0.3
+every = 3
+
+[[groups]]
+params = ["2.weight"]
+criterion = { kind = "all" }
+damping = { kind = "trust-region", radius = 1.0 }
+lr = 0.5
+weight_decay = 1e-4
+"""
+COMMAND = [sys.executable, "-W", "error", "-c", "from ddn_core.cli import main; main()", "train"]
+TIMES = ("seconds", "step_seconds")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    path = tmp_path_factory.mktemp("resume") / "c.toml"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(config):
+    """A run that was not interrupted."""
+    folder = config.parent / "whole"
+    result = ddn("train", config, "--out", folder)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    return folder
+
+
+def metrics(folder):
+    events = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in event.items() if name not in TIMES} for event in events]
+
+
+def without_times(place):
+    if isinstance(place, dict):
+        return {key: without_times(value) for key, value in place.items() if key not in (*TIMES, "metrics_bytes")}
+    return [without_times(item) for item in place] if isinstance(place, list | tuple) else place
+
+
+def assert_same(one, other, path="checkpoint"):
+    assert type(one) is type(other), path
+    if isinstance(one, torch.Tensor):
+        assert one.dtype == other.dtype, path
+        assert torch.equal(one, other), path
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), path
+        for key, value in one.items():
+            assert_same(value, other[key], f"{path}.{key}")
+    elif isinstance(one, list):
+        assert len(one) == len(other), path
+        for index, value in enumerate(one):
+            assert_same(value, other[index], f"{path}.{index}")
+    else:
+        assert one == other or one != one, path
+
+
+def assert_ended_alike(folder, whole):
+    assert metrics(folder) == metrics(whole)
+    states = [without_times(load_checkpoint(run / "checkpoint.pt")) for run in (folder, whole)]
+    assert_same(*states)
+    assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}
+
+
+def killed(arguments, seconds):
+    """Start a run, and kill it after a time; return whether it was still alive."""
+    with subprocess.Popen(
+        [*COMMAND, *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            errors = process.communicate(timeout=seconds)[1]
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            return True
+    assert process.returncode == 0, errors
+    return False
+
+
+@pytest.mark.xdist_group("resume")
+def test_a_run_that_is_killed_at_twenty_random_moments_ends_as_one_that_is_not(config, whole, tmp_path):
+    """A folder is killed and resumed until it is through; then the next, until there were twenty kills."""
+    rng = random.Random()
+    kills, runs, in_training = 0, 0, 0
+    deadline = time.monotonic() + 400
+    begun = time.monotonic()
+    assert ddn("train", config, "--out", tmp_path / "timed").returncode == 0
+    whole_seconds = time.monotonic() - begun
+    while kills < 20 and time.monotonic() < deadline:
+        folder = tmp_path / f"run{runs}"
+        alive = True
+        while alive:
+            begins = not (folder / "config.resolved.json").exists()
+            if begins and folder.exists():
+                shutil.rmtree(folder)  # killed while it made the folder: nothing to go on with
+            arguments = [config, "--out", folder] if begins else ["--resume", folder]
+            if kills >= 20:
+                result = ddn("train", *arguments)
+                assert result.returncode == 0, result.stderr
+                break
+            before = (folder / "metrics.jsonl").exists()
+            alive = killed(arguments, rng.uniform(0.3, 1.1) * whole_seconds)
+            kills += alive
+            in_training += alive and (before or (folder / "metrics.jsonl").exists())
+            if alive and (folder / "checkpoint.pt").exists():
+                break  # killed after the end
+        assert_ended_alike(folder, whole)
+        runs += 1
+    assert kills == 20
+    assert in_training >= 5
+
+
+@pytest.fixture
+def interrupted(whole, tmp_path):
+    """A run folder as a kill leaves it, with two checkpoints, one step apart; made from the finished run's config."""
+    folder = tmp_path / "run"
+    arguments = ["train", whole / "config.resolved.json", "--out", folder, "--set", "training.checkpoint_seconds=0"]
+    process = subprocess.Popen([*COMMAND[:-1], *map(str, arguments)], stdout=subprocess.DEVNULL)
+    while len(CheckpointFolder(folder).paths()) < 2 or not (folder / "metrics.jsonl").stat().st_size > 3000:
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return folder
+
+
+def assert_same_numbers(folder, whole):
+    """The config differs in how often checkpoints are written; nothing else does."""
+    assert metrics(folder) == metrics(whole)
+    states = [load_checkpoint(run / "checkpoint.pt")["model"] for run in (folder, whole)]
+    assert_same(*states)
+
+
+def damage_cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def damage_flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(bytes(content))
+
+
+def damage_empty(path):
+    path.write_bytes(b"")
+
+
+def damage_foreign(path):
+    torch.save({"model": {}}, path)
+
+
+def damage_code(path):
+    torch.save({"format": "ddn checkpoint 1", "model": Evil()}, path)
+
+
+class Evil:
+    """Would run code when it is unpickled."""
+
+    def __reduce__(self):
+        return (Path.touch, (Path("code-was-run"),))
+
+
+DAMAGES = {
+    "cut off": (damage_cut, "is truncated, or no checkpoint"),
+    "a bit flipped": (damage_flip, "is damaged: the checksum|is truncated, or no checkpoint"),
+    "empty": (damage_empty, "is truncated, or no checkpoint"),
+    "foreign": (damage_foreign, "is no checkpoint of `ddn train`"),
+    "code": (damage_code, "is truncated, or no checkpoint"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_file_is_told_clearly_and_runs_no_code(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    whole = {"model": {"w": torch.ones(1000)}, "optimizer": {}, "config": {}, "progress": {}, "random": {}}
+    save_checkpoint(tmp_path / "c.pt", whole)
+    assert torch.equal(load_checkpoint(tmp_path / "c.pt")["model"]["w"], torch.ones(1000))
+    damage, message = DAMAGES[name]
+    damage(tmp_path / "c.pt")
+    with pytest.raises(ArgumentError, match=message):
+        load_checkpoint(tmp_path / "c.pt")
+    assert not (tmp_path / "code-was-run").exists()
+
+
+@pytest.mark.xdist_group("resume")
+def test_the_checkpoint_before_a_damaged_one_is_used(interrupted, whole):
+    newest = CheckpointFolder(interrupted).paths()[0]
+    damage_cut(newest)
+    result = ddn("train", "--resume", interrupted)
+    assert result.returncode == 0, result.stderr
+    assert f"note: {newest}: is truncated" in result.stdout
+    assert_same_numbers(interrupted, whole)
+
+
+@pytest.mark.xdist_group("resume")
+def test_errors_of_resume(interrupted, whole, tmp_path):
+    def refused(*arguments):
+        result = ddn("train", *arguments)
+        assert result.returncode == 1
+        assert "Traceback" not in result.stderr
+        return result.stderr
+
+    assert f"the run in {whole} is finished" in refused("--resume", whole)
+    assert "there is no such folder" in refused("--resume", tmp_path / "nothing")
+    assert "it has no config.resolved.json" in refused("--resume", tmp_path)
+    assert "leave --out and --set out" in refused("--resume", whole, "--set", "training.epochs=9")
+    assert "name a CONFIG, or a run folder" in refused()
+    assert f"ddn train --resume {interrupted}" in refused(whole / "config.resolved.json", "--out", interrupted)
+    before = (interrupted / "metrics.jsonl").read_bytes()
+    (interrupted / "metrics.jsonl").write_bytes(before[:100])
+    assert "it was changed" in refused("--resume", interrupted)
+    (interrupted / "metrics.jsonl").write_bytes(before)
+    for path in CheckpointFolder(interrupted).paths():
+        state = load_checkpoint(path)
+        state["config"]["training"]["seed"] = 5
+        save_checkpoint(path, state)
+    assert "is of a run with another config" in refused("--resume", interrupted)
+    for path in CheckpointFolder(interrupted).paths():
+        damage_empty(path)
+    assert "no checkpoint can be used" in refused("--resume", interrupted)
+    assert (interrupted / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.xdist_group("resume")
+def test_an_interrupt_says_how_to_go_on(whole, tmp_path):
+    folder = tmp_path / "run"
+    arguments = ["train", whole / "config.resolved.json", "--out", folder, "--set", "training.epochs=500"]
+    process = subprocess.Popen(
+        [*COMMAND[:-1], *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not (folder / "metrics.jsonl").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"ddn train --resume {folder}" in output.replace("\n", "")
+    assert errors == ""
+
+
+def test_every_generator_goes_on():
+    import numpy
+
+    class Loader:
+        def __init__(self):
+            self.sampler = type("Sampler", (), {})()
+            self.sampler.generator = torch.Generator().manual_seed(3)
+            self.own = self.sampler.generator  # the same one twice
+            self.dataset = torch.ones(3)
+
+    loader = Loader()
+    assert len(list(generators_in(loader))) == 1
+
+    def draw():
+        return (
+            float(torch.rand(())),
+            random.random(),
+            random.gauss(0, 1),
+            numpy.random.rand(),
+            float(torch.rand((), generator=loader.own)),
+        )
+
+    draw()
+    state = random_state(loader)
+    expected = draw(), draw()
+    draw()
+    set_random_state(state, loader)
+    assert (draw(), draw()) == expected
+
+
+@pytest.mark.parametrize("kind", ["adam", "adamw", "sgd", "lbfgs"])
+def test_baselines_run_through_the_same_loop(kind, tmp_path):
+    options = {"sgd": ", lr = 0.5, momentum = 0.9", "lbfgs": ", max_iter = 4"}.get(kind, ", lr = 0.01")
+    (tmp_path / "c.toml").write_text(
+        f"""
+        problem = {{ kind = "digits-mlp", hidden = [16] }}
+        training = {{ epochs = 3 }}
+        optimizer = {{ kind = "{kind}"{options} }}
+        """
+    )
+    result = ddn("train", "c.toml", "--out", "run", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    epochs = [event for event in metrics(tmp_path / "run") if event["event"] == "epoch"]
+    assert epochs[-1]["train_loss"] < 0.8 * epochs[0]["train_loss"]
+    assert (tmp_path / "run" / "run.png").exists()
+    again = load_checkpoint(tmp_path / "run" / "checkpoint.pt")
+    assert again["optimizer"]["state"]
+
+
+def test_a_baseline_is_torch_bit_by_bit(tmp_path):
+    """Without hooks, and with the batches and the initialization of any other optimizer."""
+    from ddn_core.config import load_config
+
+    (tmp_path / "c.toml").write_text(
+        'problem = { kind = "digits-mlp", hidden = [8] }\ntraining = { epochs = 2, seed = 3 }\n'
+        'optimizer = { kind = "adam", lr = 0.01 }\n'
+    )
+    assert ddn("train", "c.toml", "--out", "run", cwd=tmp_path).returncode == 0
+    torch.manual_seed(3)
+    parts = load_config(tmp_path / "c.toml").problem.load()
+    optimizer = torch.optim.Adam(parts.model.parameters(), lr=0.01)
+    for _ in range(2):
+        for X, y in parts.train_batches:
+            optimizer.zero_grad()
+            parts.loss_function(parts.model(X), y).backward()
+            optimizer.step()
+    trained = load_checkpoint(tmp_path / "run" / "checkpoint.pt")["model"]
+    assert_same(dict(trained), dict(parts.model.state_dict()))
