@@ -23,6 +23,7 @@ DAMPINGS = [
     {"kind": "constant", "value": 0.5},
     {"kind": "relative", "fraction": 0.1},
     {"kind": "relative", "fraction": 0.1, "of": "mean"},
+    {"kind": "relative", "fraction": 0.1, "of": "trace"},
     {"kind": "marquardt", "mu": 0.3},
     {"kind": "levenberg-marquardt"},
     {"kind": "trust-region", "radius": 0.7},

@@ -16,6 +16,7 @@ from torch.nn.utils import parameters_to_vector
 
 from ddn_core import DirectionalDampedNewton
 from ddn_core.config import GroupSettings, parse_config
+from ddn_core.engine import GroupCurvature
 from ddn_core.errors import ArgumentError, ConfigError
 from ddn_core.testing import dense_ggn
 from ddn_core.testing.dense import _without_hooks
@@ -94,9 +95,10 @@ class Reference:
         gammas, anchors = E.T @ gradient, E.T @ anchor
         lengths = anchors - (gammas + lambdas * anchors) / (lambdas + deltas)
         outside = lambda v: v - E @ (E.T @ v)  # noqa: E731
-        rest = outside(anchor)
-        if self.criterion["kind"] == "all":
-            w = s.weight_decay
+        rest, w = outside(anchor), s.weight_decay
+        if s.rest:
+            rest = rest - outside(gradient + w * anchor) / (w + float(deltas.max()))
+        elif self.criterion["kind"] == "all":
             rest = rest - w / (w + float(deltas.max())) * outside(theta + anchor)
         step = E @ lengths + rest
         self.previous = step
@@ -139,6 +141,9 @@ FEATURES = [
     {"max_kl": 0.01},
     {"momentum": 0.5, "max_kl": 0.01},
     {"weight_decay": 0.1, "max_kl": 0.01, "memory": 0.5},
+    {"rest": True},
+    {"rest": True, "weight_decay": 0.1, "memory": 0.5},
+    {"rest": True, "every": 2, "weight_decay": 0.1, "momentum": 0.5},
     {"every": 3},
     {"every": 2, "momentum": 0.5, "memory": 0.5, "weight_decay": 0.1},
 ]
@@ -166,12 +171,13 @@ def test_steps_are_those_of_the_reference(given, name, criterion, damping):
     decoupled=st.sampled_from([0.0, 0.1]),
     memory=st.sampled_from([0.0, 0.5, 0.95]),
     longest=st.sampled_from([None, 0.05, 10.0]),
+    rest=st.booleans(),
 )
 def test_any_combination_is_that_of_the_reference(
-    name, criterion, damping, loss, seed, lr, momentum, nesterov, weight_decay, decoupled, memory, longest
+    name, criterion, damping, loss, seed, lr, momentum, nesterov, weight_decay, decoupled, memory, longest, rest
 ):
     given = {"lr": lr, "momentum": momentum, "nesterov": nesterov and momentum > 0, "weight_decay": weight_decay}
-    given |= {"decoupled_weight_decay": decoupled, "memory": memory, "max_step_norm": longest}
+    given |= {"decoupled_weight_decay": decoupled, "memory": memory, "max_step_norm": longest, "rest": rest}
     compare(name, CRITERIA[criterion], DAMPINGS[damping], 3, loss, seed, **given)
 
 
@@ -227,6 +233,46 @@ def test_memory_is_spring():
         train_step(optimizer, model, loss_function, X, y)
         previous = parameters_to_vector(model.parameters()).detach() - before
         torch.testing.assert_close(previous, expected, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("given", [{}, {"weight_decay": 0.1, "memory": 0.7}, {"every": 2}], ids=str)
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "curvature",
+    [{"kind": "ggn-mc", "mc_samples": 2, "seed": 0}, {"subsampling_ggn": [0, 2]}],
+    ids=["mc", "sub-sampled"],
+)
+def test_the_rest_of_the_gradient_makes_it_the_whole_damped_step(curvature, name, given):
+    """Where the gradient is not in the span of V: -(G + δ I)⁻¹ g for the very G that was sampled, by a dense solve."""
+    model, loss_function, X, y = problem(name)
+    group = {"params": ["*"], "criterion": CRITERIA["all"], "damping": DAMPINGS["uniform"], "rest": True, **given}
+    optimizer = DirectionalDampedNewton(model.named_parameters(), [group], curvature=curvature, full_report=True)
+    w, mu = given.get("weight_decay", 0.0), given.get("memory", 0.0)
+    previous = torch.zeros(sum(p.numel() for p in model.parameters())).double()
+    for step in range(3):
+        before = parameters_to_vector(model.parameters()).detach().clone()
+        twin = Reference(copy.deepcopy(model), loss_function, X, y, {}, {})
+        optimizer.zero_grad()
+        with optimizer.curvature():
+            loss_function(model(X), y).backward()
+        if optimizer._is_due(0):
+            ggn = dense_of_pass(optimizer, model)
+        optimizer.step()
+        assert optimizer.last_step[0].refreshed == ("every" not in given or step % 2 == 0)
+        move = parameters_to_vector(model.parameters()).detach() - before
+        matrix = ggn + (w + DELTA) * torch.eye(len(before)).double()
+        expected = torch.linalg.solve(matrix, DELTA * mu * previous - twin.gradient() - w * before)
+        torch.testing.assert_close(move, expected, rtol=1e-7, atol=1e-9)
+        previous = move
+
+
+def dense_of_pass(optimizer, model):
+    """The GGN of a pass, `[P, P]` in the order of the parameters, from the columns of V."""
+    curvature = GroupCurvature.of(optimizer._passes.result()[0], list(model.parameters()))
+    columns = curvature.formed()
+    places = torch.arange(columns.shape[1], dtype=torch.float64)
+    order = torch.cat([part[0].flatten() for part in curvature.vectors(places[None])]).long()
+    return columns[:, order].T @ columns[:, order]
 
 
 def test_strategies_see_the_weight_decay():

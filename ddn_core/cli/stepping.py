@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -62,7 +63,7 @@ class NewtonStepper:
         with optimizer.curvature():
             loss = self._forward(inputs, targets)
             loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step(lambda: self._forward(inputs, targets))
+        optimizer.step(partial(self._loss_after, inputs, targets))
         reports = optimizer.last_step
         if not reports:
             return StepFigures(loss=loss.item(), taken=0.0)
@@ -77,6 +78,10 @@ class NewtonStepper:
             predicted_decrease=None if math.isnan(decrease) else decrease,
             taken=min(report.taken for report in reports),
         )
+
+    @torch.no_grad()
+    def _loss_after(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        return self._forward(inputs, targets)
 
     def spectra(self) -> list[Tensor]:
         """Return the eigenvalues of each group in the last step, ascending."""

@@ -43,6 +43,12 @@ class GroupSettings(TableModel):
     memory: Fraction = Field(
         0.0, description="Factor μ of SPRING's memory: damping draws the step to μ times the previous one, not to zero."
     )
+    rest: bool = Field(
+        False,
+        description="Whether what of the gradient lies in no chosen direction is followed too, divided by the largest "
+        "damping. With all directions and one damping for all, the step is `-(G + δ I)⁻¹ g` then, by a solve, with "
+        "Monte-Carlo samples and sub-samples too.",
+    )
     every: PositiveInt = Field(
         1,
         description="Number of steps that directions and dampings serve, along fresh gradients. Above 1 the K "

@@ -23,6 +23,7 @@ from ddn_core.engine.clock import STAGES, StageClock
 from ddn_core.engine.context import Context, GivenNorms
 from ddn_core.engine.cost import GroupRequest, StageEstimate, estimate, outputs_per_sample
 from ddn_core.engine.directions import Directions
+from ddn_core.engine.gram import GroupCurvature
 from ddn_core.engine.outcome import Outcome
 from ddn_core.engine.pipeline import (
     Choice,
@@ -44,6 +45,7 @@ __all__ = [
     "DampedDirections",
     "Directions",
     "GivenNorms",
+    "GroupCurvature",
     "GroupRequest",
     "GroupStep",
     "Outcome",

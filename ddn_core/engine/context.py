@@ -16,7 +16,7 @@ from ddn_core.engine.outcome import Outcome
 
 
 class Norms(Protocol):
-    """Two norms of a group, computed when first read."""
+    """The sizes of gradient, parameters and curvature of a group, computed when first read."""
 
     @property
     def gradient(self) -> float:
@@ -26,6 +26,10 @@ class Norms(Protocol):
     def parameters(self) -> float:
         """Euclidean norm of the parameters, param."""
 
+    @property
+    def curvature(self) -> float:
+        """Mean of the eigenvalues, zeros included, loss/param²."""
+
 
 @dataclass(frozen=True)
 class GivenNorms:
@@ -33,6 +37,7 @@ class GivenNorms:
 
     gradient: float = 1.0
     parameters: float = 1.0
+    curvature: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,12 +45,20 @@ class GroupNorms:
     """Norms of a group of parameters.
 
     Attributes:
+        basis: Curvature that the directions are of.
         data: Curvature that the gradient belongs to.
         tensors: The parameters.
     """
 
+    basis: GroupCurvature
     data: GroupCurvature
     tensors: Sequence[Tensor]
+
+    @cached_property
+    def curvature(self) -> float:
+        """Mean of the eigenvalues, zeros included, loss/param²."""
+        with torch.no_grad():
+            return float(self.basis.trace) / max(min(self.basis.size, self.basis.capture.columns), 1)
 
     @cached_property
     def gradient(self) -> float:
@@ -100,6 +113,14 @@ class Context:
     def parameter_norm(self) -> float:
         """Euclidean norm of the group's parameters, param; computed when first read."""
         return self.norms.parameters
+
+    @property
+    def mean_curvature(self) -> float:
+        """Mean of the eigenvalues, zeros included: trace over min(R, P), loss/param²; computed when first read.
+
+        It takes no eigenvalue, and is known before any is.
+        """
+        return self.norms.curvature
 
     def generator(self, seed: int = 0) -> Generator:
         """Return a random generator on the CPU that depends on seed, step and group only.

@@ -12,6 +12,9 @@ from torch import Size, Tensor
 from ddn_core.engine.capture import Capture
 from ddn_core.engine.factors import Columns, Factor, Parts, mirror
 
+EXACT = 640
+"""Number of parameters up to which the GGN is in float64, which then costs little."""
+
 
 @dataclass(frozen=True, eq=False)
 class GroupCurvature:
@@ -110,6 +113,43 @@ class GroupCurvature:
         """The gradient of the loss, entries in the order of the formed columns, `[P]`."""
         parts = [root.layout.join(self.gradient_of(index))[0] for index, root in enumerate(self.roots)]
         return torch.cat(parts or [self.capture.zeros(0)])
+
+    def gradient_in_parameters(self) -> tuple[Tensor, ...]:
+        """Return the gradient of the loss, in the shapes of the group's parameters."""
+        return tuple(vectors[0] for vectors in self.vectors(self.gradient[None]))
+
+    @property
+    def on_parameters(self) -> bool:
+        """Whether the group has fewer parameters than columns, so that the GGN is smaller than the Gram matrix."""
+        return self.size < self.capture.columns
+
+    @property
+    def ggn(self) -> Tensor:
+        """The GGN V Vᵀ, `[P, P]`; in float64 where it is small: the product then adds no rounding to that of V."""
+        return self.ggn_and_gradient[0]
+
+    @cached_property
+    def ggn_and_gradient(self) -> tuple[Tensor, Tensor]:
+        """The GGN, and the gradient with the same rounding: V c, where it is in the span of V."""
+        columns, span = self.columns, self.span
+        gradient = self.gradient if span is None else columns.T @ span.to(columns.dtype)
+        return columns.T @ columns, gradient.to(columns.dtype)
+
+    @property
+    def columns(self) -> Tensor:
+        """V itself, transposed, `[R, P]`, in the dtype of the GGN; formed at each call."""
+        columns = self.formed()
+        return columns.double() if self.size <= EXACT else columns
+
+    @property
+    def precision(self) -> float:
+        """Machine precision of the factors."""
+        return torch.finfo(self.capture.dtype).eps
+
+    @property
+    def trace(self) -> Tensor:
+        """The trace of the GGN, and of the Gram matrix, in loss/param²."""
+        return (self.ggn if self.on_parameters else self.gram).diagonal().sum()
 
     def formed(self) -> Tensor:
         """Return V itself, transposed, `[R, P]`."""

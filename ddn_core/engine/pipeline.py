@@ -50,6 +50,7 @@ def damped_newton_step(
     derivatives: Capture | None = None,
     pull: Pull | None = None,
     clock: StageClock | None = None,
+    known: GroupCurvature | None = None,
 ) -> GroupStep:
     """Return the damped Newton step of one group.
 
@@ -62,9 +63,10 @@ def damped_newton_step(
             default they are those of the batch that gives the directions.
         pull: Weight decay and memory of the group; none by default.
         clock: Takes the time of the stages.
+        known: Curvature of the group from a try before, with all that was computed of it.
     """
     clock = clock or StageClock(capture.seconds)
-    basis = GroupCurvature.of(capture, parameters)
+    basis = known or GroupCurvature.of(capture, parameters)
     data = basis if derivatives is None else GroupCurvature.of(derivatives, parameters)
     context = _context(occasion, basis, data, parameters)
     plain = EngineSource(basis, data)
@@ -144,7 +146,7 @@ def group_eigenvalues(capture: Capture, parameters: Sequence[Tensor]) -> tuple[T
         parameters: The group's parameters.
     """
     curvature = GroupCurvature.of(capture, parameters)
-    if curvature.size >= capture.columns:
+    if not curvature.on_parameters:
         return eigenvalues(curvature.gram)
     columns = curvature.formed()
     evals, fallbacks = eigenvalues(columns.T @ columns)
@@ -155,7 +157,7 @@ def _context(
     occasion: Context | None, basis: GroupCurvature, data: GroupCurvature, parameters: Sequence[Tensor]
 ) -> Context:
     capture = basis.capture
-    norms = GroupNorms(data, parameters)
+    norms = GroupNorms(basis, data, parameters)
     return replace(
         occasion or Context(), outputs=capture.outputs, samples=len(capture.ggn), parameters=basis.size, norms=norms
     )
@@ -166,13 +168,14 @@ def _directions(
 ) -> Directions:
     """Return the directions of a group, from the smaller of the Gram matrix and the GGN."""
     capture, vectors = basis.capture, None
-    if basis.size < capture.columns:
+    if basis.on_parameters:
         with clock.stage("gram"):
-            columns = basis.formed()
-            matrix = columns.T @ columns
+            matrix = basis.ggn
         with clock.stage("spectrum"):
-            spectrum = eigendecompose(matrix, largest).padded(capture.columns)
-            plain = outputs_first(columns @ spectrum.evecs / spectrum.evals.sqrt(), capture.columns_per_sample)
+            spectrum = eigendecompose(matrix, largest, basis.precision).padded(capture.columns)
+            along = (basis.columns @ spectrum.evecs / spectrum.evals.sqrt()).to(capture.dtype)
+            spectrum = spectrum.to(capture.dtype)
+            plain = outputs_first(along, capture.columns_per_sample)
             evecs = fix_signs(plain)
             vectors = torch.where((plain * evecs).sum(0) < 0, -spectrum.evecs, spectrum.evecs).T
     else:

@@ -1,6 +1,6 @@
-"""What draws a step beyond the loss: L2 weight decay, and the memory of the previous step.
+"""What draws a step beyond the loss along its directions: weight decay, memory, and the rest of the gradient.
 
-With decay w and anchor a the step minimizes, along the chosen directions,
+With L2 weight decay w and anchor a the step minimizes, along the chosen directions,
 
     gᵀs + ½ sᵀGs + ½ w ‖θ + s‖² + ½ Σ_k δ_k (e_kᵀ(s - a))².
 
@@ -10,12 +10,15 @@ arXiv 2401.10190, equation 19). So, with a_k = e_kᵀ a,
 
     s_k = a_k - (γ̄_k + λ̄_k a_k) / (λ̄_k + δ_k).
 
-What lies in no direction has no curvature but w. If the criterion keeps every direction, it is decayed too, damped by
-the largest δ_k, `s_⊥ = a_⊥ - w / (w + max δ) (θ + a)_⊥`; if the criterion left directions out, `s_⊥ = a_⊥`.
+What lies in no direction has no curvature but w, and is damped by the largest δ_k. There the step is `s_⊥ = a_⊥`, and
+if the criterion keeps every direction, weights are decayed, `- w (θ + a)_⊥ / (w + max δ)`; if the rest of the gradient
+is wanted too, `- (g + w (θ + a))_⊥ / (w + max δ)`. With all directions and one damping for all, that is the whole
+damped Newton step, `-(G + δ I)⁻¹ g`, also where the gradient is not in the span of V (Monte-Carlo samples).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -36,11 +39,13 @@ class Pull:
         decay: Coefficient w of the L2 weight decay, loss/param².
         parameters: The group's parameters θ.
         anchor: What damping draws the step to, in the shapes of the parameters; `None` for zero.
+        rest: Whether the gradient is followed where it lies in no direction.
     """
 
     decay: float
     parameters: tuple[Tensor, ...]
     anchor: tuple[Tensor, ...] | None = None
+    rest: bool = False
 
     def vectors(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
         """Return θ and the anchor, `[2, *shape]` for each parameter."""
@@ -48,17 +53,28 @@ class Pull:
         pairs = zip(self.parameters, anchors, strict=True)
         return tuple(torch.stack([own.detach().to(dtype), anchor.to(dtype)]) for own, anchor in pairs)
 
-    def beside(self, along: Sequence[Tensor], complement: float, reached: Collection[int]) -> tuple[Tensor, ...]:
+    def outside(self, gradient: Sequence[Tensor] | None, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """Return what the step goes against where it has no direction: `w (θ + a)`, and the gradient if it is given."""
+        pulls = [self.decay * (vectors[0] + vectors[1]) for vectors in self.vectors(dtype)]
+        if gradient is None:
+            return tuple(pulls)
+        return tuple(pull + own.to(dtype) for pull, own in zip(pulls, gradient, strict=True))
+
+    def beside(
+        self, along: Sequence[Tensor], outside: Sequence[Tensor], factor: float, reached: Collection[int]
+    ) -> tuple[Tensor, ...]:
         """Return a step, from what it is along the directions.
 
         Args:
-            along: What the directions add to the anchor and to the complement's part.
-            complement: Factor on `θ + a`.
+            along: What the directions add to the anchor, and to the factor times what is outside.
+            outside: What `outside` returned.
+            factor: Factor on that, not positive.
             reached: `id`s of the parameters that the loss reaches; others are not moved.
         """
         found = []
-        for key, own, vectors in zip(map(id, self.parameters), along, self.vectors(along[0].dtype), strict=True):
-            found.append(own + vectors[1] + complement * (vectors[0] + vectors[1]) if key in reached else own)
+        anchors = [vectors[1] for vectors in self.vectors(along[0].dtype)]
+        for parameter, own, anchor, rest in zip(self.parameters, along, anchors, outside, strict=True):
+            found.append(own + anchor + factor * rest if id(parameter) in reached else own)
         return tuple(found)
 
 
@@ -123,19 +139,20 @@ class PulledDirections(DampedDirections):
 
     Attributes:
         pulled: Weight decay and memory, with the curvature that they are projected by.
-        complement: Factor on the part of `θ + a` that lies in no direction.
+        factor: Factor on what the step goes against where it has no direction.
     """
 
     pulled: PulledSource = field(kw_only=True)
-    complement: float = field(kw_only=True)
+    factor: float = field(kw_only=True)
 
     @classmethod
     def within(cls, damped: DampedDirections, pulled: PulledSource, keeps_all: bool) -> PulledDirections:
         """Return damped directions with what draws the step beyond the loss."""
         given = {entry.name: getattr(damped, entry.name) for entry in fields(DampedDirections)}
-        strongest = float(damped.deltas.max()) if len(damped) else float("inf")
-        decay = pulled.pull.decay if keeps_all else 0.0
-        made = cls(**given, pulled=pulled, complement=-decay / (decay + strongest) if decay else 0.0)
+        strongest = float(damped.deltas.max()) if len(damped) else math.inf
+        decay = pulled.pull.decay
+        wanted = pulled.pull.rest or (keeps_all and decay > 0)
+        made = cls(**given, pulled=pulled, factor=-1 / (decay + strongest) if wanted and decay + strongest > 0 else 0.0)
         vars(made).update({name: value for name, value in vars(damped).items() if name not in vars(made)})
         return made
 
@@ -155,7 +172,11 @@ class PulledDirections(DampedDirections):
         Raises:
             NonFiniteError: The step has a NaN or an infinity in it.
         """
+        pull, data = self.pulled.pull, self.pulled.source.data
         parameters, anchors = self._along
-        lengths = self.coefficients - anchors - self.complement * (parameters + anchors)
+        outside = self.loss_gammas + pull.decay * anchors if pull.rest else pull.decay * (parameters + anchors)
+        lengths = self.coefficients - anchors - self.factor * outside
         along = [vectors[0] for vectors in self.source.move(self, lengths[:, None])]
-        return checked_step(self.pulled.pull.beside(along, self.complement, self.pulled.source.basis.capture.reached))
+        gradient = data.gradient_in_parameters() if pull.rest else None
+        rest = pull.outside(gradient, along[0].dtype)
+        return checked_step(pull.beside(along, rest, self.factor, data.capture.reached))

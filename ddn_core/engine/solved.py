@@ -9,12 +9,16 @@ weight decay w and an anchor a (`pull.py`), and τ = δ + w, it is
 
     s = a - (G + τ I)⁻¹ (g + G a + w (θ + a))
       = a - w/τ (θ + a) - V (VᵀV + τ I)⁻¹ (c + Vᵀa - w/τ Vᵀ(θ + a)).
+
+Where the gradient is not in the span of V, and its rest is wanted too, it is, with u = g + w (θ + a),
+
+    s = a - u/τ - V (VᵀV + τ I)⁻¹ (Vᵀa - Vᵀu/τ).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -27,6 +31,9 @@ from ddn_core.engine.source import gammas_in_span
 from ddn_core.engine.spectrum import Spectrum, check_finite, eigendecompose
 from ddn_core.engine.step import DampedDirections, checked_step, predicted_decrease
 
+ROUNDING = 4.0
+"""Rounding of a matrix of R rows, over `√R ε trace`: dampings below it are left to the eigenvectors."""
+
 EXACT_COLUMNS = 640
 """Number of columns up to which the system is solved in float64, which then costs little."""
 
@@ -37,13 +44,15 @@ class SolvedSpectrum:
 
     Attributes:
         matrix: Gram matrix or GGN.
-        right: What gives the gradient of the loss: c, or g.
+        right: What gives the gradient of the loss: c, or Vᵀg, or g.
         solution: What was solved for.
         damping: Damping of all directions.
         decay: Weight decay.
         pulled: Vᵀθ and Vᵀa, `[R, 2]`, or θ and a, `[P, 2]`; `None` without decay and anchor.
         on_parameters: Whether the matrix is the GGN.
+        in_span: Whether the gradient is in the span of V.
         columns: Number of columns of V.
+        dtype: Dtype of what is told; matrix and sides can be more precise.
     """
 
     matrix: Tensor
@@ -53,11 +62,23 @@ class SolvedSpectrum:
     decay: float
     pulled: Tensor | None
     on_parameters: bool
+    in_span: bool
     columns: int
+    dtype: torch.dtype
+
+    def right_side(self) -> Tensor:
+        """Return what the matrix, with damping and decay, is solved for: the last factor of the formulas at the top."""
+        if self.pulled is None:
+            return self.right
+        own, anchor = self.pulled.unbind(1)
+        if self.on_parameters:
+            return self.right + self.matrix @ anchor + self.decay * (own + anchor)
+        pulls, total = self.decay * (own + anchor), self.damping + self.decay
+        return (self.right if self.in_span else -self.right / total) + anchor - pulls / total
 
     @cached_property
     def _spectrum(self) -> Spectrum:
-        return eigendecompose(self.matrix).padded(self.columns)
+        return eigendecompose(self.matrix, precision=torch.finfo(self.dtype).eps).padded(self.columns)
 
     @property
     def count(self) -> int:
@@ -67,12 +88,12 @@ class SolvedSpectrum:
     @property
     def all_evals(self) -> Tensor:
         """Eigenvalues, ascending, loss/param²."""
-        return self._spectrum.all_evals
+        return self._spectrum.all_evals.to(self.dtype)
 
     @property
     def evals(self) -> Tensor:
         """Numerically nonzero eigenvalues, `[K]`, loss/param²."""
-        return self._spectrum.evals
+        return self._spectrum.evals.to(self.dtype)
 
     @cached_property
     def gammas(self) -> Tensor:
@@ -80,8 +101,11 @@ class SolvedSpectrum:
         evecs = self._spectrum.evecs
         if self.on_parameters or not len(self.evals):
             gammas = evecs.T @ self.right
+        elif not self.in_span:
+            gammas = evecs.T @ self.right / self.evals.sqrt()
         else:
             gammas = gammas_in_span(evecs, self.evals, self.all_evals[-1], self.right, self.matrix)
+        gammas = gammas.to(self.dtype)
         return gammas if self._along is None else gammas + self.decay * self._along[0]
 
     @property
@@ -110,20 +134,21 @@ class SolvedSpectrum:
         if self.pulled is not None:
             return self.coefficients.square().sum().sqrt()
         if self.on_parameters:
-            return self.solution.square().sum().sqrt()
+            return self.solution.square().sum().sqrt().to(self.dtype)
         return (self.solution @ self._image).clamp(min=0).sqrt()
 
     def slope(self) -> Tensor:
         """Return the derivative of the loss along the step, a scalar in loss; without what lies in no direction."""
         if self.pulled is not None:
             return (self.gammas * self.coefficients).sum()
-        return -(self.right @ (self.solution if self.on_parameters else self._image))
+        return -(self.right @ (self.solution if self.on_parameters else self._image)).to(self.dtype)
 
     def bend(self) -> Tensor:
         """Return the curvature of the quadratic model along the step; without what lies in no direction."""
         if self.pulled is not None:
             return (self.lambdas * self.coefficients.square()).sum()
-        return self.solution @ self._image if self.on_parameters else self._image.square().sum()
+        bend = self.solution @ self._image if self.on_parameters else self._image.square().sum()
+        return bend.to(self.dtype)
 
     @cached_property
     def _image(self) -> Tensor:
@@ -134,7 +159,7 @@ class SolvedSpectrum:
         """e_kᵀ θ and e_kᵀ a, `[2, K]`."""
         if self.pulled is None:
             return None
-        along = (self._spectrum.evecs.T @ self.pulled).T
+        along = (self._spectrum.evecs.T @ self.pulled).T.to(self.dtype)
         return along if self.on_parameters else along / self.evals.sqrt()
 
 
@@ -163,21 +188,19 @@ class SolvedStep:
         pull: Pull | None,
         clock: StageClock,
     ) -> SolvedStep | None:
-        """Return the step, or `None` where a solve does not give it: the matrix is too ill-conditioned."""
-        span = curvature.span
-        if span is None or not curvature.factors:
+        """Return the step, or `None` where a solve does not give it.
+
+        The gradient is not in the span, and its rest is not wanted; or the matrix is too ill-conditioned.
+        """
+        in_span = curvature.span is not None
+        if not curvature.factors or not (in_span or (pull is not None and pull.rest)):
             return None
-        on_parameters = curvature.size < curvature.capture.columns
         with clock.stage("gram"):
-            if on_parameters:
-                columns = curvature.formed()
-                matrix, right = columns.T @ columns, columns.T @ span
-            else:
-                matrix, right = curvature.gram, span
+            matrix, right = _matrix_and_right_side(curvature)
         check_finite(matrix)
         decay = 0.0 if pull is None else pull.decay
         size, largest = len(matrix), float(matrix.diagonal().sum())
-        if damping + decay <= size * torch.finfo(matrix.dtype).eps * largest:
+        if damping + decay <= ROUNDING * size**0.5 * curvature.precision * largest:
             return None
         with clock.stage("spectrum"):
             exact = size <= EXACT_COLUMNS or damping + decay < 1e-3 * largest
@@ -186,12 +209,21 @@ class SolvedStep:
             factor, failed = torch.linalg.cholesky_ex(shifted)
             if bool(failed):
                 return None
-            pulled = None if pull is None else _pulled(curvature, pull, on_parameters)
-            wanted = right if pulled is None else _right_side(matrix, right, pulled, decay, damping, on_parameters)
+            told = SolvedSpectrum(
+                matrix=matrix,
+                right=right,
+                solution=right,
+                damping=damping,
+                decay=decay,
+                pulled=None if pull is None else _pulled(curvature, pull, matrix.dtype),
+                on_parameters=curvature.on_parameters,
+                in_span=in_span,
+                columns=curvature.capture.columns,
+                dtype=curvature.capture.dtype,
+            )
+            wanted = told.right_side()
             solution = torch.cholesky_solve(wanted.to(shifted.dtype)[:, None], factor)[:, 0].to(matrix.dtype)
-        count = curvature.capture.columns
-        spectral = SolvedSpectrum(matrix, right, solution, damping, decay, pulled, on_parameters, count)
-        return cls(curvature, spectral, decompose, pull)
+        return cls(curvature, replace(told, solution=solution), decompose, pull)
 
     @property
     def uniform_damping(self) -> float:
@@ -209,16 +241,19 @@ class SolvedStep:
         Raises:
             NonFiniteError: The step has a NaN or an infinity in it.
         """
-        told = self.spectral
+        told, dtype = self.spectral, self.curvature.capture.dtype
+        solution = told.solution.to(dtype)
         if told.on_parameters:
-            moves = self.curvature.vectors(-told.solution[None])
+            moves = self.curvature.vectors(-solution[None])
         else:
-            moves = self.curvature.combine(-told.solution[:, None])
+            moves = self.curvature.combine(-solution[:, None])
         along = [move[0] for move in moves]
         if self.pull is None:
             return checked_step(along)
-        complement = 0.0 if told.on_parameters else -told.decay / (told.decay + told.damping)
-        return checked_step(self.pull.beside(along, complement, self.curvature.capture.reached))
+        gradient = None if told.in_span else self.curvature.gradient_in_parameters()
+        factor = 0.0 if told.on_parameters else -1 / (told.decay + told.damping)
+        outside = self.pull.outside(gradient, dtype)
+        return checked_step(self.pull.beside(along, outside, factor, self.curvature.capture.reached))
 
     def step_norm(self) -> Tensor:
         """Return the Euclidean norm of the step, a scalar in param."""
@@ -229,17 +264,15 @@ class SolvedStep:
         return predicted_decrease(self.spectral, lr)
 
 
-def _pulled(curvature: GroupCurvature, pull: Pull, on_parameters: bool) -> Tensor:
+def _matrix_and_right_side(curvature: GroupCurvature) -> tuple[Tensor, Tensor]:
+    """Return the smaller matrix, and c, Vᵀg where there is no c, or g."""
+    if curvature.on_parameters:
+        return curvature.ggn_and_gradient
+    span = curvature.span
+    return curvature.gram, curvature.products if span is None else span
+
+
+def _pulled(curvature: GroupCurvature, pull: Pull, dtype: torch.dtype) -> Tensor:
     """Return Vᵀθ and Vᵀa, `[R, 2]`, or θ and a themselves, `[P, 2]`."""
     vectors = pull.vectors(curvature.capture.dtype)
-    return curvature.flat(vectors).T if on_parameters else curvature.images(vectors)
-
-
-def _right_side(
-    matrix: Tensor, right: Tensor, pulled: Tensor, decay: float, damping: float, on_parameters: bool
-) -> Tensor:
-    """Return what is solved for: the last factor of the formula at the top, or `g + G a + w (θ + a)`."""
-    own, anchor = pulled.unbind(1)
-    if on_parameters:
-        return right + matrix @ anchor + decay * (own + anchor)
-    return right + anchor - decay / (damping + decay) * (own + anchor)
+    return (curvature.flat(vectors).T if curvature.on_parameters else curvature.images(vectors)).to(dtype)

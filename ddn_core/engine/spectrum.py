@@ -32,6 +32,10 @@ class Spectrum:
     evecs: Tensor
     fallbacks: tuple[str, ...] = ()
 
+    def to(self, dtype: torch.dtype) -> Spectrum:
+        """Return the spectrum in another dtype."""
+        return replace(self, all_evals=self.all_evals.to(dtype), evals=self.evals.to(dtype), evecs=self.evecs.to(dtype))
+
     def padded(self, columns: int) -> Spectrum:
         """Return the spectrum with zeros in front, for the eigenvalues of VᵀV that V Vᵀ does not have.
 
@@ -53,7 +57,16 @@ def null_space_bound(evals: Tensor, columns: int) -> Tensor:
     return evals.max() * columns * torch.finfo(evals.dtype).eps
 
 
-def eigendecompose(matrix: Tensor, largest: int | None = None) -> Spectrum:
+def factors_bound(evals: Tensor, precision: float) -> Tensor:
+    """Return the value up to which an eigenvalue of V Vᵀ is rounding of V, where the product itself is more precise.
+
+    Entries of V have relative errors of some ε, the precision of its dtype, so singular values have errors of some
+    `ε ‖V‖`; eigenvalues are their squares, and resolved down to `(16 ε)² trace`. The factor is for layers of rounding.
+    """
+    return evals.clamp(min=0).sum() * (16 * precision) ** 2
+
+
+def eigendecompose(matrix: Tensor, largest: int | None = None, precision: float = 0.0) -> Spectrum:
     """Return the numerically nonzero part of a spectrum.
 
     Where few pairs of a large matrix are needed they alone are computed. Where the solver fails, it is tried in
@@ -62,6 +75,7 @@ def eigendecompose(matrix: Tensor, largest: int | None = None) -> Spectrum:
     Args:
         matrix: Symmetric positive semi-definite matrix, `[R, R]`.
         largest: Number of leading eigenpairs that are needed; all by default.
+        precision: Precision of the factors, where the matrix was made of them in a more precise dtype.
 
     Raises:
         CurvatureError: The matrix has a NaN or an infinity in it, or no solver converges.
@@ -75,7 +89,8 @@ def eigendecompose(matrix: Tensor, largest: int | None = None) -> Spectrum:
             found = leading_eigenpairs(matrix, largest)
         fallbacks += [] if found is not None else ["eigh"]
     evals, evecs = found if found is not None else _eigh(matrix, fallbacks)
-    null = int((evals <= null_space_bound(evals, columns)).sum()) if columns else 0
+    bound = torch.maximum(null_space_bound(evals, columns), factors_bound(evals, precision)) if columns else 0
+    null = int((evals <= bound).sum())
     if largest is not None:
         null = max(null, len(evals) - largest)
     return Spectrum(evals, evals[null:], evecs[:, null:], tuple(fallbacks))

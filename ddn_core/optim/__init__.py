@@ -4,11 +4,13 @@ One file each::
 
     optimizer.py    DirectionalDampedNewton: what a user sees
     passes.py       the backward passes between two steps
-    planning.py     what a group will do, without doing it: engine, momentum, clips, decay
+    raw.py          the damped Newton step of a group, before momentum and clips
+    planning.py     what a group will do, without doing it: momentum, clips, decoupled decay
     reuse.py        directions that are kept for several steps, and fresh gradients along them
     fallback.py     parameters that no group takes, moved by an optimizer of torch
     trial.py        moving parameters, all or none, and taking it back
     report.py       what a step did
+    outcomes.py     what strategies learn of it
     parameters.py   from globs or tensors to torch's parameter groups
     state.py        the strategies' part of `state_dict`
 """

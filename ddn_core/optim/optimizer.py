@@ -28,7 +28,8 @@ from ddn_core.optim.parameters import (
     parameter_names,
 )
 from ddn_core.optim.passes import CurvaturePasses, Part
-from ddn_core.optim.planning import GroupPlan, Passes, plan_group
+from ddn_core.optim.planning import GroupPlan, plan_group
+from ddn_core.optim.raw import Passes
 from ddn_core.optim.report import StepReport
 from ddn_core.optim.reuse import HeldDirections
 from ddn_core.optim.state import COUNTERS, LoadedState, saved_state
@@ -56,9 +57,8 @@ class DirectionalDampedNewton(Optimizer):
         ...     optimizer.step()
 
     Attributes:
-        last_step: A report for each group of what the last step did; empty before the first, and after a skipped one.
-        full_report: Whether reports have what takes extra computation: derivatives of each sample, and the predicted
-            decrease with momentum, memory or weight decay.
+        last_step: A report for each group of what the last step did; empty where there was none, or it was skipped.
+        full_report: Whether reports have what takes extra computation.
         skipped_steps: Number of steps that were not taken since loss or step was not finite.
         undone_steps: Number of steps that were taken back since they raised the loss.
     """

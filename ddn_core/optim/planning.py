@@ -4,62 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ddn_core.engine import (
-    Capture,
     Choice,
     Context,
-    GroupStep,
     Pull,
     QuadraticModel,
     Spectral,
     StageClock,
-    damped_newton_step,
     quadratic_model,
 )
 from ddn_core.errors import CurvatureError, NonFiniteError, StrategyError
+from ddn_core.optim.raw import PREVIOUS, Passes, Raw, fresh_step, pull_of, reused_step
 from ddn_core.optim.report import StepReport
 from ddn_core.optim.reuse import HeldDirections
 
-BUFFER, PREVIOUS = "momentum_buffer", "previous_step"
-"""Keys of a parameter's state."""
-
-
-@dataclass(frozen=True, eq=False)
-class Passes:
-    """What the backward passes gave: for the directions, and for the derivatives along them if that is another."""
-
-    directions: Capture
-    derivatives: Capture | None
-
-    @property
-    def loss(self) -> float:
-        """Loss of the batch that gradients are of."""
-        return (self.derivatives or self.directions).loss
-
-
-@dataclass(frozen=True, eq=False)
-class Raw:
-    """A damped Newton step, before momentum and clips.
-
-    Attributes:
-        moves: The step, in the shapes of the parameters.
-        told: What is told of it along its directions.
-        held: Its directions, if they are to be used again.
-        step: What the engine gave; `None` where directions were reused.
-        reached: For each parameter, whether the loss reaches it.
-    """
-
-    moves: tuple[Tensor, ...]
-    told: Spectral
-    held: HeldDirections | None
-    step: GroupStep | None
-    reached: tuple[bool, ...]
+BUFFER = "momentum_buffer"
+"""Key of a parameter's state: its part of momentum."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,8 +104,12 @@ def plan_group(
     where = f"group {occasion.group}"
     clock = StageClock(passes.directions.seconds)
     try:
-        pull = _pull(group, state)
-        raw = _reused(held, group, pull) if held is not None else _fresh(passes, group, choice, occasion, pull, clock)
+        pull = pull_of(group, state)
+        raw = (
+            reused_step(held, group, pull)
+            if held is not None
+            else fresh_step(passes, group, choice, occasion, pull, clock)
+        )
         with clock.stage("step"), torch.no_grad():
             plan = _plan(passes, group, raw, pull, occasion, state, full, predict or full, clock)
         checked_targets(plan.targets(1.0), where)
@@ -164,52 +134,6 @@ def checked_targets(targets: Sequence[Tensor | None], where: str) -> None:
             raise NonFiniteError(
                 f"{where}: lr times the step is not finite. Damp more, or lower lr. No parameter has been touched."
             )
-
-
-def _pull(group: Mapping[str, Any], state: Mapping[Tensor, Any]) -> Pull | None:
-    """Return weight decay and memory of a group, if it has any."""
-    decay, memory = float(group["weight_decay"]), float(group["memory"])
-    previous = [state[p].get(PREVIOUS) if p in state else None for p in group["params"]] if memory else []
-    anchor = None
-    if any(vector is not None for vector in previous):
-        anchor = tuple(
-            torch.zeros_like(p, requires_grad=False) if vector is None else memory * vector
-            for p, vector in zip(group["params"], previous, strict=True)
-        )
-    return Pull(decay, tuple(group["params"]), anchor) if decay or anchor else None
-
-
-def _fresh(
-    passes: Passes,
-    group: Mapping[str, Any],
-    choice: Choice,
-    occasion: Context,
-    pull: Pull | None,
-    clock: StageClock,
-) -> Raw:
-    """Return the step along directions of this pass."""
-    params, every = group["params"], int(group["every"])
-    if every > 1:
-        choice = replace(choice, uniform_damping=lambda context: None)  # directions are wanted, not the step alone
-    step = damped_newton_step(passes.directions, params, choice, occasion, passes.derivatives, pull, clock)
-    with clock.stage("step"), torch.no_grad():
-        moves = step.step()
-        held = HeldDirections.of(step.directions) if every > 1 else None
-    reached = passes.directions.reached
-    return Raw(moves, step.spectral, held, step, tuple(id(parameter) in reached for parameter in params))
-
-
-def _reused(held: HeldDirections, group: Mapping[str, Any], pull: Pull | None) -> Raw:
-    """Return the step along directions of an earlier pass, and the gradient that the parameters hold."""
-    gradients = [parameter.grad for parameter in group["params"]]
-    if all(gradient is None for gradient in gradients):
-        raise CurvatureError(
-            "directions of an earlier step are reused, but there is no gradient to go along them. Call step() before "
-            "zero_grad()."
-        )
-    with torch.no_grad():
-        moves, told = held.step(gradients, pull)
-    return Raw(moves, told, held.older(), None, tuple(gradient is not None for gradient in gradients))
 
 
 def _plan(

@@ -25,7 +25,7 @@ class HeldDirections:
         evals: Eigenvalues of the directions, `[K]`, loss/param².
         lambdas: Directional curvatures of the loss, weight decay included, `[K]`, loss/param².
         deltas: Dampings, `[K]`, loss/param².
-        complement: Factor on the part of `θ + a` that lies in no direction.
+        factor: Factor on what the step goes against where it has no direction (`pull.py`).
         age: Number of steps that they served.
     """
 
@@ -34,7 +34,7 @@ class HeldDirections:
     evals: Tensor
     lambdas: Tensor
     deltas: Tensor
-    complement: float
+    factor: float
     age: int = 1
 
     @classmethod
@@ -46,7 +46,7 @@ class HeldDirections:
             evals=damped.evals,
             lambdas=damped.loss_lambdas,
             deltas=damped.deltas,
-            complement=getattr(damped, "complement", 0.0),
+            factor=getattr(damped, "factor", 0.0),
         )
 
     def older(self) -> HeldDirections:
@@ -71,9 +71,11 @@ class HeldDirections:
             own, anchors = (self.along([pair[place] for pair in vectors]) for place in (0, 1))
             gammas = gammas + pull.decay * own
             coefficients = anchors - (gammas + self.lambdas * anchors) / (self.lambdas + self.deltas)
-            lengths = coefficients - anchors - self.complement * (own + anchors)
+            given = [torch.zeros_like(p) if g is None else g for p, g in zip(pull.parameters, gradients, strict=True)]
+            outside = pull.outside(given if pull.rest else None, dtype)
+            moves = self.combine(coefficients - anchors - self.factor * self.along(outside))
             reached = {id(p) for p, g in zip(pull.parameters, gradients, strict=True) if g is not None}
-            moves = pull.beside(self.combine(lengths), self.complement, reached)
+            moves = pull.beside(moves, outside, self.factor, reached)
         told = SpectralSummary(self.all_evals, self.evals, gammas, self.lambdas, self.deltas, coefficients, ())
         return moves, told
 
@@ -104,7 +106,7 @@ class HeldDirections:
     def state_dict(self) -> dict[str, Any]:
         """Return all as plain data."""
         tensors = {name: getattr(self, name) for name in TENSORS}
-        return {**tensors, "eigenvectors": list(self.eigenvectors), "complement": self.complement, "age": self.age}
+        return {**tensors, "eigenvectors": list(self.eigenvectors), "factor": self.factor, "age": self.age}
 
     @classmethod
     def loaded(cls, state: Mapping[str, Any], parameters: Sequence[Tensor]) -> HeldDirections:
@@ -118,4 +120,4 @@ class HeldDirections:
         if [vector.shape[1:] for vector in vectors] != [parameter.shape for parameter in parameters]:
             raise ArgumentError("the state has directions of parameters of other shapes.")
         tensors = {name: state[name].to(device) for name in TENSORS}
-        return cls(eigenvectors=vectors, complement=float(state["complement"]), age=int(state["age"]), **tensors)
+        return cls(eigenvectors=vectors, factor=float(state["factor"]), age=int(state["age"]), **tensors)

@@ -51,7 +51,8 @@ def typical_directions(
         gammas, lambdas = gammas / samples, lambdas / samples
     made = Directions.from_tensors(evals.to(dtype), evecs.to(dtype), gammas.to(dtype), lambdas.to(dtype), reduction)
     given = context or Context(outputs=outputs, samples=samples, parameters=20 * count)
-    norms = GivenNorms(gradient=float(made.loss_gammas.double().norm()), parameters=3.0)
+    mean = float(made.evals.double().mean())
+    norms = GivenNorms(gradient=float(made.loss_gammas.double().norm()), parameters=3.0, curvature=mean)
     return Directions.from_tensors(
         made.evals, made.evecs, made.gammas, made.lambdas, reduction, context=replace(given, norms=norms)
     )
@@ -92,6 +93,7 @@ def changed(
     lambdas: Tensor | None = None,
     gradient: float | None = None,
     parameters: float | None = None,
+    curvature: float | None = None,
     step: int | None = None,
     last: Outcome | None = None,
 ) -> Directions:
@@ -100,6 +102,7 @@ def changed(
     norms = GivenNorms(
         gradient=context.gradient_norm if gradient is None else gradient,
         parameters=context.parameter_norm if parameters is None else parameters,
+        curvature=context.mean_curvature if curvature is None else curvature,
     )
     context = replace(context, norms=norms, step=context.step if step is None else step, last=last or context.last)
     return Directions.from_tensors(
@@ -122,6 +125,7 @@ def in_units(directions: Directions, loss: float = 1.0, param: float = 1.0) -> D
         lambdas=directions.lambdas * (loss / param**2),
         gradient=context.gradient_norm * (loss / param),
         parameters=context.parameter_norm * param,
+        curvature=context.mean_curvature * (loss / param**2),
         last=None if context.last is None else outcome_in_units(context.last, loss, param),
     )
 

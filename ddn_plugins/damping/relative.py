@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, NonNegativeFloat
 
 from ddn_core.api import Damping, Unit
+from ddn_plugins._flat import same_for_all
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ddn_core.api import Directions
+    from ddn_core.api import Context, Directions
 
 
 class Relative(Damping, kind="relative"):
-    """δ_k = fraction · max λ, or fraction · mean λ, over the chosen directions.
+    """δ_k = fraction · max λ, or fraction · mean λ, over the chosen directions; or fraction · trace(G) / min(R, P).
 
     Source: the usual scaling of Levenberg's damping; Nielsen 1999, "Damping parameter in Marquardt's method", begins
     with a fraction of the largest diagonal entry.
@@ -24,9 +25,19 @@ class Relative(Damping, kind="relative"):
     """
 
     fraction: Annotated[NonNegativeFloat, Unit("1")] = Field(1e-2, description="Fraction of the reference eigenvalue.")
-    of: Literal["max", "mean"] = Field("max", description="Reference: the largest or the mean eigenvalue.")
+    of: Literal["max", "mean", "trace"] = Field(
+        "max",
+        description="Reference: the largest or the mean eigenvalue of the chosen directions, or the trace over the "
+        "number of directions that there can be, for which no eigenvalue is needed.",
+    )
+
+    def uniform(self, context: Context) -> float | None:
+        """Return the fraction of the trace, if that is the reference: known before any eigenvalue is."""
+        return self.fraction * context.mean_curvature if self.of == "trace" else None
 
     def damp(self, directions: Directions) -> Tensor:
         """Return the fraction of the reference for each direction."""
         evals = directions.evals
+        if self.of == "trace":
+            return same_for_all(self.fraction * directions.context.mean_curvature, directions)
         return (self.fraction * (evals.max() if self.of == "max" else evals.mean())).expand_as(evals)
