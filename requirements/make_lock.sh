@@ -22,7 +22,8 @@ pip install --quiet --no-deps 'backpack-for-pytorch>=1.7,<2'
 extra train
 pip install --quiet einops unfoldNd pluggy 'pydantic<3' hatchling editables --requirement "$folder/train.txt"
 lock run
-extra test
-extra docs
-pip install --quiet --requirement "$folder/test.txt" --requirement "$folder/docs.txt"
+for name in test docs lightning tensorboard; do
+    extra "$name"
+    pip install --quiet --requirement "$folder/$name.txt"
+done
 lock dev

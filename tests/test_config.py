@@ -424,3 +424,17 @@ def test_the_schema_can_be_named():
     group = {"params": ["*"], "criterion": {"kind": "all"}, "damping": {"kind": "constant"}}
     assert parse_config({"$schema": "./ddn.schema.json", "groups": [group]}).schema_file == "./ddn.schema.json"
     assert "schema: unknown field. Did you mean '$schema'?" in _error({"schema": "x", "groups": [group]})
+
+
+def test_a_star_stands_for_every_entry_of_a_list():
+    from ddn_core.config.overrides import apply_overrides
+
+    table = {"groups": [{"lr": 1.0, "damping": {"kind": "constant", "value": 1.0}}, {"lr": 2.0}], "a": {"*": 1}}
+    changed = apply_overrides(table, ["groups.*.lr=0.5", "groups.*.damping.value=3.0", "a.*=2"])
+    assert [group["lr"] for group in changed["groups"]] == [0.5, 0.5]
+    assert [group["damping"]["value"] for group in changed["groups"]] == [3.0, 3.0]
+    assert changed["a"] == {"*": 2}
+    assert [group["lr"] for group in table["groups"]] == [1.0, 2.0]
+    assert apply_overrides({"groups": []}, ["groups.*.lr=0.5"]) == {"groups": []}
+    with pytest.raises(ConfigError, match="'x' is none of them"):
+        apply_overrides(table, ["groups.x.lr=1"])

@@ -16,7 +16,9 @@ from ddn_core.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-PAGES = [ROOT / "docs" / f"{name}.md" for name in ("config", "engine", "migration", "plugins", "quickstart")]
+PAGES = [
+    ROOT / "docs" / f"{name}.md" for name in ("config", "engine", "migration", "optimizer", "plugins", "quickstart")
+]
 
 
 def blocks(text, language):

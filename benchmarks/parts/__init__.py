@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks.parts import (
     accuracy,
+    evidence,
     growth,
     imports,
     levenberg_marquardt,
@@ -27,6 +28,7 @@ PARTS: dict[str, Part] = {
         growth.PART,
         strategies.PART,
         imports.PART,
+        evidence.PART,
     )
 }
 """Every part by the name of its sub-command."""

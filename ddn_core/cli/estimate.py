@@ -29,6 +29,8 @@ def estimate_report(config: Config, source: str) -> RenderableType:
         ConfigError: The config has no problem, or its groups do not fit the model.
         CurvatureError: A layer or the loss is not supported, or the memory budget is too small.
     """
+    if config.optimizer is not None:
+        raise config_error(source, [f"optimizer: {config.optimizer.kind} of torch has no curvature to estimate"])
     parts = load_problem(config, source)
     assignment, problems = model_assignment(config, parts.model)
     if problems:

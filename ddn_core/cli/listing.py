@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ddn_core.config import Config
+from ddn_core.config import Config, FirstOrder
 from ddn_core.plugins.component import Component
 from ddn_core.plugins.registry import PluginRecord, Registry
 
@@ -39,7 +39,17 @@ def check_report(config: Config, source: str) -> tuple[RenderableType, list[str]
         Text(f"{name} is named by groups {', '.join(map(str, groups))}; group {groups[0]} takes it")
         for name, groups in assignment.contested.items()
     ]
-    return Group(table, *notes), problems
+    left = [name for name in assignment.untaken if parameters[name].requires_grad]
+    return Group(*([table] if config.groups else []), *notes, *_torch_notes(config, left)), problems
+
+
+def _torch_notes(config: Config, left: list[str]) -> list[Text]:
+    """Return a line for what an optimizer of torch takes."""
+    if config.optimizer is not None:
+        return [Text(f"{_phrase(config.optimizer)} of torch takes all parameters")]
+    if config.fallback is not None:
+        return [Text(f"{_phrase(config.fallback)} of torch takes {', '.join(left) or 'nothing: the groups take all'}")]
+    return []
 
 
 def _without_problem(config: Config, source: str) -> RenderableType:
@@ -90,10 +100,10 @@ def _origin(record: PluginRecord) -> str:
     return ", ".join(map(str, record.entries))
 
 
-def _phrase(component: Component) -> str:
+def _phrase(component: Component | FirstOrder) -> str:
     """Return a component as one writes it: `top-k(k=10)`, `maximum(of=[constant(value=1.0), relative(...)])`."""
-    fields = ", ".join(f"{name}={_value(getattr(component, name))}" for name in type(component).model_fields)
-    return f"{type(component).kind}({fields})"
+    names = [name for name in type(component).model_fields if name != "kind"]
+    return f"{component.kind}({', '.join(f'{name}={_value(getattr(component, name))}' for name in names)})"
 
 
 def _value(value: Any) -> str:

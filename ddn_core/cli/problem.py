@@ -60,4 +60,5 @@ def model_assignment(config: Config, model: Module) -> tuple[Assignment, list[st
     parameters = dict(model.named_parameters())
     assignment = assign_parameters(list(parameters), [group.params for group in config.groups])
     needed = [name for name, parameter in parameters.items() if parameter.requires_grad]
-    return assignment, assignment.problems([] if config.fallback is not None else needed)
+    theirs = config.fallback is not None or config.optimizer is not None
+    return assignment, assignment.problems([] if theirs else needed)

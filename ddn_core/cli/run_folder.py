@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class RunFolder:
         self._resolved = resolved
         self._checkpoints = CheckpointFolder(path)
         self._written = time.monotonic()
+        self._metrics: io.FileIO | None = None
 
     @classmethod
     def begin(cls, path: Path, resolved: dict[str, Any]) -> RunFolder:
@@ -56,6 +57,7 @@ class RunFolder:
 
     def give_up(self) -> None:
         """Remove a run that failed before its first step."""
+        self.close()
         if not (self.path / METRICS).exists():
             (self.path / CONFIG).unlink(missing_ok=True)
             self.path.rmdir()
@@ -85,9 +87,16 @@ class RunFolder:
     def record(self, event: StepEvent | EvaluationEvent) -> None:
         """Append an event to the metrics, one JSON object a line; what was written survives if the run dies."""
         name = "step" if isinstance(event, StepEvent) else "epoch" if event.ends_epoch else "evaluation"
-        line = json.dumps({"event": name, **_finite(asdict(event))}, allow_nan=False) + "\n"
-        with (self.path / METRICS).open("ab") as file:
-            file.write(line.encode())
+        line = json.dumps({"event": name, **_finite(vars(event))}, allow_nan=False) + "\n"
+        if self._metrics is None:
+            self._metrics = (self.path / METRICS).open("ab", buffering=0)
+        self._metrics.write(line.encode())
+
+    def close(self) -> None:
+        """Close the metrics."""
+        if self._metrics is not None:
+            self._metrics.close()
+            self._metrics = None
 
     def checkpoint(self, training: Training, seconds: float) -> None:
         """Write a checkpoint, if the last one is older than this."""
@@ -97,6 +106,7 @@ class RunFolder:
 
     def finish(self, training: Training) -> None:
         """Write the picture and then the final checkpoint, which says that the run is finished."""
+        self.close()
         plot_run(training.history).savefig(self.path / PICTURE, dpi=120)
         save_checkpoint(self.path / CHECKPOINT, self._state(training))
         self._checkpoints.remove()

@@ -51,6 +51,7 @@ def train_run(config: Config, source: str, registry: Registry, out: Path, resume
                     folder.checkpoint(training, config.training.checkpoint_seconds)
             folder.finish(training)
     except KeyboardInterrupt:
+        folder.close()
         console.print(f"interrupted; go on with: ddn train --resume {folder.path}", markup=False, soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None
     except Exception:

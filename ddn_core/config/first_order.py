@@ -18,6 +18,8 @@ class FirstOrder(TableModel):
     Fields have the names of torch's arguments; those that are left out have torch's defaults.
     """
 
+    kind: str
+
     def options(self) -> dict[str, Any]:
         """Return the arguments for torch's class."""
         return self.model_dump(exclude={"kind"}, exclude_none=True)

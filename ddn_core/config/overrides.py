@@ -1,6 +1,7 @@
 """Assignments from the command line, `groups.0.damping.value=1e-3`: the value is a TOML literal.
 
-Changing `kind` replaces the table that it is in: the fields of another kind mean nothing to the new one.
+Changing `kind` replaces the table that it is in: the fields of another kind mean nothing to the new one. `*` stands for
+every entry of a list: `groups.*.lr=0.5`.
 """
 
 from __future__ import annotations
@@ -25,8 +26,26 @@ def apply_overrides(table: Mapping[str, Any], overrides: Sequence[str]) -> dict[
         keys = path.strip().split(".")
         if not equals or not all(keys):
             raise ConfigError(f"{override!r} is no assignment. Write path=value, such as groups.0.damping.value=1e-3.")
-        _assign(result, keys, _parse(path, literal))
+        for each in _expanded(result, keys):
+            _assign(result, each, _parse(path, literal))
     return result
+
+
+def _expanded(table: dict[str, Any], keys: list[str]) -> list[list[str]]:
+    """Return the paths that one with `*` for entries of lists stands for."""
+    found: list[tuple[list[str], Any]] = [([], table)]
+    for key in keys:
+        grown = []
+        for path, place in found:
+            if key == "*" and isinstance(place, list):
+                grown += [([*path, str(index)], item) for index, item in enumerate(place)]
+            else:
+                inside = place.get(key) if isinstance(place, dict) else None
+                if isinstance(place, list):
+                    inside = {str(index): item for index, item in enumerate(place)}.get(key)
+                grown.append(([*path, key], inside))
+        found = grown
+    return [path for path, _ in found]
 
 
 def _parse(path: str, literal: str) -> Any:

@@ -27,6 +27,7 @@ from ddn_core.engine.gram import GroupCurvature
 from ddn_core.engine.outcome import Outcome
 from ddn_core.engine.pipeline import (
     Choice,
+    GroupMemo,
     damped_newton_step,
     group_directions,
     group_eigenvalues,
@@ -46,6 +47,7 @@ __all__ = [
     "Directions",
     "GivenNorms",
     "GroupCurvature",
+    "GroupMemo",
     "GroupRequest",
     "GroupStep",
     "Outcome",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from ddn_core.engine.pull import Pull, PulledDirections, PulledSource
 from ddn_core.engine.quadratic import QuadraticModel
 from ddn_core.engine.solved import SolvedStep
 from ddn_core.engine.source import EngineSource, outputs_first, same_samples
-from ddn_core.engine.spectrum import eigendecompose, eigenvalues, fix_signs
+from ddn_core.engine.spectrum import Spectrum, eigendecompose, eigenvalues, fix_signs
 from ddn_core.engine.step import DampedDirections, GroupStep
 
 
@@ -41,6 +41,53 @@ class Choice:
     keeps_all: bool = False
 
 
+@dataclass(frozen=True, eq=False)
+class Decomposition:
+    """Eigenpairs of a group.
+
+    Attributes:
+        spectrum: Eigenvalues; its eigenvectors are those of the matrix that was decomposed.
+        evecs: Gram eigenvectors with signs, outputs first, `[R, K]`.
+        vectors: Eigenvectors in parameter space, `[K, P]`, where the GGN was decomposed.
+    """
+
+    spectrum: Spectrum
+    evecs: Tensor
+    vectors: Tensor | None
+
+    def directions(self, capture: Capture, source: DirectionSource, context: Context) -> Directions:
+        """Return the directions, with what a strategy can know beyond them."""
+        own = self.spectrum
+        return Directions(
+            evals=own.evals,
+            evecs=self.evecs,
+            all_evals=own.all_evals,
+            reduction=capture.reduction,
+            source=source,
+            vectors=self.vectors,
+            fallbacks=own.fallbacks,
+            context=context,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class GroupMemo:
+    """What was computed of a group and does not depend on the damping; the caller's, for as long as it tries.
+
+    Attributes:
+        curvature: Curvature of the group, with its matrix once it was computed.
+        decompositions: By number of leading eigenpairs, the eigenpairs.
+    """
+
+    curvature: GroupCurvature
+    decompositions: dict[int | None, Decomposition] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, capture: Capture, parameters: Sequence[Tensor]) -> GroupMemo:
+        """Return an empty one for a group."""
+        return cls(GroupCurvature.of(capture, parameters))
+
+
 @torch.no_grad()
 def damped_newton_step(
     capture: Capture,
@@ -50,7 +97,7 @@ def damped_newton_step(
     derivatives: Capture | None = None,
     pull: Pull | None = None,
     clock: StageClock | None = None,
-    known: GroupCurvature | None = None,
+    memo: GroupMemo | None = None,
 ) -> GroupStep:
     """Return the damped Newton step of one group.
 
@@ -63,10 +110,11 @@ def damped_newton_step(
             default they are those of the batch that gives the directions.
         pull: Weight decay and memory of the group; none by default.
         clock: Takes the time of the stages.
-        known: Curvature of the group from a try before, with all that was computed of it.
+        memo: What a try before computed of the group, with other dampings; what this one computes is added.
     """
     clock = clock or StageClock(capture.seconds)
-    basis = known or GroupCurvature.of(capture, parameters)
+    memo = memo or GroupMemo.of(capture, parameters)
+    basis = memo.curvature
     data = basis if derivatives is None else GroupCurvature.of(derivatives, parameters)
     context = _context(occasion, basis, data, parameters)
     plain = EngineSource(basis, data)
@@ -76,7 +124,9 @@ def damped_newton_step(
         with torch.no_grad():
             with clock.stage("strategies"):
                 largest = choice.largest(context)
-            directions = _directions(basis, source, context, largest, clock)
+            if largest not in memo.decompositions:
+                memo.decompositions[largest] = _decomposed(basis, largest, clock)
+            directions = memo.decompositions[largest].directions(basis.capture, source, context)
             with clock.stage("strategies"):
                 chosen = directions.select(choice.criterion(directions)) if len(directions) else directions
                 damped = DampedDirections.of(chosen, choice.damping(chosen) if len(chosen) else chosen.evals)
@@ -131,7 +181,8 @@ def group_directions(
     curvature = GroupCurvature.of(capture, parameters)
     context = _context(occasion, curvature, curvature, parameters)
     leading = None if largest is None else largest(context)
-    return _directions(curvature, EngineSource(curvature, curvature), context, leading, StageClock())
+    decomposed = _decomposed(curvature, leading, StageClock())
+    return decomposed.directions(capture, EngineSource(curvature, curvature), context)
 
 
 @torch.no_grad()
@@ -163,10 +214,8 @@ def _context(
     )
 
 
-def _directions(
-    basis: GroupCurvature, source: DirectionSource, context: Context, largest: int | None, clock: StageClock
-) -> Directions:
-    """Return the directions of a group, from the smaller of the Gram matrix and the GGN."""
+def _decomposed(basis: GroupCurvature, largest: int | None, clock: StageClock) -> Decomposition:
+    """Return the eigenpairs of a group, from the smaller of the Gram matrix and the GGN."""
     capture, vectors = basis.capture, None
     if basis.on_parameters:
         with clock.stage("gram"):
@@ -184,5 +233,4 @@ def _directions(
         with clock.stage("spectrum"):
             spectrum = eigendecompose(matrix, largest)
             evecs = fix_signs(outputs_first(spectrum.evecs, capture.columns_per_sample))
-    evals, every, fallbacks = spectrum.evals, spectrum.all_evals, spectrum.fallbacks
-    return Directions(evals, evecs, every, capture.reduction, source, vectors, fallbacks, context)
+    return Decomposition(spectrum, evecs, vectors)

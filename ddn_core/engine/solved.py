@@ -34,6 +34,9 @@ from ddn_core.engine.step import DampedDirections, checked_step, predicted_decre
 ROUNDING = 4.0
 """Rounding of a matrix of R rows, over `√R ε trace`: dampings below it are left to the eigenvectors."""
 
+CANCELS = 100.0
+"""Damping, in mean eigenvalues, up to which `M x = b - δ x` loses two digits at most."""
+
 EXACT_COLUMNS = 640
 """Number of columns up to which the system is solved in float64, which then costs little."""
 
@@ -152,6 +155,10 @@ class SolvedSpectrum:
 
     @cached_property
     def _image(self) -> Tensor:
+        """The matrix times the solution: what is solved for, less the damping's part, where that does not cancel."""
+        mean = float(self.matrix.diagonal().mean())
+        if self.pulled is None and self.damping <= CANCELS * mean:
+            return self.right - self.damping * self.solution
         return self.matrix @ self.solution
 
     @cached_property

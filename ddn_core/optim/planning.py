@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,17 +52,15 @@ class GroupPlan:
     state: MutableMapping[Tensor, Any]
     new_state: Mapping[str, Sequence[Tensor]]
 
-    def targets(self, factor: float) -> list[Tensor | None]:
-        """Return the parameters after a part of the step, in their own dtypes."""
-        found: list[Tensor | None] = []
+    def targets(self, factor: float) -> Iterator[Tensor | None]:
+        """Yield the parameters after a part of the step, in their own dtypes; one at a time, since they are copies."""
         for parameter, move in zip(self.parameters, self.moves, strict=True):
             if move is None:
-                found.append(None)
+                yield None
                 continue
             own = parameter.detach()
             start = own if not self.decay else own * (1 - factor * self.decay)
-            found.append(torch.add(start, move, alpha=factor * self.factor).to(parameter.dtype))
-        return found
+            yield torch.add(start, move, alpha=factor * self.factor).to(parameter.dtype)
 
     def commit(self) -> None:
         """Keep momentum and memory of the step."""
@@ -123,7 +121,7 @@ def plan_group(
     return plan
 
 
-def checked_targets(targets: Sequence[Tensor | None], where: str) -> None:
+def checked_targets(targets: Iterable[Tensor | None], where: str) -> None:
     """Raise unless parameters are finite after a step.
 
     Raises:

@@ -13,7 +13,7 @@ from ddn_core.engine import (
     Capture,
     Choice,
     Context,
-    GroupCurvature,
+    GroupMemo,
     GroupStep,
     Pull,
     Spectral,
@@ -33,13 +33,13 @@ class Passes:
 
     directions: Capture
     derivatives: Capture | None
-    _curvatures: dict[int, GroupCurvature] = field(default_factory=dict)
+    _memos: dict[int, GroupMemo] = field(default_factory=dict)
 
-    def curvature_of(self, group: int, parameters: Sequence[Tensor]) -> GroupCurvature:
-        """Return the curvature of a group; one object for all tries of a step."""
-        if group not in self._curvatures:
-            self._curvatures[group] = GroupCurvature.of(self.directions, parameters)
-        return self._curvatures[group]
+    def memo_of(self, group: int, parameters: Sequence[Tensor]) -> GroupMemo:
+        """Return what the tries of a step share of a group."""
+        if group not in self._memos:
+            self._memos[group] = GroupMemo.of(self.directions, parameters)
+        return self._memos[group]
 
     @property
     def loss(self) -> float:
@@ -92,8 +92,8 @@ def fresh_step(
     params, every = group["params"], int(group["every"])
     if every > 1:
         choice = replace(choice, uniform_damping=lambda context: None)  # directions are wanted, not the step alone
-    known = passes.curvature_of(occasion.group, params)
-    step = damped_newton_step(passes.directions, params, choice, occasion, passes.derivatives, pull, clock, known)
+    memo = passes.memo_of(occasion.group, params)
+    step = damped_newton_step(passes.directions, params, choice, occasion, passes.derivatives, pull, clock, memo)
     with clock.stage("step"), torch.no_grad():
         moves = step.step()
         held = HeldDirections.of(step.directions) if every > 1 else None

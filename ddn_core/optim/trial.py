@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,7 +19,7 @@ class Plan(Protocol):
     def parameters(self) -> Sequence[Tensor]:
         """The group's parameters."""
 
-    def targets(self, factor: float) -> Sequence[Tensor | None]:
+    def targets(self, factor: float) -> Iterable[Tensor | None]:
         """Return the parameters after a part of the step, from what they are now; `None` for one that stays."""
 
     def commit(self) -> None:
@@ -40,9 +40,8 @@ class Trial:
     @torch.no_grad()
     def move(self, factor: float = 1.0) -> None:
         """Move the parameters by a part of the step, from where they were at first."""
-        everything = [plan.targets(factor) for plan in self._plans]  # all of them, before the first is moved
-        for plan, targets in zip(self._plans, everything, strict=True):
-            for parameter, target in zip(plan.parameters, targets, strict=True):
+        for plan in self._plans:
+            for parameter, target in zip(plan.parameters, plan.targets(factor), strict=True):
                 if target is not None:
                     parameter.copy_(target)
 

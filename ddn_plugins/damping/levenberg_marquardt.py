@@ -25,8 +25,8 @@ class LevenbergMarquardt(Damping, kind="levenberg-marquardt"):
     With ρ the ratio of the actual to the predicted decrease of the loss on the same batch, δ is multiplied by
     `increase` where ρ < `bad`, and by `decrease` where ρ > `good`. A ratio that is no number counts as bad: the loss
     has become NaN or infinite, or no decrease was predicted. Steps that are too short to be seen in a float32 loss
-    count as good, so that δ comes down again. Where nothing was moved, nothing is learned. A bad step is not taken
-    back.
+    count as good, so that δ comes down again. Where nothing was moved, nothing is learned. With `on_increase = "damp"`
+    in the optimizer's step rules a step that raises the loss is taken back and tried with the larger δ.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"loss_after"})

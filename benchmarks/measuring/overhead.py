@@ -1,0 +1,94 @@
+"""What is around the engine in a training step: bookkeeping, checks, and the lines of the metrics."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+from backpack import backpack, extend
+
+from ddn_core.cli.events import StepEvent
+from ddn_core.cli.run_folder import RunFolder
+from ddn_core.cli.training import Training
+from ddn_core.config import Config, parse_config
+from ddn_core.engine import Capture, Context, CurvatureCapture, Wanted, damped_newton_step
+from ddn_core.plugins.resolve import group_choice
+
+CASES: dict[str, dict[str, Any]] = {
+    "top 10": {"criterion": {"kind": "top-k", "k": 10}, "damping": {"kind": "constant", "value": 1.0}},
+    "all directions": {"criterion": {"kind": "all"}, "damping": {"kind": "constant", "value": 1.0}},
+}
+EPOCH = 11
+"""Number of batches of 128 in the digits."""
+
+
+def measure_overhead(case: str, repetitions: int) -> dict[str, Any]:
+    """Return the medians of a whole step of `ddn train`, recorded, and of the engine alone, an epoch each in turn.
+
+    Args:
+        case: Name of the strategies.
+        repetitions: Number of turns.
+    """
+    group = {"params": ["*"], "lr": 0.1, **CASES[case]}
+    config = parse_config(
+        {"problem": {"kind": "digits-mlp"}, "training": {"epochs": repetitions + 1}, "groups": [group]}
+    )
+    whole: list[float] = []
+    alone: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        training = Training.of(config, "overhead")
+        run = RunFolder.begin(Path(folder) / "run", {})
+        events = training.events()
+        engine = _Engine(config)
+        for turn in range(repetitions + 1):
+            steps, others = [], []
+            for _ in range(EPOCH):
+                event = next(events)  # with the batch, which is not the optimizer's
+                assert isinstance(event, StepEvent)
+                begun = perf_counter()
+                run.record(event)
+                steps.append(event.seconds + perf_counter() - begun)
+                others.append(engine.step())
+            next(events)  # the evaluation
+            if turn:  # the first is to get warm
+                whole += steps
+                alone += others
+        run.close()
+    return {"case": case, "whole": median(whole), "alone": median(alone)}
+
+
+class _Engine:
+    """The same step by the engine's functions: passes, capture, step, and the update of the parameters."""
+
+    def __init__(self, config: Config) -> None:
+        assert config.problem is not None
+        torch.manual_seed(0)
+        parts = config.problem.load()
+        self._model, self._loss_function = extend(parts.model.float()), extend(parts.loss_function)
+        self._parameters = list(self._model.parameters())
+        self._captures: list[Capture] = []
+        wanted = {id(p): Wanted(name, p, 0) for name, p in self._model.named_parameters()}
+        self._extension = CurvatureCapture(lambda: wanted, lambda: None, self._captures.append)
+        self._choice = group_choice(config.groups[0].criterion, config.groups[0].damping, "group 0")
+        self._batches = [(X.float(), y) for X, y in parts.train_batches]
+        self._made = 0
+
+    def step(self) -> float:
+        """Make a step, and return the seconds that it took."""
+        X, y = self._batches[self._made % len(self._batches)]
+        self._made += 1
+        begun = perf_counter()
+        for parameter in self._parameters:
+            parameter.grad = None
+        with backpack(self._extension):
+            self._loss_function(self._model(X), y).backward()
+        step = damped_newton_step(self._captures.pop(), self._parameters, self._choice, Context(step=self._made))
+        with torch.no_grad():
+            for parameter, move in zip(self._parameters, step.step(), strict=True):
+                parameter.add_(move, alpha=0.1)
+        del step  # what it holds is let go of within a step, here as there
+        return perf_counter() - begun

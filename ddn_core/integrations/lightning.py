@@ -1,0 +1,76 @@
+"""PyTorch Lightning: what a module needs where micro-batches are accumulated, or the loss is needed after the step.
+
+Automatic optimization works without anything from here: `configure_optimizers` returns the optimizer, Lightning calls
+`optimizer.step(closure)`, and the closure is called in a curvature block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ddn_core.errors import ArgumentError
+from ddn_core.optim import DirectionalDampedNewton
+
+
+class CurvatureModule:
+    """Mixin for a `LightningModule` whose optimizer is `DirectionalDampedNewton`; put it before `LightningModule`.
+
+    Each backward pass has a curvature block of its own, so that with `accumulate_grad_batches=n` the step is that of
+    the n micro-batches together. Where a strategy or a step rule needs the loss after the step, `training_step` is
+    called again, without a backward pass; with n above 1 that would be the loss of the last micro-batch: an error.
+
+    Example:
+        >>> class Classifier(CurvatureModule, LightningModule): ...
+    """
+
+    _evaluates = False
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Go back through the loss, in a curvature block; not at all, where only the loss is needed."""
+        if self._evaluates:
+            return
+        with self._newton().curvature(accumulate=True):
+            loss.backward(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        """Make the pass of the last micro-batch, and then the step.
+
+        Raises:
+            ArgumentError: The loss after the step is needed, and micro-batches are accumulated.
+        """
+        accumulated = self.trainer.accumulate_grad_batches  # type: ignore[attr-defined]
+
+        def loss_after() -> Any:
+            if accumulated > 1:
+                raise ArgumentError(
+                    f"accumulate_grad_batches is {accumulated}, and the loss after the step is needed: that of one "
+                    "micro-batch is not comparable. Accumulate none, or use strategies and rules that do not need it."
+                )
+            assert optimizer_closure is not None
+            return optimizer_closure()
+
+        if optimizer_closure is not None:
+            optimizer_closure()
+        self._evaluates = True
+        try:
+            optimizer.step(loss_after)
+        finally:
+            self._evaluates = False
+
+    def _newton(self) -> DirectionalDampedNewton:
+        """Return the optimizer.
+
+        Raises:
+            ArgumentError: The module has another one.
+        """
+        given = self.optimizers(use_pl_optimizer=False)  # type: ignore[attr-defined]
+        if not isinstance(given, DirectionalDampedNewton):
+            kind = type(given).__name__ if isinstance(given, Optimizer) else "more than one optimizer"
+            raise ArgumentError(f"CurvatureModule is for one DirectionalDampedNewton; the module has {kind}.")
+        return given
