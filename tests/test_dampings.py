@@ -393,3 +393,28 @@ def test_where_there_is_no_curvature_there_is_no_step_without_damping():
             deltas = damping(kind)(flat(gammas))
             assert (deltas + lambdas[0] > 0).all(), kind
             assert ((gammas[0] / (deltas + lambdas[0])).isfinite()).all(), kind
+
+
+@pytest.mark.parametrize("samples", [4, 30], ids=["fewer columns than parameters", "more"])
+def test_relative_to_the_trace_is_known_without_an_eigenvalue(samples):
+    """Trace of the dense GGN over min(R, P); the same number with the criterion that needs eigenvectors."""
+    from backpack import extend
+    from torch import nn
+
+    from ddn_core import DirectionalDampedNewton
+    from ddn_core.testing import dense_ggn
+
+    torch.manual_seed(0)
+    model, loss_function = extend(nn.Sequential(nn.Linear(4, 5)).double()), extend(nn.CrossEntropyLoss())
+    X, y = torch.rand(samples, 4).double(), torch.randint(0, 5, (samples,))
+    mean = float(dense_ggn(model, loss_function, X, y).trace()) / min(25, 5 * samples)
+    table = {"kind": "relative", "fraction": 0.1, "of": "trace"}
+    for criterion in ({"kind": "all"}, {"kind": "top-k", "k": 2}):
+        group = {"params": ["*"], "criterion": criterion, "damping": table}
+        optimizer = DirectionalDampedNewton(model.named_parameters(), [group], lr=1e-30)
+        with optimizer.curvature():
+            loss_function(model(X), y).backward()
+        optimizer.step()
+        (report,) = optimizer.last_step
+        assert (report.uniform_damping is None) == (criterion["kind"] == "top-k")
+        assert report.deltas.tolist() == pytest.approx([0.1 * mean] * len(report.deltas), rel=1e-9)

@@ -220,7 +220,7 @@ def test_weight_decay_is_what_autograd_says_of_the_penalty():
 
 
 def test_memory_is_spring():
-    """Goldshlager et al. 2024, eq. 19: the minimizer of ‖Vᵀs + c‖² + δ ‖s - μ s_prev‖²."""
+    """Goldshlager et al. 2024: the minimizer of ‖Vᵀs + c‖² + δ ‖s - μ s_prev‖²."""
     model, loss_function, X, y = problem("wide")
     group = {"params": ["*"], "criterion": CRITERIA["all"], "damping": DAMPINGS["uniform"], "memory": 0.9}
     optimizer = DirectionalDampedNewton(model.named_parameters(), [group])

@@ -357,6 +357,7 @@ def test_a_fallback_without_anything_left_is_no_group(extended):
     [
         ({"fallback": {"kind": "adagrad"}}, "'adagrad' is not among"),
         ({"fallback": {"kind": "sgd"}}, r"fallback\.lr: "),
+        ({"fallback": {"kind": "sgd", "lr": 1.0, "nesterov": True}}, "nesterov is true, but momentum is 0"),
         ({"fallback": {"kind": "sgd", "lr": -1.0}}, r"fallback\.lr: "),
         ({"step": {"on_increase": "explode"}}, "step: on_increase"),
         ({"step": {"attempts": 0}}, "step: attempts"),

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
+from ddn_core.config.stepping import Fraction, Momentum
 from ddn_core.plugins.messages import TableModel
 from ddn_core.plugins.units import Unit
-
-Fraction = Annotated[float, Field(ge=0, lt=1), Unit("1")]
 
 
 class FirstOrder(TableModel):
@@ -25,20 +24,11 @@ class FirstOrder(TableModel):
         return self.model_dump(exclude={"kind"}, exclude_none=True)
 
 
-class SgdConfig(FirstOrder):
+class SgdConfig(FirstOrder, Momentum):
     """Stochastic gradient descent, `torch.optim.SGD`."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "if": {"properties": {"nesterov": {"const": True}}, "required": ["nesterov"]},
-            "then": {"properties": {"momentum": {"exclusiveMinimum": 0}}, "required": ["momentum"]},
-        }
-    )
 
     kind: Literal["sgd"] = Field(description="Stochastic gradient descent.")
     lr: Annotated[PositiveFloat, Unit("param²/loss")] = Field(description="Learning rate.")
-    momentum: Fraction = Field(0.0, description="Momentum.")
-    nesterov: bool = Field(False, description="Whether momentum looks ahead; needs momentum.")
     weight_decay: Annotated[NonNegativeFloat, Unit("loss/param²")] = Field(0.0, description="L2 weight decay.")
 
 

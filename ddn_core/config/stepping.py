@@ -12,8 +12,8 @@ from ddn_core.plugins.units import Unit
 Fraction = Annotated[float, Field(ge=0, lt=1), Unit("1")]
 
 
-class GroupSettings(TableModel):
-    """What a group makes of its damped Newton step."""
+class Momentum(TableModel):
+    """Momentum, which may look ahead."""
 
     model_config = ConfigDict(
         json_schema_extra={  # what the validator below says
@@ -22,9 +22,20 @@ class GroupSettings(TableModel):
         }
     )
 
-    lr: Annotated[PositiveFloat, Unit("1")] = Field(1.0, description="Factor on the step.")
     momentum: Fraction = Field(0.0, description="Factor μ of heavy-ball momentum: the buffer is μ times itself + step.")
     nesterov: bool = Field(False, description="Whether momentum looks ahead: step + μ times the buffer is made.")
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> Self:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov is true, but momentum is 0; set momentum, such as 0.9")
+        return self
+
+
+class GroupSettings(Momentum):
+    """What a group makes of its damped Newton step."""
+
+    lr: Annotated[PositiveFloat, Unit("1")] = Field(1.0, description="Factor on the step.")
     weight_decay: Annotated[NonNegativeFloat, Unit("loss/param²")] = Field(
         0.0, description="Coefficient w of the L2 weight decay: `w/2 ‖θ‖²` enters gradient and curvature alike."
     )
@@ -54,12 +65,6 @@ class GroupSettings(TableModel):
         description="Number of steps that directions and dampings serve, along fresh gradients. Above 1 the K "
         "eigenvectors are held, as large as K times the parameters.",
     )
-
-    @model_validator(mode="after")
-    def _nesterov_needs_momentum(self) -> Self:
-        if self.nesterov and not self.momentum:
-            raise ValueError("nesterov is true, but momentum is 0; set momentum, such as 0.9")
-        return self
 
 
 class StepConfig(TableModel):

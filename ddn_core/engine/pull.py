@@ -6,7 +6,7 @@ With L2 weight decay w and anchor a the step minimizes, along the chosen directi
 
 Decay enters gradient and curvature alike, γ̄_k + w e_kᵀθ and λ̄_k + w, before a strategy sees them. Damping draws the
 step to the anchor rather than to zero, which is μ times the previous step (SPRING: Goldshlager, Abrahamsen, Lin 2024,
-arXiv 2401.10190, equation 19). So, with a_k = e_kᵀ a,
+arXiv 2401.10190). So, with a_k = e_kᵀ a,
 
     s_k = a_k - (γ̄_k + λ̄_k a_k) / (λ̄_k + δ_k).
 

@@ -265,3 +265,45 @@ def test_check_fails_where_a_target_is_missed(tmp_path):
     arguments = ["report", "--results", str(tmp_path), "--docs", str(tmp_path / "docs")]
     assert CliRunner().invoke(app, arguments).exit_code == 0
     assert CliRunner().invoke(app, [*arguments, "--check"]).exit_code == 1
+
+
+def test_evidence_is_measured_and_judged(tmp_path):
+    """A quick run of the real configs; what needs a peer that is not installed is told as failed."""
+    ran = CliRunner().invoke(app, ["evidence", "--quick", "--results", str(tmp_path), "--threads", "1"])
+    assert ran.exit_code == 0, ran.output
+    found = json.loads((tmp_path / "evidence.json").read_text())["measurements"]
+    assert {m["problem"] for m in found} == {"autoencoder", "regression", "sinc", "digits", "overhead"}
+    for measurement in found:
+        if measurement["problem"] == "overhead":
+            assert measurement["alone"] > 0
+            assert measurement["whole"] > 0
+        elif measurement["problem"] != "sinc" or find_spec("torch_levenberg_marquardt") is not None:
+            for side in ("ours", "theirs"):
+                assert measurement[side][-1]["seconds"] > 0
+    (autoencoder,) = (m for m in found if m["problem"] == "autoencoder")
+    assert autoencoder["theirs"][-1]["step"] == 2 * 44
+    assert autoencoder["ours"][-1]["step"] <= 9
+
+
+def _run(steps, seconds, loss, reached=True):
+    point = {"step": steps, "seconds": seconds, "loss": loss}
+    return {
+        "problem": "sinc",
+        "ours": [point],
+        "theirs": [{"step": 300, "seconds": 1.0, "loss": 1.0}],
+        "reached": reached,
+    }
+
+
+@pytest.mark.parametrize(
+    ("runs", "measured", "met"),
+    [
+        ([_run(100, 0.5, 1.0)] * 3, "0.5 times", True),
+        ([_run(100, 0.5, 1.0), _run(100, 2.0, 1.0), _run(100, 3.0, 1.0)], "2 times", False),
+        ([_run(100, 0.5, 2.0, reached=False)] * 2 + [_run(100, 0.5, 1.0)], "inf times", False),
+    ],
+)
+def test_evidence_is_judged_by_the_median_and_a_run_that_did_not_get_there_is_infinite(runs, measured, met):
+    overhead = {"problem": "overhead", "case": "top 10", "whole": 1.0, "alone": 0.96}
+    targets = PARTS["evidence"].summarize([*runs, overhead]).targets
+    assert [(target.measured, target.met) for target in targets] == [(measured, met), ("4.0%", True)]
