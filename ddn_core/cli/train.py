@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from ddn_core.cli.display import TrainingDisplay
+from ddn_core.cli.interrupt import Interrupt
 from ddn_core.cli.run_folder import RunFolder
 from ddn_core.cli.training import Training
 from ddn_core.config import Config
@@ -39,8 +40,9 @@ def train_run(config: Config, source: str, registry: Registry, out: Path, resume
     else:
         folder = RunFolder(resume, resolved)
         notes = folder.resume(training)
+    ended = False
     try:
-        with TrainingDisplay(console, training.total_steps) as display:
+        with Interrupt() as interrupt, TrainingDisplay(console, training.total_steps) as display:
             for note in notes:
                 display.note(note)
             display.begin_at(training.step_count)
@@ -48,13 +50,17 @@ def train_run(config: Config, source: str, registry: Registry, out: Path, resume
                 folder.record(event)
                 display.show(event)
                 if training.at_rest:
-                    folder.checkpoint(training, config.training.checkpoint_seconds)
-            folder.finish(training)
-    except KeyboardInterrupt:
-        folder.close()
-        console.print(f"interrupted; go on with: ddn train --resume {folder.path}", markup=False, soft_wrap=True)
-        raise typer.Exit(INTERRUPTED) from None
+                    folder.checkpoint(training, 0.0 if interrupt.noted else config.training.checkpoint_seconds)
+                    if interrupt.noted:
+                        break
+            else:
+                folder.finish(training)
+                ended = True
     except Exception:
         folder.give_up()
         raise
+    if not ended:
+        folder.close()
+        console.print(f"interrupted; go on with: ddn train --resume {folder.path}", markup=False, soft_wrap=True)
+        raise typer.Exit(INTERRUPTED)
     display.summarize(training.history, folder.path)
