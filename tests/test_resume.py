@@ -358,3 +358,54 @@ def test_a_baseline_is_torch_bit_by_bit(tmp_path):
             optimizer.step()
     trained = load_checkpoint(tmp_path / "run" / "checkpoint.pt")["model"]
     assert_same(dict(trained), dict(parts.model.state_dict()))
+
+
+class Noisy:
+    """Batches that draw random numbers for each of them, from torch's generator and from one of their own."""
+
+    def __init__(self):
+        self.generator = torch.Generator().manual_seed(1)
+
+    def __iter__(self):
+        for _ in range(5):
+            X = torch.rand(8, 64) + torch.rand(8, 64, generator=self.generator)
+            yield X, torch.randint(0, 10, (8,))
+
+    def __len__(self):
+        return 5
+
+
+@pytest.mark.parametrize("cut", [1, 2, 4, 5, 6, 8])
+def test_batches_that_draw_random_numbers_go_on(cut):
+    """With dropout in the model, and a test loader that draws too: cut after some events, and resumed."""
+    from torch import nn
+
+    from ddn_core.cli.stepping import stepper_of
+    from ddn_core.cli.training import Training
+    from ddn_core.config import parse_config
+    from ddn_core.plugins.problem import ProblemParts
+
+    group = {"params": ["*"], "criterion": {"kind": "all"}, "damping": {"kind": "constant"}, "lr": 0.1}
+    config = parse_config({"problem": {"kind": "digits-mlp"}, "training": {"epochs": 2}, "groups": [group]})
+
+    def training():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(64, 8), nn.Dropout(0.3), nn.Tanh(), nn.Linear(8, 10))
+        parts = ProblemParts(model, nn.CrossEntropyLoss(), Noisy(), Noisy())
+        return Training(config, parts, stepper_of(config, parts, "c"))
+
+    def told(events):
+        return [(type(e).__name__, getattr(e, "loss", None), getattr(e, "test_loss", None)) for e in events]
+
+    whole = told(training().events())
+    first = training()
+    events, seen, state = first.events(), [], None
+    for event in events:
+        seen.append(event)
+        if len(seen) >= cut and first.at_rest:
+            state = first.state_dict({})
+            break
+    torch.rand(7)
+    second = training()
+    second.load_state_dict(state)
+    assert told(seen) + told(second.events()) == whole

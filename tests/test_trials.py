@@ -368,3 +368,65 @@ def test_a_fallback_without_anything_left_is_no_group(extended):
 def test_wrong_tables_are_told(extended, settings, message):
     with pytest.raises(ConfigError, match=message):
         DirectionalDampedNewton(extended[0].named_parameters(), [GROUP], **settings)
+
+
+def test_a_step_that_was_made_is_counted_though_its_closure_failed(extended):
+    """Under `keep`: the pass is used up, so that the next step cannot go along a stale gradient."""
+    group = {**GROUP, "damping": {"kind": "levenberg-marquardt"}, "momentum": 0.5}
+    optimizer = DirectionalDampedNewton(extended[0].named_parameters(), [group])
+    before = flat(extended[0])
+    with pytest.raises(ArgumentError, match="the step has been made"):
+        train_step(optimizer, extended, lambda: "x")
+    assert not torch.equal(flat(extended[0]), before)
+    assert optimizer.state_dict()["ddn"]["step_count"] == 1
+    with pytest.raises(CurvatureError, match="needs a curvature pass"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("bad", ["directions", "derivatives"])
+@pytest.mark.parametrize("first", ["directions", "derivatives"])
+def test_of_two_batches_a_bad_one_is_enough(first, bad):
+    optimizer, good, _ = overflowing("skip")
+    before = flat(good[0])
+    for part in (first, "derivatives" if first == "directions" else "directions"):
+        target = torch.full((1, 1), float("nan") if part == bad else 0.0)
+        with optimizer.curvature(part):
+            good[1](good[0](good[2]), target).backward()
+    optimizer.step()
+    assert torch.equal(flat(good[0]), before)
+    assert optimizer.skipped_steps == 1
+    train_step(optimizer, good)
+    assert optimizer.skipped_steps == 1
+
+
+def test_a_fallback_that_fails_half_way_leaves_everything_as_it_was(extended):
+    model = extended[0]
+    group = {**GROUP, "params": ["2.bias"]}
+    optimizer = DirectionalDampedNewton(model.named_parameters(), [group], fallback=OTHERS["sgd"][0])
+    train_step(optimizer, extended)
+    broken = model[2].weight  # the last of the fallback's
+    optimizer.state[broken]["momentum_buffer"] = torch.ones(99, dtype=torch.float64)
+    before, state = flat(model), copy.deepcopy(optimizer.state_dict()["state"])
+    with pytest.raises(CurvatureError, match=r"group 1: .* No parameter has been touched"):
+        train_step(optimizer, extended)
+    assert torch.equal(flat(model), before)
+    for key, entries in optimizer.state_dict()["state"].items():
+        assert torch.equal(entries["momentum_buffer"], state[key]["momentum_buffer"])
+
+
+def test_the_limit_is_kept_where_curvature_is_of_another_batch(extended):
+    """Its eigenvectors are not the directions: the whole quadratic form counts."""
+    model, loss_function, X, y = extended
+    found = []
+    for momentum in (0.0, 1e-12):  # momentum is measured exactly in any case
+        own = extend(copy.deepcopy(model))
+        group = {**GROUP, "damping": {"kind": "constant", "value": 0.01}, "max_kl": 1e-3, "momentum": momentum}
+        optimizer = DirectionalDampedNewton(own.named_parameters(), [group])
+        for part, rows in (("directions", slice(0, 4)), ("derivatives", slice(4, 8))):
+            optimizer.zero_grad()
+            with optimizer.curvature(part):
+                loss_function(own(X[rows]), y[rows]).backward()
+        optimizer.step()
+        found.append(optimizer.last_step[0].clip)
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
+    assert found[0] < 1

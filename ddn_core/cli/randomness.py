@@ -11,8 +11,10 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import Module
 
-DEPTH = 4
-"""How deep batches are searched for generators: loader, batch sampler, sampler, and one more."""
+from ddn_core.errors import ArgumentError
+
+DEPTH = 5
+"""How deep batches are searched for generators: loaders, loader, batch sampler, sampler, and one more."""
 
 
 def seed_everything(seed: int) -> None:
@@ -43,7 +45,13 @@ def random_state(batches: Any) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any], batches: Any) -> None:
-    """Put every generator into the state that `random_state` told of."""
+    """Put every generator into the state that `random_state` told of.
+
+    Raises:
+        ArgumentError: The batches have a generator that was not there.
+    """
+    if missing := [path for path, _ in generators_in(batches) if path not in state["batches"]]:
+        raise ArgumentError(f"the checkpoint has no state of the generator{missing[0]} of the problem's batches.")
     torch.set_rng_state(state["torch"])
     if state["cuda"]:
         torch.cuda.set_rng_state_all(state["cuda"])

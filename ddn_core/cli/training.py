@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -57,7 +58,8 @@ class Training:
         self._stepper = stepper
         self._scheduler = scheduler_of(config, stepper.optimizer)
         self._progress = Progress()
-        self._epoch_start = random_state(parts.train_batches)
+        self._loaders = SimpleNamespace(train=parts.train_batches, test=parts.test_batches)
+        self._epoch_start = random_state(self._loaders)
         self._begun = time.perf_counter()
         self.history = History()
         self.at_rest = True
@@ -126,7 +128,7 @@ class Training:
             "step": self._progress.step,
             "progress": asdict(self._progress),
             "spectra": self.history.spectra,
-            "random": {"epoch": self._epoch_start, "now": random_state(self._parts.train_batches)},
+            "random": {"epoch": self._epoch_start, "now": random_state(self._loaders)},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -148,7 +150,7 @@ class Training:
         self.history.spectra = dict(state["spectra"])
         self._epoch_start, now = state["random"]["epoch"], state["random"]["now"]
         if self._progress.ended or not self._progress.batches:
-            set_random_state(now, self._parts.train_batches)
+            set_random_state(now, self._loaders)
         else:
             self._now = now
 
@@ -159,22 +161,23 @@ class Training:
         """Yield the batches of the epoch that were not trained on, with all generators where they belong."""
         batches = self._parts.train_batches
         if self._now is not None:
-            set_random_state(self._epoch_start, batches)
+            set_random_state(self._epoch_start, self._loaders)
         else:
-            self._epoch_start = random_state(batches)
+            self._epoch_start = random_state(self._loaders)
         passed = self._progress.batches
         self._parts.model.train()
         for number, batch in enumerate(checked_batches(batches, self._config)):
             if number < passed:
+                if number + 1 == passed:
+                    self._go_on()  # before the next batch is drawn: it may draw random numbers itself
                 continue
-            self._go_on()
             yield self._cast(batch[0]), self._cast(batch[1])
         self._go_on()
 
     def _go_on(self) -> None:
         """Put the generators to where they were when the checkpoint was written, if the run comes from one."""
         if self._now is not None:
-            set_random_state(self._now, self._parts.train_batches)
+            set_random_state(self._now, self._loaders)
             self._now = None
 
     def _step(self, inputs: Tensor, targets: Tensor) -> StepEvent:
@@ -201,9 +204,9 @@ class Training:
             test_loss, metrics = self._evaluated(self._parts.test_batches, with_metrics=True)
             whole = None
             if self._config.training.evaluate_training:
-                kept = random_state(self._parts.train_batches)
+                kept = random_state(self._loaders)
                 whole = self._evaluated(self._parts.train_batches, with_metrics=False)[0]
-                set_random_state(kept, self._parts.train_batches)
+                set_random_state(kept, self._loaders)
         except DdnError:
             raise
         except Exception as error:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import LBFGS, SGD, Adam, AdamW, Optimizer
 
 from ddn_core.config import Baseline
+from ddn_core.errors import CurvatureError, DdnError
 from ddn_core.optim.planning import checked_targets
 
 KINDS: Mapping[str, Any] = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "lbfgs": LBFGS}
@@ -55,16 +56,19 @@ class FallbackPlan:
         old = [parameter.detach().clone() for parameter in self.parameters]
         inner = KINDS[group[KEY]](self.parameters)
         inner.param_groups, inner.state = [group], state
-        inner.step()
-        self._targets = [parameter.detach().clone() for parameter in self.parameters]
-        with torch.no_grad():
-            for parameter, value in zip(self.parameters, old, strict=True):
-                parameter.copy_(value)
         try:
+            inner.step()
+            self._targets = [parameter.detach().clone() for parameter in self.parameters]
             checked_targets(self._targets, where)
-        except Exception:
+        except BaseException as error:
             self.abandon()
-            raise
+            if isinstance(error, DdnError) or not isinstance(error, Exception):
+                raise
+            raise CurvatureError(f"{where}: {error} No parameter has been touched.") from error
+        finally:
+            with torch.no_grad():
+                for parameter, value in zip(self.parameters, old, strict=True):
+                    parameter.copy_(value)
 
     def targets(self, factor: float) -> list[Tensor | None]:
         """Return the parameters after a part of the step."""

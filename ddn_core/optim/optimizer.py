@@ -13,7 +13,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from ddn_core.config import Config, CurvatureConfig, FallbackTable, FirstOrder, GroupConfig, StepConfig
-from ddn_core.engine import Context, Outcome, Wanted
+from ddn_core.engine import Context, Outcome
 from ddn_core.errors import ArgumentError, NonFiniteError
 from ddn_core.generators import DeviceGenerators
 from ddn_core.optim.fallback import FallbackPlan, fallback_group
@@ -25,7 +25,7 @@ from ddn_core.optim.parameters import (
     group_parameters,
     is_fallback,
     named,
-    parameter_names,
+    wanted_parameters,
 )
 from ddn_core.optim.passes import CurvaturePasses, Part
 from ddn_core.optim.planning import GroupPlan, plan_group
@@ -58,9 +58,8 @@ class DirectionalDampedNewton(Optimizer):
 
     Attributes:
         last_step: A report for each group of what the last step did; empty where there was none, or it was skipped.
-        full_report: Whether reports have what takes extra computation.
-        skipped_steps: Number of steps that were not taken since loss or step was not finite.
-        undone_steps: Number of steps that were taken back since they raised the loss.
+        skipped_steps: Number of steps not taken since loss or step was not finite.
+        undone_steps: Number of steps taken back since they raised the loss.
     """
 
     last_step: tuple[StepReport, ...]
@@ -84,7 +83,7 @@ class DirectionalDampedNewton(Optimizer):
                 group that names it), `"criterion"`, `"damping"` (strategy objects, config tables, or functions with
                 ViViT's signatures) and, optionally, what a config's group has besides: `"lr"`, `"momentum"`,
                 `"weight_decay"`, ...; or a loaded config. One group with all directions and damping 1 by default.
-            lr: Factor on the step, for groups that do not give their own.
+            lr: Factor on the step, for groups without their own.
             curvature: Which curvature to use, such as `{"kind": "ggn-mc", "mc_samples": 1, "seed": 0}`; by default that
                 of the config, or the exact GGN.
             step: What is done with a step that raises the loss, or is not finite, such as `{"on_increase": "undo"}`.
@@ -121,7 +120,9 @@ class DirectionalDampedNewton(Optimizer):
         """Make the extension, with no pass to work on yet."""
         self._passes = CurvaturePasses()
         self.last_step = ()
-        self._extension = self._passes.extension(self._wanted, self._settings, self._generators)
+        self._extension = self._passes.extension(
+            lambda: wanted_parameters(self.param_groups, self._is_due), self._settings, self._generators
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or a pickle consists of; a pass that was not used is left out."""
@@ -182,7 +183,7 @@ class DirectionalDampedNewton(Optimizer):
         except NonFiniteError:
             if self._rules.on_nonfinite == "error":
                 raise
-            self._passes.failed = True
+            self._passes.fail(part)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Move every group by `lr` times its damped Newton step; all groups move, or none.
@@ -223,29 +224,38 @@ class DirectionalDampedNewton(Optimizer):
         needed = required_loss(self.param_groups, self._rules.on_increase)
         if needed and closure is None:
             raise ArgumentError(f"{needed} requires the loss after the step: call step(closure).")
-        rule, evaluate = self._rules.on_increase, None
-        if needed and closure is not None:
-            evaluate = partial(evaluated, closure, self.param_groups, rule)
+        rule, step = self._rules.on_increase, self._step_count
+        evaluate = partial(evaluated, closure, self.param_groups, rule) if needed and closure else None
         tries = 1 + (self._rules.attempts if rule == "damp" else 0)
         while tries:
             tries -= 1
             plans = self._plans(passes)
-            verdict = settled(list(plans.values()), self._rules, passes.loss, evaluate)
             own = {index: plan for index, plan in plans.items() if isinstance(plan, GroupPlan)}
+            try:
+                verdict = settled(list(plans.values()), self._rules, passes.loss, evaluate)
+            except BaseException:
+                if rule == "keep":
+                    self._end(own)  # the step has been made
+                raise
             if verdict.taken or not any(plan.report.refreshed for plan in own.values()):
                 tries = 0  # dampings of directions that are reused would be the same again
-            self._note(own, verdict, passes.loss)
-        self._passes.clear()
-        self._held = {index: plan.held for index, plan in own.items() if plan.held is not None}
-        self._step_count += 1
-        self.undone_steps += not verdict.taken
+            if not tries:
+                self._end(own)
+                self.undone_steps += not verdict.taken
+            self._note(own, verdict, passes.loss, step)
         return verdict.loss
 
-    def _note(self, plans: Mapping[int, GroupPlan], verdict: Verdict, before: float) -> None:
+    def _end(self, plans: Mapping[int, GroupPlan]) -> None:
+        """Let go of the passes, and count the step."""
+        self._passes.clear()
+        self._held = {index: plan.held for index, plan in plans.items() if plan.held is not None}
+        self._step_count += 1
+
+    def _note(self, plans: Mapping[int, GroupPlan], verdict: Verdict, before: float, step: int) -> None:
         """Tell what a try did, to the user and to the strategies."""
         self.last_step = tuple(plan.report.after(verdict.taken) for plan in plans.values())
         reports = dict(zip(plans, self.last_step, strict=True))
-        found = outcomes_of(self.param_groups, reports, self._step_count, before, verdict.whole)
+        found = outcomes_of(self.param_groups, reports, step, before, verdict.whole)
         if found:
             self._outcomes = found
             tell(self.param_groups, found)
@@ -271,8 +281,7 @@ class DirectionalDampedNewton(Optimizer):
 
     def _is_due(self, index: int) -> bool:
         """Return whether a group's directions are computed in this step."""
-        held = self._held.get(index)
-        return held is None or held.age >= int(self.param_groups[index]["every"])
+        return index not in self._held or self._held[index].age >= int(self.param_groups[index]["every"])
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as plain data: torch's, with each strategy's table and state, and the random generators'."""
@@ -289,12 +298,3 @@ class DirectionalDampedNewton(Optimizer):
         super().load_state_dict(loaded.plain)
         loaded.put_into(self)
         self._connect()
-
-    def _wanted(self) -> dict[int, Wanted]:
-        found = {}
-        for index, group in enumerate(self.param_groups):
-            if is_fallback(group) or not self._is_due(index):
-                continue
-            names = parameter_names(group, index)
-            found.update({id(p): Wanted(name, p, index) for name, p in zip(names, group["params"], strict=True)})
-        return found

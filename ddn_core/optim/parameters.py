@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from glob import escape
 from typing import Any, cast
 
@@ -11,6 +11,7 @@ from torch.nn import Parameter
 
 from ddn_core.config import GroupConfig, GroupSettings
 from ddn_core.config.grouping import assign_parameters
+from ddn_core.engine import Wanted
 from ddn_core.errors import ArgumentError
 from ddn_core.plugins.messages import suggestion
 from ddn_core.plugins.resolve import validated
@@ -38,9 +39,20 @@ def is_fallback(group: Mapping[str, Any]) -> bool:
     return "fallback" in group
 
 
-def parameter_names(group: Mapping[str, Any], index: int) -> list[str]:
-    """Return the names of a group's parameters, for messages."""
-    return group.get("param_names") or [f"parameter {i} of group {index}" for i in range(len(group["params"]))]
+def wanted_parameters(groups: Sequence[Mapping[str, Any]], is_due: Callable[[int], bool]) -> dict[int, Wanted]:
+    """Return the parameters that factors are wanted of, by `id`.
+
+    Args:
+        groups: The parameter groups.
+        is_due: Whether the directions of the group with a number are computed in this step.
+    """
+    found = {}
+    for index, group in enumerate(groups):
+        if not is_fallback(group) and is_due(index):
+            params = group["params"]
+            names = group.get("param_names") or [f"parameter {place} of group {index}" for place in range(len(params))]
+            found.update({id(p): Wanted(name, p, index) for name, p in zip(names, params, strict=True)})
+    return found
 
 
 def named(params: Iterable[tuple[str, Parameter]] | Iterable[Parameter]) -> dict[str, Parameter]:

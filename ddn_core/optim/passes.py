@@ -15,18 +15,14 @@ Part = Literal["all", "directions", "derivatives"]
 
 
 class CurvaturePasses:
-    """Gathers the captures that the next step is made of.
-
-    Attributes:
-        failed: Whether a pass was given up, so that the next step has to be.
-    """
+    """Gathers the captures that the next step is made of."""
 
     def __init__(self) -> None:
         self._directions: list[Capture] = []
         self._derivatives: list[Capture] = []
         self._open: list[Capture] | None = None
         self._done = False
-        self.failed = False
+        self._failed: set[Part] = set()
 
     def extension(
         self, wanted: Callable[[], Mapping[int, Wanted]], settings: CurvatureConfig, generators: DeviceGenerators
@@ -68,7 +64,7 @@ class CurvaturePasses:
             self._derivatives.clear()
         if not accumulate:
             self._open.clear()
-            self.failed = False
+            self._failed -= {part} if part != "all" else {"all", "directions", "derivatives"}
         try:
             yield
         except BaseException:
@@ -114,7 +110,16 @@ class CurvaturePasses:
         """Forget all passes: the step has been made."""
         self._directions.clear()
         self._derivatives.clear()
-        self.failed = False
+        self._failed.clear()
+
+    def fail(self, part: Part) -> None:
+        """Take note that a pass was given up, so that the next step has to be."""
+        self._failed.add(part)
+
+    @property
+    def failed(self) -> bool:
+        """Whether a pass was given up that no other has replaced."""
+        return bool(self._failed)
 
     @property
     def nothing(self) -> bool:

@@ -149,9 +149,11 @@ def _plan(
     params, lr = group["params"], float(group["lr"])
     momentum = float(group["momentum"])
     moves, new_state = _with_momentum(raw, group, state, momentum)
+    if not all(raw.reached):
+        moves = [move if own else torch.zeros_like(move) for move, own in zip(moves, raw.reached, strict=True)]
     shaped = pull is not None or bool(momentum)
     model = None
-    if shaped and (predict or group["max_kl"] is not None):
+    if (shaped or passes.measured_elsewhere) and (predict or group["max_kl"] is not None):
         model = _model(passes, group, raw, pull, moves)
     norm = torch.stack([move.square().sum() for move in moves]).sum().sqrt() if shaped else None
     clip = _clip(group, lr, raw.told, model, norm)

@@ -35,6 +35,12 @@ class Passes:
     derivatives: Capture | None
     _memos: dict[int, GroupMemo] = field(default_factory=dict)
 
+    @property
+    def measured_elsewhere(self) -> bool:
+        """Whether curvatures are of other samples than the directions, which are no eigenvectors of them then."""
+        one = self.directions
+        return self.derivatives is not None or tuple(one.lambdas) != tuple(one.ggn)
+
     def memo_of(self, group: int, parameters: Sequence[Tensor]) -> GroupMemo:
         """Return what the tries of a step share of a group."""
         if group not in self._memos:

@@ -81,9 +81,10 @@ def settled(plans: Sequence[Plan], rules: StepConfig, before: float, evaluate: C
         Exception: From `evaluate`; a step that may be undone has been.
     """
     revocable = rules.on_increase != "keep"
-    trial = Trial(plans, revocable)
     verdict = Verdict(0.0, None, before)
+    trial = None
     try:
+        trial = Trial(plans, revocable)
         trial.move()
         verdict = Verdict(1.0, None, before)
         if evaluate is not None:
@@ -92,7 +93,7 @@ def settled(plans: Sequence[Plan], rules: StepConfig, before: float, evaluate: C
             if revocable and not whole <= before:  # NaN is not
                 verdict = _shortened(trial, rules, before, whole, evaluate)
     except BaseException:
-        if revocable:
+        if revocable and trial is not None:
             trial.undo()
             verdict = Verdict(0.0, None, before)
         raise
