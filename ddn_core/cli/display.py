@@ -11,9 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from ddn_core.cli.events import EvaluationEvent, History, StepEvent
-from ddn_core.cli.resume import CONFIG
-from ddn_core.cli.run_folder import CHECKPOINT, METRICS, PICTURE
+from ddn_core.runs.events import EvaluationEvent, History, StepEvent
+from ddn_core.runs.record import CHECKPOINT, CONFIG, METRICS, PICTURE
 
 
 class TrainingDisplay:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from ddn_core.cli.events import History
+from ddn_core.runs.events import History
 
 _GROUP_LINES = ("-", "--", ":", "-.")
 _SHOWN_RANGE = 1e-9  # what is smaller, relative to the largest eigenvalue, is mostly rounding

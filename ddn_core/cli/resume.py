@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ddn_core.errors import ArgumentError
-
-CONFIG = "config.resolved.json"
-"""The file in a run folder that has the resolved config."""
+from ddn_core.runs.record import CONFIG
 
 
 def resumed_config(run: Path) -> Path:

@@ -10,17 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ddn_core.cli.checkpoints import CheckpointFolder, save_checkpoint, write_atomically
-from ddn_core.cli.events import EvaluationEvent, StepEvent
 from ddn_core.cli.plot import plot_run
-from ddn_core.cli.resume import CONFIG
 from ddn_core.cli.training import Training
 from ddn_core.errors import ArgumentError
-
-METRICS = "metrics.jsonl"
-CHECKPOINT = "checkpoint.pt"
-PICTURE = "run.png"
-LOSSES = ("loss", "train_loss", "test_loss")
+from ddn_core.runs.checkpoints import CheckpointFolder, save_checkpoint, write_atomically
+from ddn_core.runs.events import EvaluationEvent, StepEvent
+from ddn_core.runs.record import CHECKPOINT, CONFIG, METRICS, PICTURE, read_events
 
 
 class RunFolder:
@@ -81,7 +76,9 @@ class RunFolder:
             training.load_state_dict(state)
             complaints += _differences(state["config"], self._resolved)
         self._cut_metrics(0 if state is None else int(state["metrics_bytes"]))
-        training.history.steps, training.history.epochs = self._recorded()
+        steps, evaluations = read_events(self.path / METRICS)
+        training.history.steps = steps
+        training.history.epochs = [event for event in evaluations if event.ends_epoch]
         return complaints
 
     def record(self, event: StepEvent | EvaluationEvent) -> None:
@@ -129,14 +126,6 @@ class RunFolder:
             with path.open("r+b") as file:
                 file.truncate(size)
 
-    def _recorded(self) -> tuple[list[StepEvent], list[EvaluationEvent]]:
-        """Return the steps and the epochs in the metrics."""
-        path = self.path / METRICS
-        lines = [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
-        tables = [(_told(line), line["event"]) for line in lines]
-        steps = [StepEvent(**{**table, "lr": tuple(table["lr"])}) for table, event in tables if event == "step"]
-        return steps, [EvaluationEvent(**table) for table, event in tables if event == "epoch"]
-
 
 def _without_provenance(resolved: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in resolved.items() if key != "provenance"}
@@ -149,12 +138,6 @@ def _differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         f"{name} {before.get(name)} is {after.get(name)} now" for name in after if before.get(name) != after.get(name)
     ]
     return [f"the run began with other versions: {'; '.join(changed)}"] if changed else []
-
-
-def _told(line: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of an event, from its line: a loss that is null was not finite."""
-    table = {key: value for key, value in line.items() if key != "event"}
-    return {key: math.nan if value is None and key in LOSSES else value for key, value in table.items()}
 
 
 def _finite(value: Any) -> Any:

@@ -169,20 +169,26 @@ def group_directions(
     parameters: Sequence[Tensor],
     occasion: Context | None = None,
     largest: Callable[[Context], int | None] | None = None,
+    derivatives: Capture | None = None,
+    pull: Pull | None = None,
 ) -> Directions:
-    """Return all directions of one group, or the leading ones.
+    """Return all directions of one group, or the leading ones, as strategies see them.
 
     Args:
         capture: What the backward pass gave.
         parameters: The group's parameters.
         occasion: The pass and the group, by default the first; what is known of gradient and model is filled in.
         largest: Gives the number of leading eigenpairs that are needed; all by default.
+        derivatives: What a backward pass on another batch gave, to read gradients and directional curvatures from.
+        pull: Weight decay and memory of the group; none by default.
     """
     curvature = GroupCurvature.of(capture, parameters)
-    context = _context(occasion, curvature, curvature, parameters)
+    data = curvature if derivatives is None else GroupCurvature.of(derivatives, parameters)
+    context = _context(occasion, curvature, data, parameters)
     leading = None if largest is None else largest(context)
     decomposed = _decomposed(curvature, leading, StageClock())
-    return decomposed.directions(capture, EngineSource(curvature, curvature), context)
+    plain = EngineSource(curvature, data)
+    return decomposed.directions(capture, plain if pull is None else PulledSource(plain, pull), context)
 
 
 @torch.no_grad()

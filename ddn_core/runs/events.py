@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
 class StepFigures:
     """What is told of a step; `None` where an optimizer of torch made it, or nothing is known.
 
-    Norms and ranges are over all groups, and ranges over the finite dampings.
+    Norms and ranges are over all groups, and ranges over the finite dampings. `loss_after` is the loss of the same
+    batch after the whole step, before any of it was taken back; known where a strategy or a rule requires it, and in
+    steps that are recorded.
     """
 
     loss: float
@@ -21,6 +25,7 @@ class StepFigures:
     damping_max: float | None = None
     predicted_decrease: float | None = None
     taken: float | None = None
+    loss_after: float | None = None
 
 
 @dataclass(frozen=True)
