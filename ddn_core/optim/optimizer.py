@@ -4,40 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
 from backpack import backpack
 from torch.nn import Parameter
-from torch.optim import Optimizer
 
 from ddn_core.config import Config, CurvatureConfig, FallbackTable, FirstOrder, GroupConfig, StepConfig
-from ddn_core.engine import Context, Outcome
-from ddn_core.errors import ArgumentError, NonFiniteError
+from ddn_core.engine import Directions, Outcome
+from ddn_core.errors import ArgumentError, CurvatureError, NonFiniteError
 from ddn_core.generators import DeviceGenerators
-from ddn_core.optim.fallback import FallbackPlan, fallback_group
-from ddn_core.optim.outcomes import evaluated, is_attentive, outcomes_of, required_loss, tell
+from ddn_core.optim.fallback import fallback_group
+from ddn_core.optim.making import StepMaker
 from ddn_core.optim.parameters import (
     DEFAULT_GROUP,
     GROUP_DEFAULTS,
-    check_group,
+    check_config,
     group_parameters,
     is_fallback,
     named,
+    own_group,
     wanted_parameters,
 )
 from ddn_core.optim.passes import CurvaturePasses, Part
-from ddn_core.optim.planning import GroupPlan, plan_group
-from ddn_core.optim.raw import Passes
-from ddn_core.optim.report import StepReport
+from ddn_core.optim.raw import Passes, all_directions
 from ddn_core.optim.reuse import HeldDirections
 from ddn_core.optim.state import COUNTERS, LoadedState, saved_state
-from ddn_core.optim.trial import Plan, Verdict, settled
-from ddn_core.plugins.resolve import as_criterion, as_damping, group_choice, validated
+from ddn_core.plugins.resolve import validated
 
 
-class DirectionalDampedNewton(Optimizer):
+class DirectionalDampedNewton(StepMaker):
     """Optimizer whose step is the directionally damped Newton step of each parameter group.
 
     For a group with generalized Gauss-Newton matrix `G = V Vᵀ`, the update is
@@ -58,11 +54,10 @@ class DirectionalDampedNewton(Optimizer):
 
     Attributes:
         last_step: A report for each group of what the last step did; empty where there was none, or it was skipped.
+        full_report: Whether reports have what takes extra computation.
         skipped_steps: Number of steps not taken since loss or step was not finite.
         undone_steps: Number of steps taken back since they raised the loss.
     """
-
-    last_step: tuple[StepReport, ...]
 
     def __init__(
         self,
@@ -96,10 +91,7 @@ class DirectionalDampedNewton(Optimizer):
             ConfigError: A criterion, damping, curvature, step or fallback table is wrong.
         """
         if isinstance(groups, Config):
-            if lr != 1.0:
-                raise ArgumentError(f"lr = {lr!r} is given beside a config, whose groups have their own. Set it there.")
-            if groups.optimizer is not None:
-                raise ArgumentError(f"the config names {groups.optimizer.kind!r} of torch as its optimizer.")
+            check_config(groups, lr)
             curvature, step = curvature or groups.curvature, step or groups.step
             fallback, groups = fallback or groups.fallback, groups.groups
         self._settings = validated(CurvatureConfig, curvature or {}, "curvature")
@@ -145,12 +137,7 @@ class DirectionalDampedNewton(Optimizer):
         """
         where = f"group {len(self.param_groups)}"
         if not is_fallback(param_group):
-            check_group(param_group, where, self.defaults)
-            own = {
-                "criterion": as_criterion(param_group["criterion"], where),
-                "damping": as_damping(param_group["damping"], where),
-            }
-            param_group = {**param_group, **own}
+            param_group = own_group(param_group, where, self.defaults)
         try:
             super().add_param_group(param_group)
         except ValueError as error:
@@ -185,6 +172,27 @@ class DirectionalDampedNewton(Optimizer):
                 raise
             self._passes.fail(part)
 
+    def directions(self, group: int = 0, leading: int | None = None) -> Directions:
+        """Return the directions that the next `step()` gives a group's criterion to choose from: to look at, or record.
+
+        Computed anew at each call; the step is the same, whether they were looked at or not.
+
+        Args:
+            group: Number of the group.
+            leading: How many are wanted, those with the largest eigenvalues; all that are not numerically zero if not.
+
+        Raises:
+            ArgumentError: The group has none: an optimizer of torch moves it.
+            CurvatureError: There was no curvature pass since the last step, or its directions are reused.
+        """
+        if is_fallback(self.param_groups[group]):
+            raise ArgumentError(f"group {group} has no directions: an optimizer of torch moves it.")
+        if not self._is_due(group):
+            raise CurvatureError(f"group {group} reuses directions of an earlier step in this one.")
+        return all_directions(
+            Passes(*self._passes.result()), self.param_groups[group], self._occasion(group), leading, self.state
+        )
+
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Move every group by `lr` times its damped Newton step; all groups move, or none.
 
@@ -218,70 +226,6 @@ class DirectionalDampedNewton(Optimizer):
             self.skipped_steps += 1
             self.last_step = ()
             return float("nan")
-
-    def _step(self, passes: Passes, closure: Callable[[], Any] | None) -> float:
-        """Make the step; one that raises the loss is dealt with by the rules."""
-        needed = required_loss(self.param_groups, self._rules.on_increase)
-        if needed and closure is None:
-            raise ArgumentError(f"{needed} requires the loss after the step: call step(closure).")
-        rule, step = self._rules.on_increase, self._step_count
-        evaluate = partial(evaluated, closure, self.param_groups, rule) if needed and closure else None
-        tries = 1 + (self._rules.attempts if rule == "damp" else 0)
-        while tries:
-            tries -= 1
-            plans = self._plans(passes)
-            own = {index: plan for index, plan in plans.items() if isinstance(plan, GroupPlan)}
-            try:
-                verdict = settled(list(plans.values()), self._rules, passes.loss, evaluate)
-            except BaseException:
-                if rule == "keep":
-                    self._end(own)  # the step has been made
-                raise
-            if verdict.taken or not any(plan.report.refreshed for plan in own.values()):
-                tries = 0  # dampings of directions that are reused would be the same again
-            if not tries:
-                self._end(own)
-                self.undone_steps += not verdict.taken
-            self._note(own, verdict, passes.loss, step)
-        return verdict.loss
-
-    def _end(self, plans: Mapping[int, GroupPlan]) -> None:
-        """Let go of the passes, and count the step."""
-        self._passes.clear()
-        self._held = {index: plan.held for index, plan in plans.items() if plan.held is not None}
-        self._step_count += 1
-
-    def _note(self, plans: Mapping[int, GroupPlan], verdict: Verdict, before: float, step: int) -> None:
-        """Tell what a try did, to the user and to the strategies."""
-        self.last_step = tuple(plan.report.after(verdict.taken) for plan in plans.values())
-        reports = dict(zip(plans, self.last_step, strict=True))
-        found = outcomes_of(self.param_groups, reports, step, before, verdict.whole)
-        if found:
-            self._outcomes = found
-            tell(self.param_groups, found)
-
-    def _plans(self, passes: Passes) -> dict[int, Plan]:
-        """Return what each group will do."""
-        plans: dict[int, Plan] = {}
-        predict = any(is_attentive(group) for group in self.param_groups)
-        try:
-            for index, group in enumerate(self.param_groups):
-                if is_fallback(group):
-                    plans[index] = FallbackPlan(group, self.state, f"group {index}")
-                    continue
-                choice = group_choice(group["criterion"], group["damping"], f"group {index}")
-                occasion = Context(self._step_count, index, float(group["lr"]), self._outcomes.get(index))
-                held = None if self._is_due(index) else self._held[index]
-                plans[index] = plan_group(passes, group, choice, occasion, held, self.state, self.full_report, predict)
-        except BaseException:
-            for plan in plans.values():
-                plan.abandon()
-            raise
-        return plans
-
-    def _is_due(self, index: int) -> bool:
-        """Return whether a group's directions are computed in this step."""
-        return index not in self._held or self._held[index].age >= int(self.param_groups[index]["every"])
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as plain data: torch's, with each strategy's table and state, and the random generators'."""

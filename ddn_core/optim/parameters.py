@@ -9,12 +9,12 @@ from typing import Any, cast
 from torch import Tensor
 from torch.nn import Parameter
 
-from ddn_core.config import GroupConfig, GroupSettings
+from ddn_core.config import Config, GroupConfig, GroupSettings
 from ddn_core.config.grouping import assign_parameters
 from ddn_core.engine import Wanted
 from ddn_core.errors import ArgumentError
 from ddn_core.plugins.messages import suggestion
-from ddn_core.plugins.resolve import validated
+from ddn_core.plugins.resolve import as_criterion, as_damping, validated
 
 DEFAULT_GROUP: Mapping[str, Any] = {
     "params": ["*"],
@@ -110,7 +110,31 @@ def group_parameters(
     return taken, [(name, parameters[name]) for name in assignment.untaken if name in set(needed)]
 
 
-def check_group(group: Mapping[str, Any], where: str, defaults: Mapping[str, Any]) -> None:
+def check_config(config: Config, lr: float) -> None:
+    """Raise unless our optimizer can be made from a config.
+
+    Raises:
+        ArgumentError: There is a learning rate beside it, or it names an optimizer of torch.
+    """
+    if lr != 1.0:
+        raise ArgumentError(f"lr = {lr!r} is given beside a config, whose groups have their own. Set it there.")
+    if config.optimizer is not None:
+        raise ArgumentError(f"the config names {config.optimizer.kind!r} of torch as its optimizer.")
+
+
+def own_group(group: Mapping[str, Any], where: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a group with strategies of its own.
+
+    Raises:
+        ArgumentError: A key is missing or unknown, or the learning rate is no finite number or negative.
+        ConfigError: A criterion, damping or another setting is wrong.
+    """
+    _check_group(group, where, defaults)
+    criterion, damping = as_criterion(group["criterion"], where), as_damping(group["damping"], where)
+    return {**group, "criterion": criterion, "damping": damping}
+
+
+def _check_group(group: Mapping[str, Any], where: str, defaults: Mapping[str, Any]) -> None:
     """Raise unless a group has what it needs, and nothing else.
 
     Args:

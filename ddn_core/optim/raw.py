@@ -13,12 +13,14 @@ from ddn_core.engine import (
     Capture,
     Choice,
     Context,
+    Directions,
     GroupMemo,
     GroupStep,
     Pull,
     Spectral,
     StageClock,
     damped_newton_step,
+    group_directions,
 )
 from ddn_core.errors import CurvatureError
 from ddn_core.optim.reuse import HeldDirections
@@ -84,6 +86,16 @@ def pull_of(group: Mapping[str, Any], state: Mapping[Tensor, Any]) -> Pull | Non
         )
     rest = bool(group["rest"])
     return Pull(decay, tuple(group["params"]), anchor, rest) if decay or anchor or rest else None
+
+
+def all_directions(
+    passes: Passes, group: Mapping[str, Any], occasion: Context, leading: int | None, state: Mapping[Tensor, Any]
+) -> Directions:
+    """Return the directions that a group's criterion would be given, or the leading ones of them."""
+    pull = pull_of(group, state)
+    return group_directions(
+        passes.directions, group["params"], occasion, lambda context: leading, passes.derivatives, pull
+    )
 
 
 def fresh_step(
