@@ -69,16 +69,21 @@ def train(
     resume: Annotated[
         Path | None, typer.Option("--resume", metavar="RUN", help="Go on with a run that was cut off.")
     ] = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="Record the curvature of some steps, as the table [record] says.")
+    ] = False,
 ) -> None:
     """Train what CONFIG describes, and write a run folder; or go on with one."""
     with _errors_told():
         if (config is None) == (resume is None):
             raise ArgumentError("name a CONFIG, or a run folder with --resume.")
-        if resume is not None and (out is not None or overrides):
-            raise ArgumentError("--resume goes on with the run as it was begun: leave --out and --set out.")
+        if resume is not None and (out is not None or overrides or record):
+            raise ArgumentError("--resume goes on with the run as it was begun: leave --out, --set and --record out.")
         path = resumed_config(resume) if resume is not None else config
         assert path is not None
         loaded = load_config(path, overrides or [], _registry(context))
+        if record and loaded.record is None:
+            loaded = load_config(path, [*(overrides or []), "record={}"], _registry(context))
         from ddn_core.cli.train import train_run
 
         train_run(loaded, path.name, _registry(context), out or _default_folder(path), resume)

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from ddn_core.runs.events import EvaluationEvent, History, StepEvent
 from ddn_core.runs.record import CHECKPOINT, CONFIG, METRICS, PICTURE
+from ddn_core.traces import Recorder
 
 
 class TrainingDisplay:
@@ -72,7 +73,7 @@ class TrainingDisplay:
         )
         self._steps.clear()
 
-    def summarize(self, history: History, folder: Path) -> None:
+    def summarize(self, history: History, folder: Path, recorder: Recorder | None = None) -> None:
         """Print how the run ended and what it wrote."""
         last = history.epochs[-1]
         table = Table(title="Run finished", show_header=False, title_justify="left")
@@ -83,6 +84,11 @@ class TrainingDisplay:
             table.add_row(Text(f"test {name}"), f"{value:.4g}")
         table.add_row("run folder", Text(str(folder)))
         table.add_row("written", ", ".join((CONFIG, METRICS, CHECKPOINT, PICTURE)))
+        if recorder is not None:
+            index = recorder.index
+            left = f"; {len(index.left_out)} did not fit" if index.left_out else ""
+            size = f"{index.bytes / 1e6:.1f} of at most {index.megabytes:g} MB"
+            table.add_row("trace", Text(f"{recorder.folder}: {len(index.steps)} steps, {size}{left}"))
         self._console.print(table)
 
     def _damping_range(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import Any
 from ddn_core.cli.plot import plot_run
 from ddn_core.cli.training import Training
 from ddn_core.errors import ArgumentError
-from ddn_core.runs.checkpoints import CheckpointFolder, save_checkpoint, write_atomically
+from ddn_core.runs.checkpoints import CheckpointFolder, save_checkpoint
 from ddn_core.runs.events import EvaluationEvent, StepEvent
-from ddn_core.runs.record import CHECKPOINT, CONFIG, METRICS, PICTURE, read_events
+from ddn_core.runs.files import write_atomically
+from ddn_core.runs.record import CHECKPOINT, CONFIG, METRICS, PICTURE, TRACE, read_events
 
 
 class RunFolder:
@@ -55,6 +57,7 @@ class RunFolder:
         self.close()
         if not (self.path / METRICS).exists():
             (self.path / CONFIG).unlink(missing_ok=True)
+            shutil.rmtree(self.path / TRACE, ignore_errors=True)
             self.path.rmdir()
 
     def resume(self, training: Training) -> list[str]:

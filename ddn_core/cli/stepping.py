@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -27,6 +27,9 @@ SCHEDULERS: Mapping[str, Any] = {
     "linear": lr_scheduler.LinearLR,
 }
 
+Record = Callable[[DirectionalDampedNewton, float], object]
+"""What is called between backward pass and step, with the optimizer and the loss."""
+
 
 class Stepper(Protocol):
     """Makes training steps."""
@@ -35,8 +38,14 @@ class Stepper(Protocol):
     def optimizer(self) -> Optimizer:
         """The optimizer that makes them."""
 
-    def step(self, inputs: Tensor, targets: Tensor) -> StepFigures:
-        """Make a step on a batch."""
+    def step(self, inputs: Tensor, targets: Tensor, record: Record | None = None) -> StepFigures:
+        """Make a step on a batch.
+
+        Args:
+            inputs: Inputs of the batch.
+            targets: Targets of the batch.
+            record: Called before the step with what makes it and with the loss; the loss after it is told then.
+        """
 
     def spectra(self) -> list[Tensor]:
         """Return the eigenvalues of each group in the last step, ascending."""
@@ -48,7 +57,9 @@ class NewtonStepper:
     def __init__(self, config: Config, parts: ProblemParts) -> None:
         """Extend model and loss, and set the optimizer up."""
         self._forward = Forward(parts, config)
-        self._optimizer = DirectionalDampedNewton(extend(parts.model).named_parameters(), groups=config)
+        self._model = extend(parts.model)
+        self._optimizer = DirectionalDampedNewton(self._model.named_parameters(), groups=config)
+        self._shortens = config.step.on_increase == "shorten"  # the first loss is that after the whole step
         extend(parts.loss_function)
 
     @property
@@ -56,17 +67,22 @@ class NewtonStepper:
         """The optimizer that makes them."""
         return self._optimizer
 
-    def step(self, inputs: Tensor, targets: Tensor) -> StepFigures:
+    def step(self, inputs: Tensor, targets: Tensor, record: Record | None = None) -> StepFigures:
         """Make a step on a batch; the loss after it is evaluated if something needs it."""
         optimizer = self._optimizer
         optimizer.zero_grad()
         with optimizer.curvature():
             loss = self._forward(inputs, targets)
             loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step(partial(self._loss_after, inputs, targets))
+        if record is not None:
+            record(optimizer, loss.item())
+        seen: list[float] = []
+        optimizer.step(partial(self._loss_after, inputs, targets, seen))
         reports = optimizer.last_step
         if not reports:
             return StepFigures(loss=loss.item(), taken=0.0)
+        if record is not None and not seen:
+            self._loss_aside(inputs, targets, seen)
         ranges = [limits for report in reports if (limits := report.damping_range()) is not None]
         decrease = math.fsum(report.predicted_decrease for report in reports)
         return StepFigures(
@@ -77,11 +93,23 @@ class NewtonStepper:
             damping_max=max((highest for _, highest in ranges), default=None),
             predicted_decrease=None if math.isnan(decrease) else decrease,
             taken=min(report.taken for report in reports),
+            loss_after=seen[0 if self._shortens else -1] if seen else None,
         )
 
     @torch.no_grad()
-    def _loss_after(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        return self._forward(inputs, targets)
+    def _loss_after(self, inputs: Tensor, targets: Tensor, seen: list[float]) -> Tensor:
+        loss = self._forward(inputs, targets)
+        seen.append(float(loss))
+        return loss
+
+    def _loss_aside(self, inputs: Tensor, targets: Tensor, seen: list[float]) -> None:
+        """Evaluate the loss such that the run goes on as if nobody had: random numbers and buffers are put back."""
+        buffers = {name: tensor.clone() for name, tensor in self._model.named_buffers()}
+        with torch.random.fork_rng(devices=[inputs.device] if inputs.is_cuda else []):
+            self._loss_after(inputs, targets, seen)
+        with torch.no_grad():
+            for name, tensor in self._model.named_buffers():
+                tensor.copy_(buffers[name])
 
     def spectra(self) -> list[Tensor]:
         """Return the eigenvalues of each group in the last step, ascending."""
@@ -102,8 +130,8 @@ class TorchStepper:
         """The optimizer that makes them."""
         return self._optimizer
 
-    def step(self, inputs: Tensor, targets: Tensor) -> StepFigures:
-        """Make a step on a batch."""
+    def step(self, inputs: Tensor, targets: Tensor, record: Record | None = None) -> StepFigures:
+        """Make a step on a batch; there is nothing to record."""
         losses: list[Tensor] = []
 
         def closure() -> float:

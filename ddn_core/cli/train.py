@@ -14,6 +14,8 @@ from ddn_core.cli.training import Training
 from ddn_core.config import Config
 from ddn_core.config.provenance import resolved_config
 from ddn_core.plugins.registry import Registry
+from ddn_core.runs.record import TRACE
+from ddn_core.traces import Recorder
 
 INTERRUPTED = 130
 """Exit status after an interrupt from the keyboard."""
@@ -42,6 +44,9 @@ def train_run(config: Config, source: str, registry: Registry, out: Path, resume
         notes = folder.resume(training)
     ended = False
     try:
+        if config.record is not None:
+            training.recorder = Recorder(folder.path / TRACE, config.record)
+            training.recorder.resume(training.step_count)
         with Interrupt() as interrupt, TrainingDisplay(console, training.total_steps) as display:
             for note in notes:
                 display.note(note)
@@ -63,4 +68,4 @@ def train_run(config: Config, source: str, registry: Registry, out: Path, resume
         folder.close()
         console.print(f"interrupted; go on with: ddn train --resume {folder.path}", markup=False, soft_wrap=True)
         raise typer.Exit(INTERRUPTED)
-    display.summarize(training.history, folder.path)
+    display.summarize(training.history, folder.path, training.recorder)

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +20,7 @@ from ddn_core.config import Config
 from ddn_core.errors import ArgumentError, DdnError, PluginError
 from ddn_core.plugins.problem import Batches, ProblemParts
 from ddn_core.runs.events import EvaluationEvent, History, StepEvent
+from ddn_core.traces import Recorder
 
 
 @dataclass
@@ -50,7 +52,10 @@ class Training:
     Attributes:
         history: What was seen so far.
         at_rest: Whether a run can go on from the state that it is in now: no evaluation is due before the next step.
+        recorder: Records the curvature of steps that are due; `None` where none is.
     """
+
+    recorder: Recorder | None = None
 
     def __init__(self, config: Config, parts: ProblemParts, stepper: Stepper) -> None:
         self._config = config
@@ -183,8 +188,13 @@ class Training:
     def _step(self, inputs: Tensor, targets: Tensor) -> StepEvent:
         progress, begun = self._progress, time.perf_counter()
         lr = tuple(learning_rates(self._stepper.optimizer))
-        figures = self._stepper.step(inputs, targets)
+        last = None if self.total_steps is None else self.total_steps - 1
+        due = self.recorder is not None and self.recorder.is_due(progress.step, last)
+        record = partial(self.recorder.record, epoch=progress.epoch, last=last) if due and self.recorder else None
+        figures = self._stepper.step(inputs, targets, record)
         seconds = time.perf_counter() - begun
+        if due and self.recorder is not None:
+            self.recorder.note_loss_after(progress.step, figures.loss_after)
         event = StepEvent(**vars(figures), step=progress.step, epoch=progress.epoch, lr=lr, seconds=seconds)
         if progress.step == 0:
             self._note_spectra(0)

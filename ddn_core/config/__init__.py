@@ -15,7 +15,7 @@ provenance.py   the resolved config: all defaults, and the versions of everythin
 from ddn_core.config.first_order import Baseline, FallbackTable, FirstOrder
 from ddn_core.config.load import load_config, parse_config
 from ddn_core.config.plugins import PluginsConfig
-from ddn_core.config.schema import Config, CurvatureConfig, GroupConfig, TrainingConfig
+from ddn_core.config.schema import Config, CurvatureConfig, GroupConfig, RecordConfig, TrainingConfig
 from ddn_core.config.stepping import GroupSettings, StepConfig
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "GroupConfig",
     "GroupSettings",
     "PluginsConfig",
+    "RecordConfig",
     "StepConfig",
     "TrainingConfig",
     "load_config",

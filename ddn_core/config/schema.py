@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from ddn_core.config.first_order import Baseline, Fallback
 from ddn_core.config.plugins import PluginsConfig
@@ -110,13 +119,32 @@ class TrainingConfig(TableModel):
     )
 
 
+class RecordConfig(TableModel):
+    """Which steps of a run are recorded: the curvature of each group, for `ddn replay` and `ddn report`."""
+
+    steps: SampleIndices = Field(
+        None,
+        description="Numbers of the steps, from 0; by default 0, 1, 2, 5, 10, 20, 50, 100, ... and the last one.",
+    )
+    directions: PositiveInt | None = Field(
+        None, description="Number of leading directions that are recorded; by default as many as fit."
+    )
+    megabytes: Annotated[PositiveFloat, Unit("1")] = Field(
+        64.0,
+        description="Most megabytes that a trace takes. A step takes an eighth of it at most: beyond that, directions "
+        "with small eigenvalues are left out. Steps that do not fit any more are left out, and counted.",
+    )
+
+
 class Config(TableModel):
     """A config file."""
 
     model_config = ConfigDict(
         json_schema_extra={  # what the validator below says
             "if": {"properties": {"optimizer": {"type": "object"}}, "required": ["optimizer"]},
-            "then": {"properties": {"groups": {"maxItems": 0}, "fallback": {"type": "null"}}},
+            "then": {
+                "properties": {"groups": {"maxItems": 0}, "fallback": {"type": "null"}, "record": {"type": "null"}}
+            },
             "else": {"properties": {"groups": {"minItems": 1}}, "required": ["groups"]},
         }
     )
@@ -126,6 +154,9 @@ class Config(TableModel):
     training: TrainingConfig = Field(TrainingConfig(), description="How `ddn train` trains.")
     curvature: CurvatureConfig = Field(CurvatureConfig(), description="Which curvature the steps use.")
     step: StepConfig = Field(StepConfig(), description="What is done with a step that raises the loss.")
+    record: RecordConfig | None = Field(
+        None, description="Which steps are recorded, for `ddn replay` and `ddn report`; none by default."
+    )
     groups: list[GroupConfig] = Field([], description="The parameter groups, in order.")
     fallback: Fallback | None = Field(
         None,
@@ -150,4 +181,6 @@ class Config(TableModel):
             raise ValueError("groups: are missing; add a [[groups]] table, or an [optimizer] table for one of torch's")
         if self.optimizer is not None and (self.groups or self.fallback is not None):
             raise ValueError("optimizer: one of torch takes all parameters; leave out groups and fallback, or it")
+        if self.optimizer is not None and self.record is not None:
+            raise ValueError("record: an optimizer of torch has no curvature to record; leave it out")
         return self

@@ -76,6 +76,10 @@ class Directions:
         lambdas: Tensor,
         reduction: Reduction = "mean",
         context: Context | None = None,
+        *,
+        all_evals: Tensor | None = None,
+        loss_gammas: Tensor | None = None,
+        loss_lambdas: Tensor | None = None,
     ) -> Directions:
         """Return directions from given tensors: to try a strategy without a model.
 
@@ -86,6 +90,9 @@ class Directions:
             lambdas: Directional curvatures, `[N_ggn, K]`.
             reduction: Reduction of the loss over the samples.
             context: What is known beyond them; by default the first step, with the gradient in their span.
+            all_evals: Eigenvalues before any were left out, ascending; those given by default.
+            loss_gammas: Directional gradients of the loss itself, `[K]`; made of `gammas` by default.
+            loss_lambdas: Directional curvatures of the loss itself, `[K]`; `evals` by default.
         """
         if context is None:
             samples = max(lambdas.shape[0], 1)
@@ -96,8 +103,10 @@ class Directions:
                 parameters=max(*evecs.shape, 1),
                 norms=GivenNorms(gradient=float(gradient.norm())),
             )
-        directions = cls(evals, evecs, evals, reduction, _NoSource(), context=context)
-        vars(directions).update(gammas=gammas, lambdas=lambdas)
+        every = evals if all_evals is None else all_evals
+        directions = cls(evals, evecs, every, reduction, _NoSource(), context=context)
+        given = {"gammas": gammas, "lambdas": lambdas, "loss_gammas": loss_gammas, "loss_lambdas": loss_lambdas}
+        vars(directions).update({name: tensor for name, tensor in given.items() if tensor is not None})
         return directions
 
     def __len__(self) -> int:

@@ -94,7 +94,7 @@ class StepMaker(Optimizer):
                     plans[index] = FallbackPlan(group, self.state, f"group {index}")
                     continue
                 choice = group_choice(group["criterion"], group["damping"], f"group {index}")
-                held = None if self._is_due(index) else self._held[index]
+                held = None if self.refreshes(index) else self._held[index]
                 plans[index] = plan_group(
                     passes, group, choice, self._occasion(index), held, self.state, self.full_report, predict
                 )
@@ -108,6 +108,11 @@ class StepMaker(Optimizer):
         """Return the step, and what a group's last one did."""
         return Context(self._step_count, index, float(self.param_groups[index]["lr"]), self._outcomes.get(index))
 
-    def _is_due(self, index: int) -> bool:
-        """Return whether a group's directions are computed in this step."""
+    @property
+    def step_count(self) -> int:
+        """Number of steps that were made."""
+        return self._step_count
+
+    def refreshes(self, index: int) -> bool:
+        """Return whether a group's directions are computed in the next step, rather than reused (`every`)."""
         return index not in self._held or self._held[index].age >= int(self.param_groups[index]["every"])

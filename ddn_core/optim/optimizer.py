@@ -113,7 +113,7 @@ class DirectionalDampedNewton(StepMaker):
         self._passes = CurvaturePasses()
         self.last_step = ()
         self._extension = self._passes.extension(
-            lambda: wanted_parameters(self.param_groups, self._is_due), self._settings, self._generators
+            lambda: wanted_parameters(self.param_groups, self.refreshes), self._settings, self._generators
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -187,7 +187,7 @@ class DirectionalDampedNewton(StepMaker):
         """
         if is_fallback(self.param_groups[group]):
             raise ArgumentError(f"group {group} has no directions: an optimizer of torch moves it.")
-        if not self._is_due(group):
+        if not self.refreshes(group):
             raise CurvatureError(f"group {group} reuses directions of an earlier step in this one.")
         return all_directions(
             Passes(*self._passes.result()), self.param_groups[group], self._occasion(group), leading, self.state

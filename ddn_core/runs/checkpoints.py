@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import zipfile
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from ddn_core.errors import ArgumentError
+from ddn_core.runs.files import write_atomically
 
 FORMAT = "ddn checkpoint 1"
 FOLDER = "checkpoints"
@@ -21,16 +21,6 @@ KEPT = 2
 
 KEYS = ("model", "optimizer", "config", "progress", "random")
 """What a checkpoint has beside its format."""
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that whenever the process is killed there is the old one or the new one, and no half of it."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def save_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:

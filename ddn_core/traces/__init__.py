@@ -1,0 +1,31 @@
+"""Recorded curvature: written during a run, and tried with any strategy afterwards, without a model.
+
+index.py      everything but the tensors, as one JSON file
+tensors.py    tensors in a file
+recording.py  a recorder, which writes a trace between backward pass and step
+trace.py      a trace, read back
+measures.py   signal-to-noise, and what each direction does for the step
+halves.py     what a step is worth on samples that it has not seen
+replay.py     strategies on a trace, side by side
+tables.py     rows of figures as CSV and HTML
+"""
+
+from ddn_core.traces.halves import expected_decrease
+from ddn_core.traces.measures import DampedChoice, signal_to_noise
+from ddn_core.traces.recording import Recorder
+from ddn_core.traces.replay import RECORDED, Replay, Replayed, replay
+from ddn_core.traces.trace import Trace, TraceGroup, TraceStep
+
+__all__ = [
+    "RECORDED",
+    "DampedChoice",
+    "Recorder",
+    "Replay",
+    "Replayed",
+    "Trace",
+    "TraceGroup",
+    "TraceStep",
+    "expected_decrease",
+    "replay",
+    "signal_to_noise",
+]

@@ -1,0 +1,124 @@
+"""The index of a trace: everything but the tensors, as one JSON file beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ddn_core.errors import ArgumentError
+from ddn_core.runs.files import write_atomically
+
+INDEX = "index.json"
+FORMAT: Literal["ddn trace 1"] = "ddn trace 1"
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+class GroupEntry(_Entry):
+    """What is known of a group in a step, beyond its tensors.
+
+    Attributes:
+        group: Number of the group.
+        params: Names of its parameters.
+        criterion: Table of the criterion that made the step.
+        damping: Table of the damping that made the step.
+        reduction: Reduction of the loss over the samples.
+        lr: Factor on the step.
+        outputs: Number of outputs of the model for each sample.
+        samples: Number of samples in the GGN.
+        parameters: Number of parameters that the loss reaches.
+        gradient_norm: Norm of the gradient, loss/param.
+        parameter_norm: Norm of the parameters, param.
+        mean_curvature: Mean of the eigenvalues, zeros included, loss/param².
+        found: Number of directions that there were; those that are recorded have the largest eigenvalues.
+        last: What the group's last step did, if a strategy asked.
+    """
+
+    group: int
+    params: tuple[str, ...]
+    criterion: dict[str, Any]
+    damping: dict[str, Any]
+    reduction: Literal["mean", "sum"]
+    lr: float
+    outputs: int
+    samples: int
+    parameters: int
+    gradient_norm: float
+    parameter_norm: float
+    mean_curvature: float
+    found: int
+    last: dict[str, Any] | None = None
+
+
+class StepEntry(_Entry):
+    """A recorded step.
+
+    Attributes:
+        step: Its number, from 0.
+        epoch: Number of its epoch, from 1; `None` where nobody counts.
+        loss: Loss of the batch before the step.
+        loss_after: Loss of the same batch after the whole step, if it was evaluated.
+        file: Name of the file with its tensors.
+        bytes: Size of the file.
+        groups: Its groups.
+    """
+
+    step: int
+    epoch: int | None
+    loss: float
+    loss_after: float | None = None
+    file: str
+    bytes: int
+    groups: tuple[GroupEntry, ...]
+
+
+class Index(_Entry):
+    """All that is recorded.
+
+    Attributes:
+        format: Version of this format.
+        megabytes: What the trace may take at most.
+        left_out: Numbers of the steps that did not fit.
+        steps: The steps, in order.
+    """
+
+    format: Literal["ddn trace 1"] = FORMAT
+    megabytes: float
+    left_out: tuple[int, ...] = ()
+    steps: tuple[StepEntry, ...] = ()
+
+    @property
+    def bytes(self) -> int:
+        """Size of all files with tensors."""
+        return sum(entry.bytes for entry in self.steps)
+
+    def before(self, step: int) -> Index:
+        """Return the index without what was recorded at a step or later."""
+        kept = tuple(entry for entry in self.steps if entry.step < step)
+        return self.model_copy(update={"steps": kept, "left_out": tuple(one for one in self.left_out if one < step)})
+
+    def write(self, folder: Path) -> None:
+        """Write the index into a folder."""
+        write_atomically(folder / INDEX, (self.model_dump_json(indent=1) + "\n").encode())
+
+    @classmethod
+    def read(cls, folder: Path) -> Index:
+        """Return the index in a folder.
+
+        Raises:
+            ArgumentError: There is none, or it cannot be read.
+        """
+        try:
+            return cls.model_validate_json((folder / INDEX).read_bytes())
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise ArgumentError(
+                f"{folder} is no trace: it has no {INDEX}. Make one with ddn train --record."
+            ) from error
+        except OSError as error:
+            raise ArgumentError(f"{folder / INDEX}: cannot be read: {error.strerror}") from error
+        except ValidationError as error:
+            raise ArgumentError(f"{folder / INDEX}: is no index of a trace that this version of ddn reads.") from error

@@ -1,0 +1,216 @@
+"""Any strategies on recorded curvature, side by side: no model, no data, milliseconds a step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ddn_core.api import Criterion, Damping, Directions
+from ddn_core.config import Config
+from ddn_core.errors import ArgumentError, StrategyError
+from ddn_core.plugins.resolve import as_criterion, as_damping
+from ddn_core.traces.halves import expected_decrease
+from ddn_core.traces.measures import DampedChoice
+from ddn_core.traces.trace import Trace, TraceGroup
+
+RECORDED = "recorded"
+"""Name of what the run itself did, beside the candidates."""
+
+Candidate = Config | object
+"""A config; a damping; a pair of criterion and damping; or a list of such pairs, one for each recorded group."""
+
+
+@dataclass(frozen=True, eq=False)
+class Replayed:
+    """What a candidate does in one group at one recorded step.
+
+    Attributes:
+        name: The candidate.
+        step: Number of the step.
+        group: Number of the group.
+        choice: The directions that it keeps, and their dampings.
+        expected_decrease: Decrease of the loss that held-out halves of the samples expect, loss; NaN where samples are
+            too few. What the run did is judged with the directions and dampings that it had, made of all samples.
+        expected_spread: Standard deviation of that over the splits, loss.
+        seconds: Seconds that criterion and damping took, together.
+    """
+
+    name: str
+    step: int
+    group: int
+    choice: DampedChoice
+    expected_decrease: float
+    expected_spread: float
+    seconds: float
+
+    def to_dict(self) -> dict[str, str | int | float]:
+        """Return the figures as plain data; dampings are over the finite ones, NaN where there is none."""
+        finite = self.choice.deltas[self.choice.deltas.isfinite()].double()
+        low, middle, high = (
+            (float(finite.min()), float(finite.median()), float(finite.max())) if len(finite) else (float("nan"),) * 3
+        )
+        return {
+            "candidate": self.name,
+            "step": self.step,
+            "group": self.group,
+            "directions": len(self.choice.every),
+            "kept": len(self.choice.kept),
+            "damping_min": low,
+            "damping_median": middle,
+            "damping_max": high,
+            "step_norm": self.choice.step_norm,
+            "predicted_decrease": self.choice.predicted_decrease,
+            "expected_decrease": self.expected_decrease,
+            "expected_spread": self.expected_spread,
+            "milliseconds": 1e3 * self.seconds,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Replay:
+    """Strategies on recorded curvature.
+
+    Attributes:
+        trace: The recorded curvature.
+        names: Names of the candidates, what the run did first.
+        results: One for each recorded step, group and candidate, in this order.
+    """
+
+    trace: Trace
+    names: tuple[str, ...]
+    results: tuple[Replayed, ...]
+
+    def rows(self) -> list[dict[str, str | int | float]]:
+        """Return the figures as plain data, one row for each result."""
+        return [result.to_dict() for result in self.results]
+
+    def at(self, step: int, group: int) -> list[Replayed]:
+        """Return the results at a step in a group, one for each candidate."""
+        return [result for result in self.results if (result.step, result.group) == (step, group)]
+
+    def write_csv(self, path: Path | str) -> None:
+        """Write the figures as a table, one row for each result."""
+        from ddn_core.traces.tables import csv_text
+
+        Path(path).write_text(csv_text(self.rows()), encoding="utf-8")
+
+    def _repr_html_(self) -> str:
+        """Return the figures as a table, for a notebook."""
+        from ddn_core.traces.tables import html_table
+
+        return html_table(self.rows())
+
+
+def replay(trace: Trace | Path | str, candidates: Mapping[str, Candidate], splits: int = 4, seed: int = 0) -> Replay:
+    """Return what strategies do on every recorded step.
+
+    Strategies that adapt answer as they do before their first step: nothing is told to them. Momentum, clips and the
+    like are not applied: what is compared is criterion, damping and `lr`.
+
+    Example:
+        >>> from ddn_core.testing import digits_trace
+        >>> from ddn_core.traces import replay
+        >>> replay(digits_trace(), {"weak": {"kind": "constant", "value": 1e-3}, "floor": SpectralFloor()})
+
+    Args:
+        trace: The trace, or its folder.
+        candidates: By name, what is tried: a config (with one group, which is used for every recorded one, or as many
+            as were recorded); a damping along all directions; a pair of criterion and damping; a list of such pairs.
+            Strategies are objects, tables, or functions with ViViT's signatures.
+        splits: Number of random splits into halves that the expected decrease is a mean over; 0 for none.
+        seed: Seed of the splits.
+
+    Raises:
+        ArgumentError: The trace cannot be read, or the groups of a candidate do not fit it.
+        ConfigError: A strategy is none, or its table is wrong.
+        StrategyError: A strategy raised, or returned the wrong thing.
+    """
+    trace = trace if isinstance(trace, Trace) else Trace.read(trace)
+    if RECORDED in candidates:
+        raise ArgumentError(f"{RECORDED!r} is what the run did; name a candidate otherwise.")
+    groups = sorted({entry.group for step in trace for entry in step.entry.groups})
+    chosen = {name: _strategies(name, candidate, groups) for name, candidate in candidates.items()}
+    results = []
+    for step in trace:
+        for group in step.groups:
+            number = group.entry.group
+            results.append(_recorded(step.entry.step, group, splits, seed))
+            for name, strategies in chosen.items():
+                results.append(_replayed(name, strategies[number], step.entry.step, group, splits, seed))
+    return Replay(trace, (RECORDED, *chosen), tuple(results))
+
+
+@dataclass(frozen=True, eq=False)
+class _Strategies:
+    """Criterion and damping of a group, fresh."""
+
+    criterion: Criterion
+    damping: Damping
+    lr: float | None
+
+    def __call__(self, directions: Directions) -> tuple[Tensor, Tensor]:
+        none = directions.evals.new_zeros(0)
+        kept = self.criterion(directions) if len(directions) else none.long()
+        return kept, self.damping(directions.select(kept)) if len(kept) else none
+
+
+@torch.no_grad()
+def _recorded(step: int, group: TraceGroup, splits: int, seed: int) -> Replayed:
+    """Return what the run did."""
+    lr, own = group.entry.lr, (group.kept, group.deltas)
+    expected, spread = expected_decrease(group.directions, lambda directions: own, lr, splits, seed)
+    choice = DampedChoice(group.directions, *own, lr)
+    return Replayed(RECORDED, step, group.entry.group, choice, expected, spread, 0.0)
+
+
+@torch.no_grad()
+def _replayed(name: str, strategies: _Strategies, step: int, group: TraceGroup, splits: int, seed: int) -> Replayed:
+    number = group.entry.group
+    lr = group.entry.lr if strategies.lr is None else strategies.lr
+    begun = time.perf_counter()
+    try:
+        kept, deltas = strategies(group.directions)
+        seconds = time.perf_counter() - begun
+        expected, spread = expected_decrease(group.directions, strategies, lr, splits, seed)
+    except StrategyError as error:
+        raise StrategyError(f"{name}, recorded step {step}, group {number}: {error}") from error
+    choice = DampedChoice(group.directions, kept, deltas, lr)
+    return Replayed(name, step, number, choice, expected, spread, seconds)
+
+
+def _strategies(name: str, candidate: Candidate, groups: Sequence[int]) -> dict[int, _Strategies]:
+    """Return the strategies of each recorded group."""
+    made: list[tuple[object, object, float | None]]
+    if isinstance(candidate, Config):
+        if candidate.optimizer is not None:
+            raise ArgumentError(f"{name}: names {candidate.optimizer.kind!r} of torch; it has no strategies to replay.")
+        made = [(group.criterion, group.damping, group.lr) for group in candidate.groups]
+    elif isinstance(candidate, list):
+        made = [(*_pair(name, item), None) for item in candidate]
+    else:
+        made = [(*_pair(name, candidate), None)]
+    if len(made) == 1:
+        made = made * len(groups)
+    if len(made) != len(groups):
+        raise ArgumentError(
+            f"{name} has {len(made)} groups, and the trace {len(groups)}. Replay with one group, which is used for all, or "
+            "with as many as were recorded."
+        )
+    return {
+        number: _Strategies(as_criterion(criterion, f"{name}, group {number}"), as_damping(damping, name), lr)
+        for number, (criterion, damping, lr) in zip(groups, made, strict=True)
+    }
+
+
+def _pair(name: str, given: object) -> tuple[object, object]:
+    """Return criterion and damping of what a user gives for both."""
+    if not isinstance(given, tuple):
+        return {"kind": "all"}, given
+    if len(given) != 2:
+        raise ArgumentError(f"{name}: {given!r} is no pair of criterion and damping.")
+    return given

@@ -1,0 +1,34 @@
+"""Rows of figures as text: CSV for programs, HTML for notebooks."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from html import escape
+
+Row = Mapping[str, str | int | float | None]
+
+
+def csv_text(rows: Sequence[Row]) -> str:
+    """Return rows as CSV, numbers with all their digits."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    return text.getvalue()
+
+
+def html_table(rows: Sequence[Row]) -> str:
+    """Return rows as an HTML table, numbers with three digits."""
+    names = list(rows[0]) if rows else []
+    head = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in names)
+    body = "".join("<tr>" + "".join(f"<td>{escape(shown(row[name]))}</td>" for name in names) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def shown(value: str | int | float | None) -> str:
+    """Return a figure as a person reads it."""
+    if value is None or value != value:
+        return "-"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

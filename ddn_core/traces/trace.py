@@ -1,0 +1,142 @@
+"""A trace, read back: at some steps of a run, the directions of each group as strategies saw them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ddn_core.api import Context, Directions, GivenNorms, Outcome
+from ddn_core.errors import ArgumentError
+from ddn_core.runs.record import TRACE
+from ddn_core.traces.index import GroupEntry, Index, StepEntry
+from ddn_core.traces.tensors import load_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class TraceGroup:
+    """A group in a recorded step.
+
+    Attributes:
+        entry: What is known of it beyond its tensors.
+        directions: The directions that its criterion was given; gammas and lambdas are there, and eigenvectors in
+            parameter space are not.
+        kept: Indices of the directions that the criterion kept, of those that are recorded.
+        deltas: Dampings of the kept directions, loss/param².
+    """
+
+    entry: GroupEntry
+    directions: Directions
+    kept: Tensor
+    deltas: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class TraceStep:
+    """A recorded step.
+
+    Attributes:
+        folder: Folder of the trace.
+        entry: What is known of it beyond its tensors: number, epoch, loss before and after.
+    """
+
+    folder: Path
+    entry: StepEntry
+
+    @cached_property
+    def groups(self) -> tuple[TraceGroup, ...]:
+        """The groups, read from the file when first asked for.
+
+        Raises:
+            ArgumentError: The file is missing or damaged.
+        """
+        path = self.folder / self.entry.file
+        tensors = load_tensors(path)
+        try:
+            return tuple(_group(entry, tensors, self.entry.step) for entry in self.entry.groups)
+        except (KeyError, RuntimeError, TypeError) as error:
+            raise ArgumentError(f"{path}: does not have what the index says: {error}") from error
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """Recorded curvature of a run.
+
+    Example:
+        >>> trace = Trace.read("runs/digits/trace")
+        >>> directions = trace.steps[0].groups[0].directions
+
+    Attributes:
+        path: Its folder.
+        index: What is recorded.
+        steps: The recorded steps, in order.
+    """
+
+    path: Path
+    index: Index
+    steps: tuple[TraceStep, ...]
+
+    @classmethod
+    def read(cls, path: Path | str) -> Trace:
+        """Return the trace in a folder, or in a run folder; tensors are read when they are asked for.
+
+        Raises:
+            ArgumentError: There is none, it holds no step, or its index cannot be read.
+        """
+        folder = Path(path)
+        if (folder / TRACE).is_dir():
+            folder = folder / TRACE
+        index = Index.read(folder)
+        if not index.steps:
+            raise ArgumentError(f"{folder}: the trace holds no step; its run ended before the first, or none fitted.")
+        return cls(folder, index, tuple(TraceStep(folder, entry) for entry in index.steps))
+
+    def __len__(self) -> int:
+        """Return the number of recorded steps."""
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[TraceStep]:
+        """Go through the recorded steps."""
+        return iter(self.steps)
+
+    def __repr__(self) -> str:
+        """Return how much is recorded, on one line."""
+        numbers = [step.entry.step for step in self.steps]
+        groups = max(len(step.entry.groups) for step in self.steps)
+        return (
+            f"Trace({str(self.path)!r}: {len(self)} steps from {numbers[0]} to {numbers[-1]}, groups: {groups}, "
+            f"{self.index.bytes / 1e6:.1f} MB)"
+        )
+
+
+def _group(entry: GroupEntry, tensors: dict[str, Tensor], step: int) -> TraceGroup:
+    own = {
+        name.partition(".")[2]: tensor for name, tensor in tensors.items() if name.partition(".")[0] == str(entry.group)
+    }
+    context = Context(
+        step=step,
+        group=entry.group,
+        lr=entry.lr,
+        last=None if entry.last is None else Outcome(**entry.last),
+        outputs=entry.outputs,
+        samples=entry.samples,
+        parameters=entry.parameters,
+        norms=GivenNorms(entry.gradient_norm, entry.parameter_norm, entry.mean_curvature),
+    )
+    directions = Directions.from_tensors(
+        own["evals"],
+        own["evecs"],
+        own["gammas"],
+        own["lambdas"],
+        entry.reduction,
+        context,
+        all_evals=own["all_evals"],
+        loss_gammas=own["loss_gammas"],
+        loss_lambdas=own["loss_lambdas"],
+    )
+    return TraceGroup(entry, directions, own["kept"], own["deltas"])
