@@ -53,7 +53,10 @@ def _allowed(importer, imported):
     if _inside(importer, "ddn_core.config"):
         return _inside(imported, "ddn_core.config", "ddn_core.plugins", "ddn_core.errors")
     if _inside(importer, "ddn_core.testing"):
-        return _inside(imported, "ddn_core.testing", "ddn_core.errors") or imported == "ddn_core.api"
+        return _inside(imported, "ddn_core.testing", "ddn_core.errors") or imported in (
+            "ddn_core.api",
+            "ddn_core.traces",
+        )
     if _inside(imported, "ddn_core.engine") and imported != "ddn_core.engine":
         return False  # nobody reaches into the engine
     if importer == "ddn_core.api":

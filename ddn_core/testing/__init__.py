@@ -2,6 +2,7 @@
 
 contract.py   every check on a strategy, for pytest or by itself (checks.py: one function for each promise)
 spectra.py    directions to try strategies on, without a model
+recorded.py   recorded curvature of a real run, for `ddn_core.traces.replay`
 dense.py      dense GGNs and per-sample derivatives from plain autograd, which know nothing of the engine
 """
 
@@ -13,6 +14,7 @@ from ddn_core.testing.dense import (
     per_sample_ggns,
     per_sample_gradients,
 )
+from ddn_core.testing.recorded import digits_trace
 from ddn_core.testing.spectra import difficult_directions, typical_directions
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "dense_ggn",
     "dense_twin",
     "difficult_directions",
+    "digits_trace",
     "parametrize_with_checks",
     "per_sample_ggns",
     "per_sample_gradients",

@@ -198,11 +198,13 @@ def _strategies(name: str, candidate: Candidate, groups: Sequence[int]) -> dict[
         made = made * len(groups)
     if len(made) != len(groups):
         raise ArgumentError(
-            f"{name} has {len(made)} groups, and the trace {len(groups)}. Replay with one group, which is used for all, or "
-            "with as many as were recorded."
+            f"{name} has {len(made)} groups, and the trace {len(groups)}. Give one group, which is used for all, "
+            "or as many as were recorded."
         )
     return {
-        number: _Strategies(as_criterion(criterion, f"{name}, group {number}"), as_damping(damping, name), lr)
+        number: _Strategies(
+            as_criterion(criterion, f"{name}, group {number}", warn=False), as_damping(damping, name), lr
+        )
         for number, (criterion, damping, lr) in zip(groups, made, strict=True)
     }
 
