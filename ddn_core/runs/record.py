@@ -1,0 +1,129 @@
+"""A run folder, read back: of a run that is finished, that goes on, or that was cut off."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ddn_core.errors import ArgumentError
+from ddn_core.runs.events import EvaluationEvent, StepEvent
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CONFIG = "config.resolved.json"
+METRICS = "metrics.jsonl"
+CHECKPOINT = "checkpoint.pt"
+PICTURE = "run.png"
+TRACE = "trace"
+LOSSES = ("loss", "train_loss", "test_loss")
+"""Fields of events that are null in the metrics where they were not finite."""
+
+E = TypeVar("E", StepEvent, EvaluationEvent)
+
+
+@dataclass(frozen=True, eq=False)
+class RunRecord:
+    """What is known of a run.
+
+    Attributes:
+        path: Its folder.
+        name: What it is called beside others; the folder's name by default.
+        config: The resolved config, with `provenance`: versions of everything.
+        steps: Its steps.
+        evaluations: Its evaluations, in order; those that end an epoch have `ends_epoch`.
+    """
+
+    path: Path
+    name: str
+    config: Mapping[str, Any]
+    steps: tuple[StepEvent, ...]
+    evaluations: tuple[EvaluationEvent, ...]
+
+    @classmethod
+    def read(cls, path: Path | str, name: str | None = None) -> RunRecord:
+        """Read a run folder.
+
+        Args:
+            path: The folder.
+            name: What the run is called.
+
+        Raises:
+            ArgumentError: It is no run folder, or what is in it cannot be read.
+        """
+        folder = Path(path)
+        try:
+            config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise ArgumentError(f"{folder} is no run folder: it has no {CONFIG}. Make one with ddn train.") from error
+        except (OSError, ValueError) as error:
+            raise ArgumentError(f"{folder / CONFIG}: cannot be read: {error}") from error
+        steps, evaluations = read_events(folder / METRICS)
+        return cls(folder, name or folder.resolve().name, config, tuple(steps), tuple(evaluations))
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has come to its end."""
+        return (self.path / CHECKPOINT).is_file()
+
+    @property
+    def epochs(self) -> tuple[EvaluationEvent, ...]:
+        """The evaluations that end an epoch."""
+        return tuple(event for event in self.evaluations if event.ends_epoch)
+
+    @property
+    def trace(self) -> Path | None:
+        """The folder of the recorded curvature, if there is one."""
+        folder = self.path / TRACE
+        return folder if folder.is_dir() else None
+
+    @cached_property
+    def spectra(self) -> Mapping[int, list[Tensor]]:
+        """By step, the eigenvalues of each group, ascending: of the first step, and of the last of each epoch.
+
+        Empty for a run of one of torch's optimizers, or one without a checkpoint.
+        """
+        from ddn_core.runs.checkpoints import CheckpointFolder, load_checkpoint
+
+        try:
+            final = self.path / CHECKPOINT
+            state = load_checkpoint(final) if final.is_file() else CheckpointFolder(self.path).newest()[0]
+        except ArgumentError:
+            return {}
+        return {} if state is None else dict(state.get("spectra", {}))
+
+
+def read_events(path: Path) -> tuple[list[StepEvent], list[EvaluationEvent]]:
+    """Return the steps and the evaluations in a file of metrics; the last line of a run that was killed is left out.
+
+    Raises:
+        ArgumentError: A line in the midst is none that a run writes.
+    """
+    steps: list[StepEvent] = []
+    evaluations: list[EvaluationEvent] = []
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            table = json.loads(line)
+            if table["event"] == "step":
+                steps.append(_event(StepEvent, {**table, "lr": tuple(table["lr"])}))
+            else:
+                evaluations.append(_event(EvaluationEvent, table))
+        except (ValueError, TypeError, KeyError) as error:
+            if number == len(lines):
+                break
+            raise ArgumentError(f"{path}, line {number}: is no event of a run: {error}") from error
+    return steps, evaluations
+
+
+def _event(kind: type[E], table: Mapping[str, Any]) -> E:
+    """Return an event from its line; fields of other versions are left out, and a loss that is null is NaN."""
+    names = {entry.name for entry in fields(kind)}
+    known: dict[str, Any] = {name: value for name, value in table.items() if name in names}
+    known.update({name: math.nan for name in LOSSES if name in known and known[name] is None})
+    return kind(**known)
