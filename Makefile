@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 SOURCES := ddn_core ddn_plugins benchmarks tests docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format types wheel docs bench lock clean
+.PHONY: help demo test browser lint format types wheel docs bench lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
@@ -17,6 +17,9 @@ demo: $(VENV)/run.done ## Install, and train an MLP on the digits
 
 test: $(VENV)/dev.done ## Install what the tests need, and run them
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+browser: ## Install Chromium, which the tests of the report need, from Debian's packages
+	command -v chromium > /dev/null || (apt-get update -qq && apt-get install -y -qq chromium > /dev/null)
 
 lint: $(VENV)/dev.done ## Check format and style
 	$(BIN)/ruff format --check $(SOURCES)
@@ -32,8 +35,9 @@ types: $(VENV)/dev.done ## Check the types
 wheel: $(VENV)/dev.done ## Build a wheel, install it into an empty environment, and train there
 	sh requirements/check_wheel.sh $(BIN)/python
 
-docs: $(VENV)/dev.done ## Build the documentation, warnings are errors
+docs: $(VENV)/dev.done ## Build the documentation, warnings are errors, and check links and search
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+	$(BIN)/python docs/check_site.py
 
 bench: $(VENV)/dev.done $(VENV)/bench.done ## Measure against the peers, and write docs/benchmarks.md
 	$(BIN)/python -m benchmarks all

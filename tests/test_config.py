@@ -125,7 +125,7 @@ def test_error_has_a_line_for_each_place():
         ),
         (
             {"curvature": {"subsampling_ggn": [0, 0]}},
-            "curvature.subsampling_ggn: an index is repeated; name each sample once",
+            "curvature.subsampling_ggn: a number is repeated; name each once",
         ),
         (
             {"curvature": {"subsampling_grad": [-1]}},

@@ -17,8 +17,10 @@ from ddn_core.errors import ConfigError
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PAGES = [
-    ROOT / "docs" / f"{name}.md" for name in ("config", "engine", "migration", "optimizer", "plugins", "quickstart")
+    ROOT / "docs" / f"{name}.md"
+    for name in ("config", "engine", "migration", "optimizer", "plugins", "quickstart", "replay", "report", "spectrum")
 ]
+ELSEWHERE = [ROOT / "docs" / "compare.md"]  # where there are runs: test_compare.py
 
 
 def blocks(text, language):
@@ -56,7 +58,7 @@ def test_python_blocks():
 
 
 def test_examples_are_as_short_as_promised():
-    optimizer, _, plugin = blocks(README, "python")
+    optimizer, _, plugin, _ = blocks(README, "python")
     loop = optimizer[optimizer.index("optimizer =") :]
     assert len([line for line in optimizer.splitlines() if line.strip()]) <= 15
     assert len(loop.splitlines()) <= 15
@@ -69,7 +71,22 @@ def test_config_example_trains(tmp_path):
     (tmp_path / "train.toml").write_text(config)
     commands = [line.partition("#")[0].split() for line in "\n".join(blocks(README, "console")).splitlines()]
     ours = [command[1:] for command in commands if command and command[0] == "ddn"]
-    assert [command[0] for command in ours] == ["check", "estimate", "train", "sweep", "plugins", "plugins", "schema"]
+    assert [command[0] for command in ours] == [
+        *(
+            "check",
+            "estimate",
+            "train",
+            "sweep",
+            "train",
+            "replay",
+            "compare",
+            "report",
+            "spectrum",
+            "plugins",
+            "plugins",
+            "schema",
+        )
+    ]
     for command in ours:
         process = [sys.executable, "-W", "error", "-c", "from ddn_core.cli import main; main()", *command]
         result = subprocess.run(process, cwd=tmp_path, capture_output=True, text=True, env=dict(os.environ))
@@ -96,7 +113,8 @@ def test_what_the_readme_names_is_there():
 
 
 def test_every_documentation_page_with_code_is_run():
-    assert sorted(page for page in (ROOT / "docs").glob("*.md") if blocks(page.read_text(), "python")) == PAGES
+    pages = [page for page in (ROOT / "docs").glob("*.md") if blocks(page.read_text(), "python")]
+    assert sorted(pages) == sorted([*PAGES, *ELSEWHERE])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)

@@ -35,6 +35,10 @@ scheduler = { kind = "exponential", gamma = 0.97, every = "step" }
 [curvature]
 kind = "ggn-mc" # without a seed: from torch's own generator
 
+[record]
+steps = [0, 3, 20, 45]
+megabytes = 6
+
 [step]
 on_increase = "shorten"
 
@@ -112,6 +116,9 @@ def assert_ended_alike(folder, whole):
     states = [without_times(load_checkpoint(run / "checkpoint.pt")) for run in (folder, whole)]
     assert_same(*states)
     assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}
+    traces = [{path.name: path.read_bytes() for path in (run / "trace").iterdir()} for run in (folder, whole)]
+    assert traces[0] == traces[1]
+    assert len(traces[0]) == 5
 
 
 def killed(arguments, seconds):
@@ -254,7 +261,7 @@ def test_errors_of_resume(interrupted, whole, tmp_path):
     assert f"the run in {whole} is finished" in refused("--resume", whole)
     assert "there is no such folder" in refused("--resume", tmp_path / "nothing")
     assert "it has no config.resolved.json" in refused("--resume", tmp_path)
-    assert "leave --out and --set out" in refused("--resume", whole, "--set", "training.epochs=9")
+    assert "leave --out, --set and --record out" in refused("--resume", whole, "--set", "training.epochs=9")
     assert "name a CONFIG, or a run folder" in refused()
     assert f"ddn train --resume {interrupted}" in refused(whole / "config.resolved.json", "--out", interrupted)
     before = (interrupted / "metrics.jsonl").read_bytes()

@@ -255,7 +255,7 @@ def test_the_rest_of_the_gradient_makes_it_the_whole_damped_step(curvature, name
         optimizer.zero_grad()
         with optimizer.curvature():
             loss_function(model(X), y).backward()
-        if optimizer._is_due(0):
+        if optimizer.refreshes(0):
             ggn = dense_of_pass(optimizer, model)
         optimizer.step()
         assert optimizer.last_step[0].refreshed == ("every" not in given or step % 2 == 0)

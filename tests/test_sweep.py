@@ -16,13 +16,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddn_core.cli.sweep import folder as sweep_folder
-from ddn_core.cli.sweep.folder import held
 from ddn_core.cli.sweep.plan import Plan
-from ddn_core.cli.sweep.runner import Share
 from ddn_core.cli.sweep.space import MOST, Choices, Range, combinations, dimensions, literal, plain
 from ddn_core.cli.sweep.table import metric_names, ranking
-from ddn_core.cli.sweep.trial import Process, Result, read_metrics
+from ddn_core.cli.trials import folder as trials_folder
+from ddn_core.cli.trials.folder import held
+from ddn_core.cli.trials.plan import Task
+from ddn_core.cli.trials.process import Process, Result, read_metrics
+from ddn_core.cli.trials.runner import Share
 from ddn_core.errors import ArgumentError, ConfigError, DdnError
 from ddn_core.plugins.registry import installed_registry
 
@@ -287,21 +288,21 @@ def test_metrics_of_a_run_that_was_cut_off(tmp_path):
 
 def test_a_folder_is_held_by_one_sweep(tmp_path, monkeypatch):
     pytest.importorskip("fcntl")
-    monkeypatch.setattr(sweep_folder, "_PATIENCE", 0)
+    monkeypatch.setattr(trials_folder, "_PATIENCE", 0)
     with (
-        held(tmp_path / "s"),
+        held(tmp_path / "s", "sweep"),
         pytest.raises(ArgumentError, match="another sweep is running"),
-        held(tmp_path / "s"),
+        held(tmp_path / "s", "sweep"),
     ):
         pass
-    with held(tmp_path / "s"):
+    with held(tmp_path / "s", "sweep"):
         pass
 
 
 def test_a_plan_that_cannot_be_read(tmp_path):
     (tmp_path / "sweep.json").write_text('{"version": 2}')
     with pytest.raises(ConfigError, match="is no plan of a sweep"):
-        sweep_folder.read_plan(tmp_path)
+        trials_folder.read_plan(tmp_path, Plan)
 
 
 # Real processes
@@ -395,10 +396,14 @@ def test_what_has_ended_is_not_run_again_unless_it_failed_and_one_asks(swept):
     assert {str(path) for path in changed} <= {"0001/result.json"}  # the seconds that it took
 
 
+def task(place, config, *overrides):
+    return Task(number=0, label="", place=place, run=place / "run", config=config, overrides=overrides)
+
+
 def test_a_trial_is_started_with_its_share_and_what_the_sweep_was_allowed(tmp_path, monkeypatch):
     started = {}
     monkeypatch.setattr(subprocess, "Popen", lambda command, **options: started.update(options, command=command))
-    Process.start(tmp_path, tmp_path / "config.toml", ["a=1", "b=2"], "acme,other", 3, None)
+    Process.start(task(tmp_path, tmp_path / "config.toml", "a=1", "b=2"), "acme,other", 3, None)
     assert started["env"]["OMP_NUM_THREADS"] == "3"
     assert started["command"][4:] == [
         *("--plugins", "acme,other", "train", str(tmp_path / "config.toml"), "--out", str(tmp_path / "run")),
@@ -408,7 +413,7 @@ def test_a_trial_is_started_with_its_share_and_what_the_sweep_was_allowed(tmp_pa
 
 def test_a_trial_ends_when_nobody_holds_its_input_any_more(tmp_path):
     (tmp_path / "c.toml").write_text(CONFIG.replace("epochs = 1", "epochs = 100000"))
-    process = Process.start(tmp_path, tmp_path / "c.toml", [], None, 1, None)
+    process = Process.start(task(tmp_path, tmp_path / "c.toml"), None, 1, None)
     process.popen.stdin.close()  # as the system does when the sweep is killed
     assert process.popen.wait(timeout=60) == -signal.SIGKILL
     assert process.result().error == "killed by SIGKILL"

@@ -11,17 +11,16 @@ import shutil
 import pytest
 import torch
 from backpack import extend
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from ddn_core import DirectionalDampedNewton
 from ddn_core.api import Context, Damping, Directions
 from ddn_core.config import RecordConfig, load_config, parse_config
-from ddn_core.errors import ArgumentError, ConfigError, CurvatureError, StrategyError
-from ddn_core.testing import dense_twin, digits_trace, typical_directions
-from ddn_core.traces import RECORDED, DampedChoice, Recorder, Trace, expected_decrease, replay, signal_to_noise
-from ddn_core.traces.halves import of_samples
+from ddn_core.errors import ArgumentError, ConfigError, CurvatureError, NonFiniteError, StrategyError
+from ddn_core.testing import dense_ggn, dense_twin, digits_trace, per_sample_gradients, typical_directions
+from ddn_core.traces import RECORDED, DampedChoice, Recorder, Trace, expected_decrease, halves, replay, signal_to_noise
 
 ALL = {"params": ["*"], "criterion": {"kind": "all"}, "damping": {"kind": "constant", "value": 0.5}}
 TWO = [{**ALL, "params": ["0.*"]}, {**ALL, "criterion": {"kind": "top-k", "k": 2}, "lr": 0.5}]
@@ -126,7 +125,7 @@ def test_steps_are_due_in_series(step, last):
     recorder._settings = RecordConfig()
     assert recorder.is_due(step, last) == (step in series or step == last)
     assert recorder.is_due(step) == (step in series)
-    recorder._settings = RecordConfig(steps=[3, last])
+    recorder._settings = RecordConfig(steps=sorted({3, last}))
     assert recorder.is_due(step, 7) == (step in (3, last))
 
 
@@ -210,6 +209,24 @@ def regrouped(folder):
     return (folder / "index.json").read_text().replace('"group": 0', '"group": 5')
 
 
+def test_what_a_kill_left_is_removed(tmp_path):
+    (tmp_path / ".index.json.partial").write_text("{")
+    recorder = Recorder(tmp_path)
+    recorder.resume(0)
+    assert [path.name for path in tmp_path.iterdir()] == ["index.json"]
+
+
+def test_a_step_at_a_loss_that_is_not_finite_is_skipped_and_not_recorded(tmp_path):
+    model, loss_function, X, y, optimizer = setting([ALL], step={"on_nonfinite": "skip"})
+    recorder = Recorder(tmp_path / "trace")
+    assert not recorder.record(optimizer, passed(model, loss_function, X * float("nan"), y, optimizer))
+    with pytest.raises(NonFiniteError):
+        optimizer.directions()
+    optimizer.step()
+    assert optimizer.skipped_steps == 1
+    assert recorder.index.steps == ()
+
+
 def test_a_folder_with_something_else_is_not_written_into(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(ArgumentError, match="is not empty, and holds no trace"):
@@ -252,84 +269,110 @@ def test_a_choice_of_nothing_moves_nowhere():
 # Held-out halves.
 
 
-def by_hand(directions, damping, lr, splits, seed):
-    """The same in plain Python: for each split and way, the step of one half, judged by the other."""
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_half_is_what_its_samples_alone_give(tmp_path, reduction, decay, seed):
+    """Recorded on all samples, and then recorded on the half alone by the same model: the same directions."""
+    group = {**ALL, "weight_decay": decay}
+    model, loss_function, X, y, optimizer = setting([group], reduction)
+    passed(model, loss_function, X, y, optimizer)
+    every = optimizer.directions()
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(seed)).tolist()
+    ((first, second),) = halves(every, 1, seed, decay)
+    for half, chosen in ((first, order[:4]), (second, order[4:])):
+        passed(model, loss_function, X[chosen], y[chosen], optimizer)
+        alone, scale = optimizer.directions(), 2.0 if reduction == "sum" else 1.0  # to as many as there were
+        found = half.directions
+        torch.testing.assert_close(found.evals, scale * alone.evals)
+        torch.testing.assert_close(found.all_evals, scale * alone.all_evals, atol=1e-12, rtol=1e-6)
+        twice = decay / 4 if reduction == "sum" else 0.0  # each sample's share of the decay is not scaled
+        torch.testing.assert_close(found.lambdas, scale * alone.lambdas - twice)
+        if not decay:
+            torch.testing.assert_close(found.loss_gammas.abs(), scale * alone.loss_gammas.abs())
+            torch.testing.assert_close(found.gammas.abs(), scale * alone.gammas.abs())
+            torch.testing.assert_close(found.evecs.abs(), alone.evecs.abs())
+        if reduction == "mean":
+            assert found.context.gradient_norm == pytest.approx(alone.context.gradient_norm) or decay
+            assert found.context.mean_curvature == pytest.approx(alone.context.mean_curvature)
+        assert (found.context.samples, found.context.outputs) == (4, 3)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@settings(max_examples=20, deadline=None)
+@given(damping=st.floats(0.05, 10), lr=st.floats(0.1, 2), seed=st.integers(0, 1000))
+def test_the_expected_decrease_is_that_of_the_quadratic_model_of_the_other_half(reduction, damping, lr, seed):
+    """From dense matrices of autograd: the step of one half, the slope and the curvature of the other."""
+    model, loss_function, X, y, optimizer = setting([ALL], reduction)
+    passed(model, loss_function, X, y, optimizer)
+    mean = nn.CrossEntropyLoss()  # of a sum: as many samples as there were
+    size = 8 if reduction == "sum" else 1
+    values = []
     generator = torch.Generator().manual_seed(seed)
-    gammas, lambdas = directions.gammas.tolist(), directions.lambdas.tolist()
-    count, samples = len(directions), len(gammas)
-    scale = samples if directions.reduction == "sum" else 1
-    found = []
-    for _ in range(splits):
-        order = torch.randperm(samples, generator=generator).tolist()
-        parts = order[: samples // 2], order[samples // 2 :]
+    for _ in range(2):
+        order = torch.randperm(8, generator=generator).tolist()
         total = 0.0
-        for own, other in (parts, parts[::-1]):
-            for k in range(count):
-
-                def mean(table, rows, k=k):
-                    return scale * sum(table[n][k] for n in rows) / len(rows)
-
-                length = -lr * mean(gammas, own) / (mean(lambdas, own) + damping)
-                total -= length * mean(gammas, other) + 0.5 * length**2 * mean(lambdas, other)
-        found.append(total / 2)
-    return sum(found) / splits, found
-
-
-@given(
-    samples=st.integers(2, 9),
-    count=st.integers(1, 6),
-    damping=st.floats(1e-3, 10),
-    lr=st.floats(0.1, 2),
-    seed=st.integers(0, 100),
-    reduction=st.sampled_from(["mean", "sum"]),
-)
-def test_the_expected_decrease_is_that_of_the_other_half(samples, count, damping, lr, seed, reduction):
-    directions = typical_directions(min(count, 3 * samples), samples=samples, seed=seed, reduction=reduction)
+        for own, other in ((order[:4], order[4:]), (order[4:], order[:4])):
+            made, judge = (
+                (dense_ggn(model, mean, X[part], y[part]) * size, flat_gradient(model, mean, X[part], y[part]) * size)
+                for part in (own, other)
+            )
+            evals, vectors = torch.linalg.eigh(made[0])
+            span = vectors[:, evals > 1e-10 * evals[-1]]
+            step = (
+                -lr
+                * span
+                @ torch.linalg.solve(
+                    span.T @ made[0] @ span + damping * torch.eye(span.shape[1], dtype=torch.float64), span.T @ made[1]
+                )
+            )
+            total -= float(judge[1] @ step + 0.5 * step @ judge[0] @ step)
+        values.append(total / 2)
 
     def answer(one):
-        assert len(one.gammas) in (samples // 2, samples - samples // 2)
         return torch.arange(len(one)), torch.full_like(one.evals, damping)
 
-    expected, values = by_hand(directions, damping, lr, 3, seed)
-    mean, spread = expected_decrease(directions, answer, lr, 3, seed)
-    assert mean == pytest.approx(expected, rel=1e-9, abs=1e-12)
-    assert spread == pytest.approx(float(torch.tensor(values, dtype=torch.float64).std()), rel=1e-6, abs=1e-12)
+    found, spread = expected_decrease(halves(optimizer.directions(), 2, seed), answer, lr)
+    assert found == pytest.approx(sum(values) / 2, rel=1e-6, abs=1e-9)
+    assert spread == pytest.approx(float(torch.tensor(values).double().std()), rel=1e-4, abs=1e-8)
+
+
+def flat_gradient(model, loss_function, X, y):
+    return per_sample_gradients(model, loss_function, X, y).mean(0)
 
 
 def test_noise_is_expected_to_raise_the_loss_though_it_is_predicted_to_lower_it():
-    """Gradients without signal: the model of the same samples predicts a decrease, that of other samples a rise."""
-    samples, count = 64, 40
-    noise = torch.randn(samples, count, dtype=torch.float64)
-    evals = torch.linspace(0.5, 1, count, dtype=torch.float64)
-    directions = Directions.from_tensors(
-        evals, torch.linalg.qr(torch.randn(samples, count, dtype=torch.float64)).Q, noise, evals.expand(samples, count)
-    )
+    """Labels at random: the model of the same samples predicts a decrease, that of other samples a rise."""
+    torch.manual_seed(3)
+    model = extend(nn.Linear(20, 2).double())
+    loss_function = extend(nn.CrossEntropyLoss())
+    optimizer = DirectionalDampedNewton(model.named_parameters(), [ALL])
+    passed(model, loss_function, torch.randn(40, 20, dtype=torch.float64), torch.randint(0, 2, (40,)), optimizer)
 
     def answer(one):
-        return torch.arange(len(one)), torch.zeros_like(one.evals)
+        return torch.arange(len(one)), torch.full_like(one.evals, 1e-3)
 
-    predicted = DampedChoice(directions, *answer(directions)).predicted_decrease
-    expected, _ = expected_decrease(directions, answer, splits=8)
+    every = optimizer.directions()
+    predicted = DampedChoice(every, *answer(every)).predicted_decrease
+    expected, _ = expected_decrease(halves(every, 8), answer)
     assert predicted > 0.1
-    assert expected < -0.05
+    assert expected < -0.1
 
 
 def test_one_sample_says_nothing_about_others():
     one = typical_directions(3, samples=1)
-    assert all(math.isnan(value) for value in expected_decrease(one, lambda own: (torch.arange(3), own.evals)))
+    assert halves(one, 4) == []
+    assert all(math.isnan(value) for value in expected_decrease([], lambda own: (torch.arange(3), own.evals)))
 
 
-def test_a_half_has_its_own_derivatives_and_the_whole_spectrum():
-    whole = typical_directions(6, samples=8, outputs=3)
-    half = of_samples(whole, torch.tensor([0, 3, 5, 6]), torch.tensor([0, 3, 5, 6]))
-    torch.testing.assert_close(half.gammas, whole.gammas[[0, 3, 5, 6]])
-    torch.testing.assert_close(half.loss_lambdas, whole.lambdas[[0, 3, 5, 6]].mean(0))
-    assert torch.equal(half.evals, whole.evals)
-    assert half.evecs.shape == (12, 6)
-    torch.testing.assert_close(half.evecs.norm(dim=0), torch.ones(6, dtype=torch.float64))
-    rows = [output * 8 + n for output in range(3) for n in (0, 3, 5, 6)]
-    torch.testing.assert_close(half.evecs[:, 0] * whole.evecs[rows, 0].norm(), whole.evecs[rows, 0])
-    assert half.context.samples == 4
+def test_samples_of_the_gradient_may_be_others():
+    model, loss_function, X, y, optimizer = setting(
+        [ALL], curvature={"subsampling_grad": [0, 1, 2], "subsampling_ggn": [3, 4, 5, 6, 7]}
+    )
+    passed(model, loss_function, X, y, optimizer)
+    ((first, second),) = halves(optimizer.directions(), 1)
+    assert (len(first.directions.gammas), len(second.directions.gammas)) == (1, 2)
+    assert (len(first.directions.lambdas), len(second.directions.lambdas)) == (2, 3)
 
 
 # Replay.

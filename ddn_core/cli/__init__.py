@@ -8,7 +8,9 @@ plot.py         the picture of a run
 listing.py      tables of `ddn check` and `ddn plugins`
 component_page.py  `ddn plugins show KIND`
 schema_file.py  `ddn schema`
-sweep/          `ddn sweep`: many runs
+trials/         many runs, each a process of its own
+sweep/          `ddn sweep`: one config with many values
+compare/        `ddn compare`: several configs with the same seeds
 new_plugin.py   `ddn new-plugin NAME`: fills in the files of template/
 """
 

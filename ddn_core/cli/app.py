@@ -5,21 +5,20 @@ What a command needs is imported when it runs: the help and the errors of a conf
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from ddn_core.cli import looking
+from ddn_core.cli.options import ConfigPath, Overrides, default_folder, errors_told, registry_of
 from ddn_core.cli.resume import resumed_config
 from ddn_core.config import load_config
 from ddn_core.config.load import config_error
-from ddn_core.errors import ArgumentError, DdnError
+from ddn_core.errors import ArgumentError
 from ddn_core.plugins.permission import Permission
-from ddn_core.plugins.registry import Registry, installed_registry
+from ddn_core.plugins.registry import installed_registry
 
 app = typer.Typer(
     help="Directionally damped Newton: train, check a config, list plugins, write one.",
@@ -30,11 +29,6 @@ app = typer.Typer(
 plugins = typer.Typer(help="List every strategy and problem, or show one.", invoke_without_command=True)
 app.add_typer(plugins, name="plugins")
 
-ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A .toml or .json file.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="PATH=VALUE", help="Change a value, a TOML literal; may be given again."),
-]
 RunFolderPath = Annotated[
     Path | None, typer.Option("--out", metavar="RUN", help="Folder to write; by default runs/CONFIG-TIME.")
 ]
@@ -74,19 +68,19 @@ def train(
     ] = False,
 ) -> None:
     """Train what CONFIG describes, and write a run folder; or go on with one."""
-    with _errors_told():
+    with errors_told():
         if (config is None) == (resume is None):
             raise ArgumentError("name a CONFIG, or a run folder with --resume.")
         if resume is not None and (out is not None or overrides or record):
             raise ArgumentError("--resume goes on with the run as it was begun: leave --out, --set and --record out.")
         path = resumed_config(resume) if resume is not None else config
         assert path is not None
-        loaded = load_config(path, overrides or [], _registry(context))
+        loaded = load_config(path, overrides or [], registry_of(context))
         if record and loaded.record is None:
-            loaded = load_config(path, [*(overrides or []), "record={}"], _registry(context))
+            loaded = load_config(path, [*(overrides or []), "record={}"], registry_of(context))
         from ddn_core.cli.train import train_run
 
-        train_run(loaded, path.name, _registry(context), out or _default_folder(path), resume)
+        train_run(loaded, path.name, registry_of(context), out or default_folder(path), resume)
 
 
 @app.command()
@@ -124,21 +118,22 @@ def sweep(
     maximize: Annotated[bool, typer.Option("--maximize", help="The largest metric is the best.")] = False,
 ) -> None:
     """Train CONFIG with many values, one run for each combination, and rank them."""
-    with _errors_told():
-        from ddn_core.cli.sweep.command import Running, Search
+    with errors_told():
+        from ddn_core.cli.sweep.command import Search
         from ddn_core.cli.sweep.command import sweep as run_sweep
+        from ddn_core.cli.trials.session import Running
 
         search = Search(tuple(overrides or ()), tuple(grid or ()), tuple(ranges or ()), trials, seed, seeds)
         running = Running(metric, maximize, jobs, timeout, retry_failed, context.find_root().params["allowed"])
-        status = run_sweep(config, resume, out, search, running, _registry(context))
+        status = run_sweep(config, resume, out, search, running, registry_of(context))
     raise typer.Exit(status)
 
 
 @app.command()
 def check(context: typer.Context, config: ConfigPath, overrides: Overrides = None) -> None:
     """Validate CONFIG without training, and say which parameters each group takes."""
-    with _errors_told():
-        loaded = load_config(config, overrides or [], _registry(context))
+    with errors_told():
+        loaded = load_config(config, overrides or [], registry_of(context))
         from ddn_core.cli.listing import check_report
 
         report, problems = check_report(loaded, config.name)
@@ -150,8 +145,8 @@ def check(context: typer.Context, config: ConfigPath, overrides: Overrides = Non
 @app.command("estimate")
 def show_estimate(context: typer.Context, config: ConfigPath, overrides: Overrides = None) -> None:
     """Say what a training step of CONFIG will take, in operations, bytes and shares of the time, without making one."""
-    with _errors_told():
-        loaded = load_config(config, overrides or [], _registry(context))
+    with errors_told():
+        loaded = load_config(config, overrides or [], registry_of(context))
         from ddn_core.cli.estimate import estimate_report
 
         Console().print(estimate_report(loaded, config.name))
@@ -163,10 +158,10 @@ def schema(
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="File to write.")] = None,
 ) -> None:
     """Print the JSON Schema of config files, with all installed plugins, for an editor."""
-    with _errors_told():
+    with errors_told():
         from ddn_core.cli.schema_file import write_schema
 
-        write_schema(_registry(context), out)
+        write_schema(registry_of(context), out)
 
 
 @plugins.callback()
@@ -177,13 +172,13 @@ def list_plugins(
     """List every strategy and problem, and the plugins that failed to load."""
     if context.invoked_subcommand is not None:
         return
-    with _errors_told():
+    with errors_told():
         from ddn_core.cli.listing import broken_report, plugin_report
 
         if not broken:
-            Console().print(plugin_report(_registry(context)))
+            Console().print(plugin_report(registry_of(context)))
             return
-        report, count = broken_report(_registry(context))
+        report, count = broken_report(registry_of(context))
         Console().print(report, markup=False, highlight=False, soft_wrap=True)
         if count:
             raise typer.Exit(1)
@@ -194,10 +189,10 @@ def show_plugin(
     context: typer.Context, kind: Annotated[str, typer.Argument(metavar="KIND", help="A kind, such as top-k.")]
 ) -> None:
     """Show a strategy or a problem: what it does, its fields, where it is from, an example config."""
-    with _errors_told():
+    with errors_told():
         from ddn_core.cli.component_page import component_page
 
-        Console().print(component_page(kind, _registry(context)))
+        Console().print(component_page(kind, registry_of(context)))
 
 
 @app.command("new-plugin")
@@ -208,26 +203,10 @@ def new_plugin(
     ] = None,
 ) -> None:
     """Write a package with a damping, a criterion and their tests, to begin from."""
-    with _errors_told():
+    with errors_told():
         from ddn_core.cli.new_plugin import write_plugin
 
         Console().print(write_plugin(name, out), markup=False, highlight=False)
 
 
-def _registry(context: typer.Context) -> Registry:
-    registry: Registry = context.obj
-    return registry
-
-
-def _default_folder(config: Path) -> Path:
-    return Path("runs") / f"{config.stem}-{datetime.now():%Y%m%d-%H%M%S}"
-
-
-@contextmanager
-def _errors_told() -> Iterator[None]:
-    """Print an error of ours without traceback, and end with exit status 1."""
-    try:
-        yield
-    except DdnError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from error
+looking.add_commands(app)

@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from torch.nn import Module
 
 from ddn_core.errors import ArgumentError
+from ddn_core.plugins.problem import Batches
 
 DEPTH = 5
 """How deep batches are searched for generators: loaders, loader, batch sampler, sampler, and one more."""
@@ -23,6 +24,31 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     if (numpy := sys.modules.get("numpy")) is not None:
         numpy.random.seed(seed % 2**32)
+
+
+def stream_of(seed: int, purpose: str) -> Generator:
+    """Return a generator for one purpose, which has nothing to do with what else the seed is for."""
+    return Generator().manual_seed(random.Random(f"{purpose} {seed}").getrandbits(63))
+
+
+def drawn_from(stream: Generator, batches: Batches) -> Batches:
+    """Yield batches; what they draw from torch's own generator comes from a stream of theirs.
+
+    How many random numbers a step takes, for its Monte-Carlo samples or for dropout, is then nothing to the order of
+    the data: all optimizers see the same batches.
+    """
+    draws = iter(batches)
+    while True:
+        steps = torch.get_rng_state()
+        torch.set_rng_state(stream.get_state())
+        try:
+            batch = next(draws, None)
+        finally:
+            stream.set_state(torch.get_rng_state())
+            torch.set_rng_state(steps)
+        if batch is None:
+            return
+        yield batch
 
 
 def random_state(batches: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ddn_core.cli.problem import checked_batches, load_problem, problem_label
-from ddn_core.cli.randomness import random_state, set_random_state
+from ddn_core.cli.randomness import drawn_from, random_state, set_random_state, stream_of
 from ddn_core.cli.stepping import Stepper, learning_rates, scheduler_of, stepper_of
 from ddn_core.config import Config
 from ddn_core.errors import ArgumentError, DdnError, PluginError
@@ -34,6 +34,7 @@ class Progress:
         seconds: Seconds of training and evaluation, in all sittings.
         step_seconds: Seconds that steps took.
         losses: Losses of the steps since the last evaluation.
+        train_loss: Their mean when there were any: an epoch may end with the step that was evaluated last.
         ended: Whether the epoch was evaluated.
     """
 
@@ -43,6 +44,7 @@ class Progress:
     seconds: float = 0.0
     step_seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
+    train_loss: float = math.nan
     ended: bool = False
 
 
@@ -63,7 +65,8 @@ class Training:
         self._stepper = stepper
         self._scheduler = scheduler_of(config, stepper.optimizer)
         self._progress = Progress()
-        self._loaders = SimpleNamespace(train=parts.train_batches, test=parts.test_batches)
+        self._draws = stream_of(config.training.seed, "batches")
+        self._loaders = SimpleNamespace(train=parts.train_batches, test=parts.test_batches, draws=self._draws)
         self._epoch_start = random_state(self._loaders)
         self._begun = time.perf_counter()
         self.history = History()
@@ -171,7 +174,7 @@ class Training:
             self._epoch_start = random_state(self._loaders)
         passed = self._progress.batches
         self._parts.model.train()
-        for number, batch in enumerate(checked_batches(batches, self._config)):
+        for number, batch in enumerate(drawn_from(self._draws, checked_batches(batches, self._config))):
             if number < passed:
                 if number + 1 == passed:
                     self._go_on()  # before the next batch is drawn: it may draw random numbers itself
@@ -223,11 +226,12 @@ class Training:
             raise PluginError(
                 f"{problem_label(self._config)} failed in evaluation: {type(error).__name__}: {error}"
             ) from error
-        losses = progress.losses
+        if losses := progress.losses:
+            progress.train_loss = math.fsum(losses) / len(losses)
         event = EvaluationEvent(
             epoch=progress.epoch,
             step=progress.step,
-            train_loss=math.fsum(losses) / len(losses) if losses else math.nan,
+            train_loss=progress.train_loss,
             test_loss=test_loss,
             test_metrics=metrics,
             whole_train_loss=whole,

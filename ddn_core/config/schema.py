@@ -26,7 +26,7 @@ from ddn_core.plugins.units import Unit
 
 def _distinct(indices: list[int] | None) -> list[int] | None:
     if indices is not None and len(set(indices)) != len(indices):
-        raise ValueError("an index is repeated; name each sample once")
+        raise ValueError("a number is repeated; name each once")
     return indices
 
 

@@ -35,6 +35,7 @@ from ddn_core.engine.pipeline import (
 )
 from ddn_core.engine.pull import Pull
 from ddn_core.engine.quadratic import QuadraticModel
+from ddn_core.engine.spectrum import eigendecompose
 from ddn_core.engine.step import DampedDirections, GroupStep, Spectral, SpectralSummary
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "Subsampling",
     "Wanted",
     "damped_newton_step",
+    "eigendecompose",
     "estimate",
     "group_directions",
     "group_eigenvalues",

@@ -184,11 +184,14 @@ class DirectionalDampedNewton(StepMaker):
         Raises:
             ArgumentError: The group has none: an optimizer of torch moves it.
             CurvatureError: There was no curvature pass since the last step, or its directions are reused.
+            NonFiniteError: The loss is not finite.
         """
         if is_fallback(self.param_groups[group]):
             raise ArgumentError(f"group {group} has no directions: an optimizer of torch moves it.")
         if not self.refreshes(group):
             raise CurvatureError(f"group {group} reuses directions of an earlier step in this one.")
+        if self._passes.failed:
+            raise NonFiniteError("the loss is not finite.")
         return all_directions(
             Passes(*self._passes.result()), self.param_groups[group], self._occasion(group), leading, self.state
         )

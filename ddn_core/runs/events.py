@@ -45,7 +45,7 @@ class EvaluationEvent:
     Attributes:
         epoch: Number of the epoch, from 1.
         step: Number of steps that were made.
-        train_loss: Mean of the losses of the batches since the last evaluation.
+        train_loss: Mean of the losses of the batches since the last evaluation; its own, if there was no step since.
         test_loss: Loss of the test data.
         test_metrics: Means of the metrics over the test data.
         whole_train_loss: Loss of all training data as the model is now, if the config asks for it.

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -75,6 +76,18 @@ class RunRecord:
     def epochs(self) -> tuple[EvaluationEvent, ...]:
         """The evaluations that end an epoch."""
         return tuple(event for event in self.evaluations if event.ends_epoch)
+
+    def _repr_html_(self) -> str:
+        """Return learning curves and spectra, for a notebook."""
+        from ddn_core.plots import learning_curves, spectrum_over_time
+        from ddn_core.plots.notebook import picture
+
+        panels = [lambda ax: learning_curves(self, "train_loss", ax=ax), lambda ax: learning_curves(self, ax=ax)]
+        if self.spectra:
+            panels.append(lambda ax: spectrum_over_time(self, ax=ax))
+        state = "finished" if self.finished else "not finished"
+        shown = f"{escape(self.name)}: {len(self.steps)} steps, {len(self.epochs)} epochs, {state}"
+        return f"<p>{shown}</p>" + picture(panels, "training loss, test loss and spectra of the run")
 
     @property
     def trace(self) -> Path | None:

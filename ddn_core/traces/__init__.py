@@ -7,10 +7,9 @@ trace.py      a trace, read back
 measures.py   signal-to-noise, and what each direction does for the step
 halves.py     what a step is worth on samples that it has not seen
 replay.py     strategies on a trace, side by side
-tables.py     rows of figures as CSV and HTML
 """
 
-from ddn_core.traces.halves import expected_decrease
+from ddn_core.traces.halves import expected_decrease, halves
 from ddn_core.traces.measures import DampedChoice, signal_to_noise
 from ddn_core.traces.recording import Recorder
 from ddn_core.traces.replay import RECORDED, Replay, Replayed, replay
@@ -26,6 +25,7 @@ __all__ = [
     "TraceGroup",
     "TraceStep",
     "expected_decrease",
+    "halves",
     "replay",
     "signal_to_noise",
 ]

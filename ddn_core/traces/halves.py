@@ -2,107 +2,150 @@
 
 The decrease that a quadratic model predicts for its own minimizer is too large: gradient noise looks like slope there,
 and directions of low curvature in the samples look longer than they are (Tatzel et al. 2025, arXiv 2410.14325). With
-derivatives of other samples, noise is as likely to help as to harm. The eigenvectors themselves stay those of all
-samples, which leaves a part of the bias; and a step made of half of the samples is noisier than the one made of all.
+gradients and curvature of other samples, noise is as likely to harm as to help.
+
+Nothing of the other half may be known where the step is made: not even its eigenvectors, for directions that are
+fitted to all samples make their gradients look unrelated. So each half gets directions of its own. They lie in the span
+of the recorded ones, where column (c, n) of V has the coordinates `√λ_k u_k[(c, n)]`, and the gradient of sample n has
+`γ[n, k]`: all that is needed is recorded. A step made of half of the samples is noisier than the one made of all: the
+figure is that of a batch of half the size. What is left out of the trace counts for nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
 
-from ddn_core.api import Directions
-from ddn_core.engine import DampedDirections
-from ddn_core.traces.measures import decreases
+from ddn_core.api import Directions, GivenNorms
+from ddn_core.engine import DampedDirections, eigendecompose
 
 Answer = Callable[[Directions], tuple[Tensor, Tensor]]
 """Gives the indices of the kept directions, and their dampings."""
 
 
-def expected_decrease(
-    directions: Directions, answer: Answer, lr: float = 1.0, splits: int = 4, seed: int = 0
-) -> tuple[float, float]:
+@dataclass(frozen=True, eq=False)
+class Half:
+    """One half of the samples, in the coordinates of K recorded directions.
+
+    Attributes:
+        columns: V of these samples, scaled such that `columns columnsᵀ` is their GGN, `[K, R/2]`, √loss/param.
+        gradient: Gradient of their loss, weight decay included, `[K]`, loss/param.
+        decay: Coefficient of the L2 weight decay, loss/param².
+        basis: Directions of these samples alone, in its columns, `[K, K/2]`.
+        directions: The same as a strategy sees them.
+    """
+
+    columns: Tensor
+    gradient: Tensor
+    decay: float
+    basis: Tensor
+    directions: Directions
+
+    def step(self, answer: Answer) -> Tensor:
+        """Return the damped Newton step that strategies make of these samples, without `lr`, `[K]`, param."""
+        kept, deltas = answer(self.directions)
+        lengths = DampedDirections.of(self.directions.select(kept), deltas).coefficients
+        return self.basis[:, kept] @ lengths.to(self.basis.dtype)
+
+    def decrease(self, move: Tensor) -> float:
+        """Return the decrease of the loss of these samples along a move `[K]`, by their quadratic model, loss."""
+        bend = (self.columns.T @ move).square().sum() + self.decay * move.square().sum()
+        return -float(self.gradient @ move + 0.5 * bend)
+
+
+Split = tuple[Half, Half]
+
+
+def expected_decrease(splits: Sequence[Split], answer: Answer, lr: float = 1.0) -> tuple[float, float]:
     """Return the decrease of the loss that held-out halves of the samples expect, and its standard deviation.
 
-    The strategies are asked with gammas and lambdas of one half; the step along the directions that they keep is judged
-    by slope and curvature of the other half. Each split is used both ways; the mean is over all of them.
+    The step that strategies make of one half is judged by slope and curvature of the other. Each split is used both
+    ways; the mean is over all of them.
 
     Args:
-        directions: Directions with gammas and lambdas of each sample.
+        splits: Splits into halves, of `halves`.
         answer: What the strategies choose.
         lr: Factor on the step.
-        splits: Number of random splits.
-        seed: Seed of the splits.
 
     Returns:
-        Mean and standard deviation over the splits, each a mean of its two ways, in loss; NaN for a single sample.
+        Mean and standard deviation over the splits, each a mean of its two ways, in loss; NaN if there is no split.
     """
-    found = []
-    for one, other in _splits(directions, splits, seed):
-        ways = [_judged(made, judge, answer, lr) for made, judge in ((one, other), (other, one))]
-        found.append(sum(ways) / 2)
+    found = [sum(judge.decrease(lr * maker.step(answer)) for maker, judge in (one, one[::-1])) / 2 for one in splits]
     if not found:
         return float("nan"), float("nan")
     values = torch.tensor(found, dtype=torch.float64)
     return float(values.mean()), float(values.std(correction=min(1, len(found) - 1)))
 
 
-def _judged(made: Directions, judge: Directions, answer: Answer, lr: float) -> float:
-    kept, deltas = answer(made)
-    step = DampedDirections.of(made.select(kept), deltas).coefficients
-    return float(decreases(step, judge.loss_gammas[kept], judge.loss_lambdas[kept], lr).sum())
-
-
-def _splits(directions: Directions, splits: int, seed: int) -> Iterator[tuple[Directions, Directions]]:
-    """Yield the directions with the derivatives of one half of the samples, and with those of the other."""
-    gammas, lambdas = directions.gammas, directions.lambdas
-    if min(len(gammas), len(lambdas)) < 2:
-        return
-    generator = Generator().manual_seed(seed)
-    for _ in range(splits):
-        first = torch.randperm(len(gammas), generator=generator).to(gammas.device)
-        second = first
-        if len(lambdas) != len(gammas):
-            second = torch.randperm(len(lambdas), generator=generator).to(lambdas.device)
-        middles = len(first) // 2, len(second) // 2
-        yield (
-            of_samples(directions, first[: middles[0]], second[: middles[1]]),
-            of_samples(directions, first[middles[0] :], second[middles[1] :]),
-        )
-
-
-def of_samples(directions: Directions, gradient: Tensor, curvature: Tensor) -> Directions:
-    """Return the directions as they would be with the derivatives of some of the samples.
-
-    Eigenvalues and eigenvectors are those of all samples. Of a sum-reduced loss, derivatives are scaled to all samples.
+@torch.no_grad()
+def halves(directions: Directions, splits: int, seed: int = 0, decay: float = 0.0) -> list[Split]:
+    """Return random splits of the samples into halves; none, if there is a single sample or no direction.
 
     Args:
-        directions: Directions of all samples.
-        gradient: Positions of the samples that gammas are taken over.
-        curvature: Positions of the samples that lambdas are taken over.
+        directions: Directions with gammas of each sample.
+        splits: Number of splits.
+        seed: Seed of the splits.
+        decay: Coefficient of the L2 weight decay, which gammas and lambdas include, loss/param².
     """
-    gammas, lambdas, evecs = directions.gammas[gradient], directions.lambdas[curvature], directions.evecs
-    total = len(directions.lambdas)
-    if directions.reduction == "sum":
-        gammas = gammas * (len(directions.gammas) / max(len(gradient), 1))
-        lambdas = lambdas * (total / max(len(curvature), 1))
-        means = gammas.sum(0), lambdas.sum(0)
+    gammas, samples = directions.gammas, directions.context.samples
+    if min(len(gammas), samples) < 2 or not len(directions):
+        return []
+    generator, found = Generator().manual_seed(seed), []
+    for _ in range(splits):
+        order = torch.randperm(len(gammas), generator=generator)
+        columns = order if len(gammas) == samples else torch.randperm(samples, generator=generator)
+        cuts = len(order) // 2, samples // 2
+        found.append(
+            (
+                _half(directions, order[: cuts[0]], columns[: cuts[1]], decay),
+                _half(directions, order[cuts[0] :], columns[cuts[1] :], decay),
+            )
+        )
+    return found
+
+
+def _half(directions: Directions, gradient: Tensor, curvature: Tensor, decay: float) -> Half:
+    """Return what samples at these positions, of the gradient and of the GGN, say by themselves."""
+    whole, count = directions.context, len(directions)
+    rows = directions.evecs.double().reshape(-1, whole.samples, count)[:, curvature]  # [C, N/2, K]
+    outputs, samples = rows.shape[:2]
+    scale = (whole.samples / samples) ** 0.5
+    columns = scale * (rows.reshape(-1, count) * directions.evals.double().sqrt()).T  # [K, C N/2]
+    given = directions.gammas.double()[gradient]
+    if directions.reduction == "sum":  # of as many samples as there were
+        given = given * (len(directions.gammas) / len(gradient))
+    total = given.sum(0) if directions.reduction == "sum" else given.mean(0)
+
+    precision = torch.finfo(directions.evals.dtype).eps
+    if columns.shape[1] <= count:
+        spectrum = eigendecompose(columns.T @ columns, precision=precision)
+        evecs, basis = spectrum.evecs, columns @ spectrum.evecs / spectrum.evals.sqrt()
     else:
-        means = gammas.mean(0), lambdas.mean(0)
-    if total and evecs.shape[0] % total == 0:
-        rows = evecs.reshape(-1, total, evecs.shape[1])[:, curvature].reshape(-1, evecs.shape[1])
-        evecs = rows / torch.linalg.vector_norm(rows, dim=0).clamp(min=torch.finfo(rows.dtype).tiny)
-    return Directions.from_tensors(
-        directions.evals,
-        evecs,
-        gammas,
-        lambdas,
-        directions.reduction,
-        replace(directions.context, samples=len(curvature)),
-        all_evals=directions.all_evals,
-        loss_gammas=means[0],
-        loss_lambdas=means[1],
+        spectrum = eigendecompose(columns @ columns.T, precision=precision).padded(columns.shape[1])
+        evecs, basis = columns.T @ spectrum.evecs / spectrum.evals.sqrt(), spectrum.evecs
+
+    share = decay / (samples if directions.reduction == "sum" else 1)
+    squares = (columns.T @ basis).square().reshape(outputs, samples, -1).sum(0)
+    lambdas = (samples if directions.reduction == "mean" else 1) * squares + share
+    outside = max(whole.gradient_norm**2 - float(directions.loss_gammas.double().square().sum()), 0.0)
+    norms = GivenNorms(
+        gradient=(outside + float(total.square().sum())) ** 0.5,
+        parameters=whole.parameter_norm,
+        curvature=float(columns.square().sum()) / max(min(columns.shape[1], whole.parameters), 1),
     )
+    dtype = directions.evals.dtype
+    seen = Directions.from_tensors(
+        spectrum.evals.to(dtype),
+        evecs.to(dtype),
+        (given @ basis).to(dtype),
+        lambdas.to(dtype),
+        directions.reduction,
+        replace(whole, samples=samples, norms=norms),
+        all_evals=spectrum.all_evals.to(dtype),
+        loss_gammas=(total @ basis).to(dtype),
+        loss_lambdas=(spectrum.evals + decay).to(dtype),
+    )
+    return Half(columns, total, decay, basis, seen)

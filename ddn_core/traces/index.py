@@ -34,6 +34,7 @@ class GroupEntry(_Entry):
         gradient_norm: Norm of the gradient, loss/param.
         parameter_norm: Norm of the parameters, param.
         mean_curvature: Mean of the eigenvalues, zeros included, loss/param².
+        weight_decay: Coefficient of the L2 weight decay, which gammas and lambdas include, loss/param².
         found: Number of directions that there were; those that are recorded have the largest eigenvalues.
         last: What the group's last step did, if a strategy asked.
     """
@@ -50,6 +51,7 @@ class GroupEntry(_Entry):
     gradient_norm: float
     parameter_norm: float
     mean_curvature: float
+    weight_decay: float = 0.0
     found: int
     last: dict[str, Any] | None = None
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ddn_core.api import Directions
 from ddn_core.config import RecordConfig
-from ddn_core.errors import ArgumentError
+from ddn_core.errors import ArgumentError, NonFiniteError
 from ddn_core.optim import DirectionalDampedNewton
 from ddn_core.optim.parameters import is_fallback
 from ddn_core.traces.index import INDEX, GroupEntry, Index, StepEntry
@@ -32,7 +32,7 @@ class Recorder:
         ...     with optimizer.curvature():
         ...         loss = loss_function(model(X), y)
         ...         loss.backward()
-        ...     recorder.record(optimizer, float(loss))
+        ...     recorder.record(optimizer, loss)
         ...     optimizer.step()
     """
 
@@ -54,7 +54,7 @@ class Recorder:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if any(self.folder.iterdir()):
+            if any(not path.name.startswith(".") for path in self.folder.iterdir()):  # but for what a kill left
                 raise ArgumentError(f"{self.folder} is not empty, and holds no trace. Name a new folder.")
             self.index = Index(megabytes=self._settings.megabytes)
             self.index.write(self.folder)
@@ -68,7 +68,7 @@ class Recorder:
             self.index = kept
             kept.write(self.folder)
         names = {entry.file for entry in kept.steps}
-        for path in self.folder.glob("*.safetensors"):
+        for path in [*self.folder.glob("*.safetensors"), *self.folder.glob(".*.partial")]:
             if path.name not in names:
                 path.unlink()
 
@@ -85,12 +85,16 @@ class Recorder:
         return step == last or (text[0] in "0125" and not text[1:].strip("0"))
 
     def record(
-        self, optimizer: DirectionalDampedNewton, loss: float, epoch: int | None = None, last: int | None = None
+        self,
+        optimizer: DirectionalDampedNewton,
+        loss: float | Tensor,
+        epoch: int | None = None,
+        last: int | None = None,
     ) -> bool:
         """Record the step that the optimizer will make, if it is due, and return whether it was.
 
         Called after the backward pass and before `step()`. Groups that reuse directions of an earlier step, and groups
-        that an optimizer of torch moves, have none.
+        that an optimizer of torch moves, have none; a step at a loss that is not finite is not recorded.
 
         Args:
             optimizer: The optimizer.
@@ -112,12 +116,16 @@ class Recorder:
             if not is_fallback(group) and optimizer.refreshes(index)
         ]
         for index in groups:
-            entry, own = self._of_group(optimizer, index, len(groups))
+            try:
+                entry, own = self._of_group(optimizer, index, len(groups))
+            except NonFiniteError:
+                return False  # whether that ends the run is for the step to say
             entries.append(entry)
             tensors |= {f"{index}.{name}": tensor for name, tensor in own.items()}
         if not entries:
             return False
-        self._write(optimizer.step_count, epoch, loss, tuple(entries), tensors)
+        value = loss.item() if isinstance(loss, Tensor) else float(loss)
+        self._write(optimizer.step_count, epoch, value, tuple(entries), tensors)
         return True
 
     def note_loss_after(self, step: int, loss: float | None) -> None:
@@ -156,6 +164,7 @@ class Recorder:
             gradient_norm=context.gradient_norm,
             parameter_norm=context.parameter_norm,
             mean_curvature=context.mean_curvature,
+            weight_decay=float(group["weight_decay"]),
             found=len(every),
             last=None if context.last is None else asdict(context.last),
         )

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ddn_core.api import Criterion, Damping, Directions
 from ddn_core.config import Config
-from ddn_core.errors import ArgumentError, StrategyError
+from ddn_core.errors import ArgumentError, ConfigError, StrategyError
 from ddn_core.plugins.resolve import as_criterion, as_damping
-from ddn_core.traces.halves import expected_decrease
+from ddn_core.traces.halves import Split, expected_decrease, halves
 from ddn_core.traces.measures import DampedChoice
 from ddn_core.traces.trace import Trace, TraceGroup
 
@@ -35,7 +35,7 @@ class Replayed:
         group: Number of the group.
         choice: The directions that it keeps, and their dampings.
         expected_decrease: Decrease of the loss that held-out halves of the samples expect, loss; NaN where samples are
-            too few. What the run did is judged with the directions and dampings that it had, made of all samples.
+            too few, and for what the run did if its strategies cannot be made again.
         expected_spread: Standard deviation of that over the splits, loss.
         seconds: Seconds that criterion and damping took, together.
     """
@@ -95,15 +95,22 @@ class Replay:
 
     def write_csv(self, path: Path | str) -> None:
         """Write the figures as a table, one row for each result."""
-        from ddn_core.traces.tables import csv_text
+        from ddn_core.runs.tables import csv_text
 
         Path(path).write_text(csv_text(self.rows()), encoding="utf-8")
 
     def _repr_html_(self) -> str:
-        """Return the figures as a table, for a notebook."""
-        from ddn_core.traces.tables import html_table
+        """Return dampings at the last step, decreases and figures, for a notebook."""
+        from ddn_core.plots import candidate_dampings, candidate_decreases
+        from ddn_core.plots.notebook import picture
+        from ddn_core.runs.tables import html_table
 
-        return html_table(self.rows())
+        last = self.results[-1]
+        panels = [
+            lambda ax: candidate_dampings(self, last.step, last.group, ax),
+            lambda ax: candidate_decreases(self, last.group, ax),
+        ]
+        return picture(panels, "dampings by eigenvalue, and decreases by step") + html_table(self.rows())
 
 
 def replay(trace: Trace | Path | str, candidates: Mapping[str, Candidate], splits: int = 4, seed: int = 0) -> Replay:
@@ -139,9 +146,10 @@ def replay(trace: Trace | Path | str, candidates: Mapping[str, Candidate], split
     for step in trace:
         for group in step.groups:
             number = group.entry.group
-            results.append(_recorded(step.entry.step, group, splits, seed))
+            parts = halves(group.directions, splits, seed, group.entry.weight_decay)
+            results.append(_recorded(step.entry.step, group, parts))
             for name, strategies in chosen.items():
-                results.append(_replayed(name, strategies[number], step.entry.step, group, splits, seed))
+                results.append(_replayed(name, strategies[number], step.entry.step, group, parts))
     return Replay(trace, (RECORDED, *chosen), tuple(results))
 
 
@@ -160,23 +168,27 @@ class _Strategies:
 
 
 @torch.no_grad()
-def _recorded(step: int, group: TraceGroup, splits: int, seed: int) -> Replayed:
-    """Return what the run did."""
-    lr, own = group.entry.lr, (group.kept, group.deltas)
-    expected, spread = expected_decrease(group.directions, lambda directions: own, lr, splits, seed)
-    choice = DampedChoice(group.directions, *own, lr)
-    return Replayed(RECORDED, step, group.entry.group, choice, expected, spread, 0.0)
+def _recorded(step: int, group: TraceGroup, parts: Sequence[Split]) -> Replayed:
+    """Return what the run did; halves are asked with its strategies as they were before their first step."""
+    entry = group.entry
+    expected = spread = float("nan")
+    try:
+        fresh = _Strategies(as_criterion(entry.criterion, RECORDED), as_damping(entry.damping, RECORDED), entry.lr)
+        expected, spread = expected_decrease(parts, fresh, entry.lr)
+    except (ConfigError, StrategyError):
+        pass  # functions, or of a plugin that is not installed
+    return Replayed(RECORDED, step, entry.group, group.choice, expected, spread, 0.0)
 
 
 @torch.no_grad()
-def _replayed(name: str, strategies: _Strategies, step: int, group: TraceGroup, splits: int, seed: int) -> Replayed:
+def _replayed(name: str, strategies: _Strategies, step: int, group: TraceGroup, parts: Sequence[Split]) -> Replayed:
     number = group.entry.group
     lr = group.entry.lr if strategies.lr is None else strategies.lr
     begun = time.perf_counter()
     try:
         kept, deltas = strategies(group.directions)
         seconds = time.perf_counter() - begun
-        expected, spread = expected_decrease(group.directions, strategies, lr, splits, seed)
+        expected, spread = expected_decrease(parts, strategies, lr)
     except StrategyError as error:
         raise StrategyError(f"{name}, recorded step {step}, group {number}: {error}") from error
     choice = DampedChoice(group.directions, kept, deltas, lr)
@@ -201,12 +213,11 @@ def _strategies(name: str, candidate: Candidate, groups: Sequence[int]) -> dict[
             f"{name} has {len(made)} groups, and the trace {len(groups)}. Give one group, which is used for all, "
             "or as many as were recorded."
         )
-    return {
-        number: _Strategies(
-            as_criterion(criterion, f"{name}, group {number}", warn=False), as_damping(damping, name), lr
-        )
-        for number, (criterion, damping, lr) in zip(groups, made, strict=True)
-    }
+    found = {}
+    for number, (criterion, damping, lr) in zip(groups, made, strict=True):
+        where = f"{name}, group {number}"
+        found[number] = _Strategies(as_criterion(criterion, where, warn=False), as_damping(damping, where), lr)
+    return found
 
 
 def _pair(name: str, given: object) -> tuple[object, object]:

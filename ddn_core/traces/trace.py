@@ -12,6 +12,7 @@ from ddn_core.api import Context, Directions, GivenNorms, Outcome
 from ddn_core.errors import ArgumentError
 from ddn_core.runs.record import TRACE
 from ddn_core.traces.index import GroupEntry, Index, StepEntry
+from ddn_core.traces.measures import DampedChoice, signal_to_noise
 from ddn_core.traces.tensors import load_tensors
 
 if TYPE_CHECKING:
@@ -34,6 +35,11 @@ class TraceGroup:
     directions: Directions
     kept: Tensor
     deltas: Tensor
+
+    @property
+    def choice(self) -> DampedChoice:
+        """What the run chose, and the step along it."""
+        return DampedChoice(self.directions, self.kept, self.deltas, self.entry.lr)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +118,40 @@ class Trace:
             f"Trace({str(self.path)!r}: {len(self)} steps from {numbers[0]} to {numbers[-1]}, groups: {groups}, "
             f"{self.index.bytes / 1e6:.1f} MB)"
         )
+
+    def rows(self) -> list[dict[str, str | int | float | None]]:
+        """Return what is recorded as plain data, one row for each step and group."""
+        found: list[dict[str, str | int | float | None]] = []
+        for step in self:
+            for group in step.groups:
+                ratios, evals = signal_to_noise(group.directions), group.directions.all_evals
+                found.append(
+                    {
+                        "step": step.entry.step,
+                        "group": group.entry.group,
+                        "loss": step.entry.loss,
+                        "loss_after": step.entry.loss_after,
+                        "directions": group.entry.found,
+                        "recorded": len(group.directions),
+                        "kept": len(group.kept),
+                        "largest_eigenvalue": float(evals.max()) if len(evals) else None,
+                        "above_noise": int((ratios > 1).sum()),
+                        "gradient_norm": group.entry.gradient_norm,
+                        "step_norm": group.choice.step_norm,
+                        "predicted_decrease": group.choice.predicted_decrease,
+                    }
+                )
+        return found
+
+    def _repr_html_(self) -> str:
+        """Return spectrum, signal-to-noise and figures, for a notebook."""
+        from ddn_core.plots import noise, spectrum_over_time
+        from ddn_core.plots.notebook import picture
+        from ddn_core.runs.tables import html_table
+
+        last = self.steps[-1].groups[0]
+        panels = [lambda ax: spectrum_over_time(self, last.entry.group, ax), lambda ax: noise(last, ax)]
+        return picture(panels, "eigenvalues over time, and signal-to-noise at the last step") + html_table(self.rows())
 
 
 def _group(entry: GroupEntry, tensors: dict[str, Tensor], step: int) -> TraceGroup:

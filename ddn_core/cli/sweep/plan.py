@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from ddn_core.cli.sweep.space import combinations, dimensions
-from ddn_core.config import Config, load_config
-from ddn_core.errors import ArgumentError, ConfigError
+from ddn_core.cli.trials.folder import TRIALS
+from ddn_core.cli.trials.plan import SEED, Task, TrialPlan, shown, trial_config
+from ddn_core.errors import ArgumentError
 from ddn_core.plugins.registry import Registry
-
-SEED = "training.seed"
 
 
 class Trial(BaseModel):
@@ -39,7 +38,7 @@ class Trial(BaseModel):
         return {path: one for path, _, one in (text.partition("=") for text in self.assignments)}
 
 
-class Plan(BaseModel):
+class Plan(TrialPlan):
     """All that says which trials a sweep has, and by what they are ranked.
 
     Attributes:
@@ -51,12 +50,12 @@ class Plan(BaseModel):
         drawn: Number of combinations that were drawn; `None` if all are there.
         seed: Seed of the draws.
         seeds: Number of trials for each combination.
-        metric: What trials are ranked by.
-        maximize: Whether more is better.
         trials: The trials.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    file: ClassVar[str] = "sweep.json"
+    noun: ClassVar[str] = "sweep"
+    command: ClassVar[str] = "ddn sweep"
 
     version: Literal[1] = 1
     config: str
@@ -66,8 +65,6 @@ class Plan(BaseModel):
     drawn: int | None
     seed: int
     seeds: int
-    metric: str
-    maximize: bool
     trials: tuple[Trial, ...]
 
     @classmethod
@@ -118,6 +115,29 @@ class Plan(BaseModel):
             trials=tuple(trials),
         )
 
+    def texts(self) -> Mapping[str, str]:
+        """Return the base config, by its path in the folder."""
+        return {self._config: self.text}
+
+    def tasks(self, folder: Path) -> list[Task]:
+        """Return the trials in their order, as tasks in a folder."""
+        places = [folder / TRIALS / f"{trial.number:04d}" for trial in self.trials]
+        return [
+            Task(
+                number=trial.number,
+                label=self.label(trial),
+                place=place,
+                run=place / "run",
+                config=folder / self._config,
+                overrides=tuple(self.overrides_of(trial)),
+            )
+            for trial, place in zip(self.trials, places, strict=True)
+        ]
+
+    @property
+    def _config(self) -> str:
+        return f"config{Path(self.config).suffix}"
+
     def overrides_of(self, trial: Trial) -> list[str]:
         """Return a trial's assignments, those that all have first."""
         return [*self.overrides, *trial.assignments, f"{SEED}={trial.seed}"]
@@ -141,31 +161,7 @@ class Plan(BaseModel):
         ):
             was, now = getattr(self, name), getattr(other, name)
             if was != now:
-                lines.append(f"{option}: {_shown(was)} there, {_shown(now)} now")
+                lines.append(f"{option}: {shown(was)} there, {shown(now)} now")
         if not lines and self.trials != other.trials:
             lines.append("the trials: the same options lead to others now")
         return lines
-
-
-def trial_config(config: Path, overrides: Sequence[str], assignments: Sequence[str], registry: Registry) -> Config:
-    """Return the config of a trial.
-
-    Raises:
-        ConfigError: It is wrong, or has no problem; the message names the assignments.
-    """
-    try:
-        loaded = load_config(config, [*overrides, *assignments], registry)
-    except ConfigError as error:
-        text = str(error) if overrides else str(error).removeprefix("--set: ")
-        raise ConfigError(f"with {' '.join(assignments)}: {text}" if assignments else text) from error
-    if loaded.problem is None:
-        raise ConfigError(
-            f"{config.name}: problem: is missing; add a [problem] table with a kind, such as 'digits-mlp'"
-        )
-    return loaded
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, tuple):
-        return " ".join(map(str, value)) or "none"
-    return "none" if value is None else str(value)

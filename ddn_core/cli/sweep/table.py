@@ -9,13 +9,14 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ddn_core.cli.sweep.folder import BEST, TABLE, SweepFolder, write_atomically
 from ddn_core.cli.sweep.plan import Plan, Trial
 from ddn_core.cli.sweep.space import plain
-from ddn_core.cli.sweep.trial import RUN, Result
+from ddn_core.cli.trials.folder import TABLE, TrialFolder, write_atomically
+from ddn_core.cli.trials.process import Result
 from ddn_core.errors import ArgumentError
+from ddn_core.runs.record import CONFIG
 
-_RESOLVED = "config.resolved.json"
+BEST = "best.json"
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def metric_names(results: Mapping[int, Result]) -> list[str]:
     return list(dict.fromkeys(name for number in sorted(results) for name in results[number].metrics))
 
 
-def write_table(folder: SweepFolder, plan: Plan, results: Mapping[int, Result]) -> None:
+def write_table(folder: TrialFolder, plan: Plan, results: Mapping[int, Result]) -> None:
     """Write all trials with what came out as CSV, one trial a row."""
     metrics = metric_names(results)
     paths = [path for trial in plan.trials[:1] for path in trial.values]
@@ -115,14 +116,14 @@ def write_table(folder: SweepFolder, plan: Plan, results: Mapping[int, Result]) 
     write_atomically(folder.path / TABLE, text.getvalue())
 
 
-def write_best(folder: SweepFolder, standings: list[Standing]) -> Trial | None:
+def write_best(folder: TrialFolder, plan: Plan, standings: list[Standing]) -> Trial | None:
     """Write the config of the best combination, with its first seed that has a metric, and return its trial."""
     (folder.path / BEST).unlink(missing_ok=True)  # what another metric had chosen
     if not standings:
         return None
     best = next(trial for trial in standings[0].trials if trial.number in standings[0].measured)
     try:
-        resolved = (folder.trial(best) / RUN / _RESOLVED).read_text(encoding="utf-8")
+        resolved = (plan.tasks(folder.path)[best.number].run / CONFIG).read_text(encoding="utf-8")
     except FileNotFoundError:  # its run was removed, which anyone may do once it has a result
         return None
     write_atomically(folder.path / BEST, resolved)

@@ -12,7 +12,7 @@ import threading
 
 
 def main() -> None:
-    """Run the `ddn` command as the child of a sweep."""
+    """Run the `ddn` command as a trial."""
     lifeline = os.dup(0)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)  # what runs here finds no input

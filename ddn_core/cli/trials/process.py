@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +15,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-RUN = "run"
+from ddn_core.cli.trials.plan import Task
+from ddn_core.runs.record import CONFIG, METRICS
+
 OUTPUT = "output.log"
 ERRORS = "errors.log"
 
-_METRICS = "metrics.jsonl"
 _LOSSES = ("train_loss", "test_loss")
-_CHILD = [sys.executable, "-P", "-c", "from ddn_core.cli.sweep.child import main; main()"]
+_CHILD = [sys.executable, "-P", "-c", "from ddn_core.cli.trials.child import main; main()"]
 
 State = Literal["finished", "failed", "timed out"]
 
@@ -32,11 +32,11 @@ class Result(BaseModel):
 
     Attributes:
         state: How it ended.
-        exit_status: Exit status of its process, negative for a signal; `None` if it did not start.
+        exit_status: Exit status of its process, negative for a signal; `None` if none was started.
         metrics: Losses and test metrics of the last epoch; `None` for a value that is not finite.
         epochs: Number of epochs that ended.
         steps: Number of steps.
-        seconds: Wall-clock time of the process.
+        seconds: Wall-clock time of the process; of the last, where a run was gone on with.
         error: Last line of what it wrote to standard error.
     """
 
@@ -56,35 +56,35 @@ class Process:
     """The process of a trial.
 
     Attributes:
-        folder: The trial's folder.
+        task: The trial.
         popen: The process.
         begun: When it started.
     """
 
-    folder: Path
+    task: Task
     popen: subprocess.Popen[bytes]
     begun: float = field(default_factory=time.monotonic)
 
     @classmethod
-    def start(
-        cls, folder: Path, config: Path, overrides: Sequence[str], plugins: str | None, threads: int, lock: int | None
-    ) -> Process:
-        """Start `ddn train` in a group of processes of its own.
+    def start(cls, task: Task, plugins: str | None, threads: int, lock: int | None) -> Process:
+        """Start `ddn train` in a group of processes of its own; a run that has begun goes on.
 
         Args:
-            folder: The trial's folder, empty.
-            config: The base config.
-            overrides: All assignments.
+            task: The trial.
             plugins: What `ddn --plugins` was given.
             threads: Number of threads for torch.
             lock: File descriptor that the child holds open.
         """
         allowed = [] if plugins is None else ["--plugins", plugins]
-        assignments = [item for text in overrides for item in ("--set", text)]
-        command = [*_CHILD, *allowed, "train", str(config), "--out", str(folder / RUN), *assignments]
+        if (task.run / CONFIG).exists():
+            what = ["--resume", str(task.run)]
+        else:
+            assignments = [item for text in task.overrides for item in ("--set", text)]
+            what = [str(task.config), "--out", str(task.run), *assignments]
+        command = [*_CHILD, *allowed, "train", *what]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "NO_COLOR": "1", "COLUMNS": "120"}
         environment.pop("FORCE_COLOR", None)
-        with (folder / OUTPUT).open("wb") as output, (folder / ERRORS).open("wb") as errors:
+        with (task.place / OUTPUT).open("wb") as output, (task.place / ERRORS).open("wb") as errors:
             popen = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
@@ -94,7 +94,7 @@ class Process:
                 start_new_session=True,  # an interrupt from the keyboard is for the parent to handle
                 pass_fds=() if lock is None else (lock,),
             )
-        return cls(folder, popen)
+        return cls(task, popen)
 
     @property
     def seconds(self) -> float:
@@ -112,14 +112,14 @@ class Process:
     def result(self, timed_out: bool = False) -> Result:
         """Return what became of the trial, after its process has ended."""
         status = self._close()
-        metrics, epochs, steps = read_metrics(self.folder / RUN / _METRICS)
+        metrics, epochs, steps = read_metrics(self.task.run / METRICS)
         error = None
         if timed_out:
             error = f"stopped after {self.seconds:.3g} s"
         elif status < 0:
             error = f"killed by {_signal(-status)}"
         elif status > 0:
-            error = last_line(self.folder / ERRORS) or f"exit status {status}"
+            error = last_line(self.task.place / ERRORS) or f"exit status {status}"
         elif not epochs:
             error = "it ended without an epoch"
         return Result(
@@ -137,6 +137,12 @@ class Process:
         status = self.popen.wait()
         self.popen.stdin.close()
         return status
+
+
+def finished_result(task: Task) -> Result:
+    """Return the result of a trial whose run is finished, but whose process left none."""
+    metrics, epochs, steps = read_metrics(task.run / METRICS)
+    return Result(state="finished", exit_status=None, metrics=metrics, epochs=epochs, steps=steps, seconds=0)
 
 
 def read_metrics(path: Path) -> tuple[dict[str, float | None], int, int]:

@@ -7,9 +7,9 @@ import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
-from ddn_core.cli.sweep.folder import SweepFolder
-from ddn_core.cli.sweep.plan import Plan, Trial
-from ddn_core.cli.sweep.trial import Process, Result
+from ddn_core.cli.trials.folder import TrialFolder
+from ddn_core.cli.trials.plan import Task
+from ddn_core.cli.trials.process import Process, Result, finished_result
 
 _THREADS = "OMP_NUM_THREADS"
 _PAUSE = 0.05
@@ -49,21 +49,20 @@ class Share:
 class Started:
     """A trial has started."""
 
-    trial: Trial
+    task: Task
 
 
 @dataclass(frozen=True)
 class Ended:
     """A trial has ended, and its result is written."""
 
-    trial: Trial
+    task: Task
     result: Result
 
 
 def run_trials(
-    folder: SweepFolder,
-    plan: Plan,
-    trials: Sequence[Trial],
+    folder: TrialFolder,
+    tasks: Sequence[Task],
     share: Share,
     *,
     plugins: str | None = None,
@@ -74,34 +73,34 @@ def run_trials(
     One that fails does not stop the others. If the iterator is closed or interrupted, those that run are killed, and
     have no result.
     """
-    waiting = list(reversed(trials))
-    running: dict[int, tuple[Trial, Process]] = {}
+    waiting = list(reversed(tasks))
+    running: dict[int, Process] = {}
     try:
         while waiting or running:
             while waiting and len(running) < share.jobs:
-                trial = waiting.pop()
-                place = folder.clear(trial)
-                try:
-                    process = Process.start(
-                        place, folder.config(plan), plan.overrides_of(trial), plugins, share.threads, folder.lock
-                    )
-                except OSError as error:  # no memory, no process left
-                    yield _ended(folder, trial, Result(state="failed", exit_status=None, seconds=0, error=str(error)))
+                task = waiting.pop()
+                if not folder.prepare(task):  # killed between the end of the run and its result
+                    yield _ended(folder, task, finished_result(task))
                     continue
-                running[trial.number] = trial, process
-                yield Started(trial)
-            ended = [number for number, (_, process) in running.items() if _over(process, timeout)]
+                try:
+                    process = Process.start(task, plugins, share.threads, folder.lock)
+                except OSError as error:  # no memory, no process left
+                    yield _ended(folder, task, Result(state="failed", exit_status=None, seconds=0, error=str(error)))
+                    continue
+                running[task.number] = process
+                yield Started(task)
+            ended = [number for number, process in running.items() if _over(process, timeout)]
             for number in ended:
-                trial, process = running.pop(number)
+                process = running.pop(number)
                 timed_out = process.popen.poll() is None
                 if timed_out:
                     process.kill()
-                yield _ended(folder, trial, process.result(timed_out))
+                yield _ended(folder, process.task, process.result(timed_out))
             if not ended:
                 time.sleep(_PAUSE)
                 yield None
     finally:
-        for _, process in running.values():
+        for process in running.values():
             process.kill()
 
 
@@ -109,6 +108,6 @@ def _over(process: Process, timeout: float | None) -> bool:
     return process.popen.poll() is not None or (timeout is not None and process.seconds > timeout)
 
 
-def _ended(folder: SweepFolder, trial: Trial, result: Result) -> Ended:
-    folder.keep(trial, result)
-    return Ended(trial, result)
+def _ended(folder: TrialFolder, task: Task, result: Result) -> Ended:
+    folder.keep(task, result)
+    return Ended(task, result)

@@ -1,0 +1,103 @@
+"""`ddn replay`: strategies of config files on recorded curvature, as a table and as files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ddn_core.cli.folders import new_folder
+from ddn_core.config import load_config
+from ddn_core.plugins.registry import Registry
+from ddn_core.reports import check_installed, size_text, write_report
+from ddn_core.runs.tables import shown
+from ddn_core.testing import digits_trace
+from ddn_core.traces import Replay, Replayed, Trace, replay
+
+SHIPPED = "digits"
+"""Name of the trace that comes with ddn."""
+
+
+def replay_files(
+    trace: str,
+    configs: Sequence[Path],
+    overrides: Sequence[str],
+    registry: Registry,
+    splits: int,
+    seed: int,
+    out: Path,
+) -> None:
+    """Replay configs on a trace, show what they do, and write it.
+
+    Args:
+        trace: Folder of a trace or of a run, or the name of the shipped one.
+        configs: Config files; each is named by its file.
+        overrides: Assignments for all of them.
+        registry: The plugins.
+        splits: Number of random splits into halves.
+        seed: Seed of the splits.
+        out: Folder to write.
+
+    Raises:
+        ArgumentError: The trace cannot be read, or a config does not fit it.
+        ConfigError: A config is wrong.
+        StrategyError: A strategy raised, or returned the wrong thing.
+    """
+    check_installed()
+    loaded = digits_trace() if trace == SHIPPED and not Path(trace).exists() else Trace.read(trace)
+    candidates = {}
+    for path in configs:
+        name = path.stem if path.stem not in candidates else str(path)
+        candidates[name] = load_config(path, overrides, registry)
+    result = replay(loaded, candidates, splits, seed)
+    console = Console()
+    console.print(Text(repr(loaded)), soft_wrap=True)
+    console.print(replay_table(result))
+    write_replay(result, new_folder(out), console)
+
+
+def write_replay(result: Replay, folder: Path, console: Console) -> None:
+    """Write the figures and the report into a folder, and say so."""
+    result.write_csv(folder / "replay.csv")
+    size = write_report(folder / "report.html", replay=result)
+    console.print(
+        Text(f"written: {folder / 'replay.csv'}, {folder / 'report.html'} ({size_text(size)})"), soft_wrap=True
+    )
+
+
+def replay_table(result: Replay) -> Table:
+    """Return a table with a row for each recorded step, group and candidate."""
+    several = len({one.group for one in result.results}) > 1
+    table = Table(title="Replay: one step of each candidate", title_justify="left")
+    for heading in ("step", *(["group"] if several else []), "candidate", "kept", "damping", "step norm"):
+        table.add_column(heading, justify="left" if heading == "candidate" else "right", overflow="fold")
+    for heading in ("predicted", "expected", "ms"):
+        table.add_column(heading, justify="right")
+    for one in result.results:
+        row = one.to_dict()
+        expected = "-" if math.isnan(one.expected_decrease) else f"{one.expected_decrease:.3g}"
+        first = one.name == result.names[0]
+        table.add_row(
+            str(one.step) if first else "",
+            *([str(one.group) if first else ""] if several else []),
+            Text(one.name),
+            f"{row['kept']}/{row['directions']}",
+            _dampings(one),
+            shown(row["step_norm"]),
+            shown(row["predicted_decrease"]),
+            expected,
+            shown(row["milliseconds"]) if one.name != result.names[0] else "",
+            end_section=one.name == result.names[-1],
+        )
+    table.caption = "predicted: decrease of the loss by the quadratic model; expected: by held-out halves of samples"
+    return table
+
+
+def _dampings(one: Replayed) -> str:
+    row = one.to_dict()
+    low, high = shown(row["damping_min"]), shown(row["damping_max"])
+    return low if low == high else f"{low}-{high}"

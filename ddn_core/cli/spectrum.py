@@ -1,0 +1,171 @@
+"""`ddn spectrum`: the curvature of a trained model on given data, in figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from backpack import extend
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+
+from ddn_core.cli.folders import new_folder
+from ddn_core.cli.problem import checked_batches, load_problem
+from ddn_core.cli.stepping import stepper_of
+from ddn_core.config import Config
+from ddn_core.config.provenance import resolved_config
+from ddn_core.errors import ArgumentError
+from ddn_core.optim import DirectionalDampedNewton
+from ddn_core.plots import derivatives, noise, shares, spectrum
+from ddn_core.plugins.problem import ProblemParts
+from ddn_core.plugins.registry import Registry
+from ddn_core.reports import check_installed, size_text, write_report
+from ddn_core.runs import RunRecord
+from ddn_core.runs.checkpoints import load_checkpoint
+from ddn_core.runs.record import CHECKPOINT
+from ddn_core.runs.tables import shown
+from ddn_core.traces import Recorder, Trace, TraceGroup, signal_to_noise
+
+PICTURE = "spectrum.png"
+REPORT = "report.html"
+
+
+def spectrum_report(
+    config: Config,
+    source: str,
+    registry: Registry,
+    checkpoint: Path,
+    data: Literal["train", "test"],
+    samples: int,
+    out: Path,
+) -> None:
+    """Compute the curvature of a trained model, show it, and write it.
+
+    Args:
+        config: The problem, and the groups; one group of all parameters where an optimizer of torch has none.
+        source: Name of its file, for messages.
+        registry: The plugins.
+        checkpoint: A checkpoint of `ddn train`, a run folder, or a file with the model's `state_dict`.
+        data: Which data of the problem.
+        samples: Number of samples, the first ones that the problem gives with its seed.
+        out: Folder to write.
+
+    Raises:
+        DdnError: Config, checkpoint or data are wrong, or there is no curvature.
+    """
+    check_installed()
+    weights, resolved = _weights(checkpoint), resolved_config(config, registry)
+    parts = load_problem(config, source)
+    optimizer = _optimizer(config, parts, source)
+    try:
+        parts.model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ArgumentError(f"--checkpoint: {checkpoint} is of another model: {error}") from error
+    inputs, targets = _samples(config, parts, data, samples)
+    folder = new_folder(out)
+    parts.model.eval()
+    with optimizer.curvature():
+        loss = parts.loss_function(parts.model(inputs), targets)
+        loss.backward()
+    recorder = Recorder(folder / "trace", {"steps": [0]})
+    recorder.record(optimizer, loss)
+    trace = Trace.read(folder / "trace")
+    console = Console()
+    console.print(_table(trace, f"Curvature on {len(inputs)} samples ({data}), loss {loss.item():.4g}"))
+    _figure(trace).savefig(folder / PICTURE, dpi=120)
+    record = RunRecord(folder, f"{source}, {len(inputs)} samples ({data})", resolved, (), ())
+    size = write_report(folder / REPORT, [record], title="Curvature")
+    console.print(Text(f"written: {folder / PICTURE}, {folder / REPORT} ({size_text(size)})"), soft_wrap=True)
+
+
+def _weights(checkpoint: Path) -> Any:
+    """Return the model's `state_dict` in a checkpoint, a run folder, or a file with nothing else."""
+    path = checkpoint / CHECKPOINT if checkpoint.is_dir() else checkpoint
+    if not path.is_file():
+        raise ArgumentError(f"--checkpoint: there is no file {path}.")
+    try:
+        return load_checkpoint(path)["model"]
+    except ArgumentError as error:
+        try:
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception:  # torch's, for a file that is something else
+            raise ArgumentError(f"--checkpoint: {error}") from error
+        if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+            raise ArgumentError(
+                f"--checkpoint: {path} is neither a checkpoint of ddn train nor a model's state_dict."
+            ) from error
+        return weights
+
+
+def _optimizer(config: Config, parts: ProblemParts, source: str) -> DirectionalDampedNewton:
+    """Put the model where the config wants it, and return an optimizer that captures its curvature."""
+    optimizer = stepper_of(config, parts, source).optimizer
+    if isinstance(optimizer, DirectionalDampedNewton):
+        return optimizer
+    extend(parts.loss_function)
+    return DirectionalDampedNewton(extend(parts.model).named_parameters(), curvature=config.curvature)
+
+
+def _samples(config: Config, parts: ProblemParts, data: str, count: int) -> tuple[Tensor, Tensor]:
+    """Return the first samples of the data."""
+    found: list[tuple[Tensor, Tensor]] = []
+    for batch in checked_batches(parts.train_batches if data == "train" else parts.test_batches, config):
+        found.append(batch)
+        if sum(len(inputs) for inputs, _ in found) >= count:
+            break
+    if not found:
+        raise ArgumentError(f"the problem gives no {data} data.")
+    tensors = (torch.cat([batch[place] for batch in found])[:count] for place in (0, 1))
+    dtype = getattr(torch, config.training.dtype)
+    inputs, targets = (
+        tensor.to(device=config.training.device, dtype=dtype if tensor.is_floating_point() else tensor.dtype)
+        for tensor in tensors
+    )
+    return inputs, targets
+
+
+def _table(trace: Trace, title: str) -> Table:
+    table = Table(title=title, title_justify="left", show_header=True)
+    groups = trace.steps[0].groups
+    table.add_column("")
+    for group in groups:
+        table.add_column(f"group {group.entry.group}", justify="right")
+    columns = [_figures(group) for group in groups]
+    for name in columns[0]:
+        table.add_row(name, *(shown(column[name]) for column in columns))
+    return table
+
+
+def _figures(group: TraceGroup) -> dict[str, str | int | float | None]:
+    """Return what a spectrum says in a few numbers."""
+    evals, directions = group.directions.all_evals.double(), group.directions
+    largest = float(evals.max()) if len(evals) else None
+    total = float(evals.sum())
+    tops = torch.sort(evals, descending=True).values.cumsum(0)
+    return {
+        "parameters": group.entry.parameters,
+        "eigenvalues, numerically nonzero": group.entry.found,
+        "largest eigenvalue, loss/param²": largest,
+        "trace, loss/param²": total,
+        "directions with 90 % of the trace": int((tops < 0.9 * total).sum()) + 1 if total > 0 else None,
+        "effective dimension, trace² / Σλ²": total**2 / float(evals.square().sum()) if total > 0 else None,
+        "gradient norm, loss/param": group.entry.gradient_norm,
+        "its part along the directions": float(directions.loss_gammas.double().norm()),
+        "directions above noise": int((signal_to_noise(directions) > 1).sum()),
+    }
+
+
+def _figure(trace: Trace) -> Figure:
+    """Return a figure with a row for each group."""
+    groups = trace.steps[0].groups
+    figure = Figure(figsize=(15, 3.6 * len(groups)), layout="constrained")
+    for group, row in zip(groups, figure.subplots(len(groups), 4, squeeze=False), strict=True):
+        spectrum(group.directions, row[0], f"Spectrum, group {group.entry.group}")
+        derivatives(group, row[1])
+        noise(group, row[2])
+        shares(group, row[3])
+    return figure

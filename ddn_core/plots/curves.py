@@ -1,0 +1,87 @@
+"""Losses and metrics of runs; predicted against actual decrease."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from ddn_core.plots.palette import COLORS, GRAY, current, markers, styles, tidy
+from ddn_core.runs import EvaluationEvent, RunRecord
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+XLABELS = {"step": "step", "epoch": "epoch", "seconds": "seconds, with evaluations"}
+
+
+def learning_curves(
+    runs: RunRecord | Sequence[RunRecord],
+    quantity: str = "test_loss",
+    x: Literal["step", "epoch", "seconds"] = "step",
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw a loss or a metric over training; runs with the same name are seeds: their median, and their range.
+
+    Args:
+        runs: A run, or several.
+        quantity: `"train_loss"`, `"test_loss"`, or the name of a metric.
+        x: What it is drawn over. Over seconds, the median is over those of the same evaluation.
+        ax: Axes to draw on.
+    """
+    ax = current(ax)
+    named: dict[str, list[RunRecord]] = {}
+    for run in [runs] if isinstance(runs, RunRecord) else runs:
+        named.setdefault(run.name, []).append(run)
+    for (name, seeds), style in zip(named.items(), styles(), strict=False):
+        rows = list(zip(*(seed.epochs if x == "epoch" else seed.evaluations for seed in seeds), strict=False))
+        places = [statistics.median(getattr(event, x) for event in row) for row in rows]
+        values = [[value_of(event, quantity) for event in row] for row in rows]
+        middles = [statistics.median(finite) if (finite := _finite(row)) else math.nan for row in values]
+        label = f"{name} ({len(seeds)} seeds)" if len(seeds) > 1 else name
+        ax.plot(places, middles, label=label, **style)
+        if len(seeds) > 1:
+            lows = [min(_finite(row), default=math.nan) for row in values]
+            highs = [max(_finite(row), default=math.nan) for row in values]
+            ax.fill_between(places, lows, highs, color=style["color"], alpha=0.15, linewidth=0)
+    if named:
+        ax.legend(frameon=False)
+    shown = quantity.replace("_", " ")
+    return tidy(ax, xlabel=XLABELS[x], ylabel=shown, yscale="log" if quantity.endswith("loss") else "linear")
+
+
+def predicted_and_actual(runs: RunRecord | Sequence[RunRecord], ax: Axes | None = None) -> Axes:
+    """Draw the actual decrease of the loss in a step against the one that the quadratic model predicted.
+
+    The actual decrease is known in steps that were recorded, and where a strategy or a rule asks for it.
+
+    Args:
+        runs: A run, or several.
+        ax: Axes to draw on.
+    """
+    ax = current(ax)
+    ends: list[float] = []
+    for run, marker, color in zip([runs] if isinstance(runs, RunRecord) else runs, markers(), COLORS * 9, strict=False):
+        known = [
+            (step.predicted_decrease, step.loss - step.loss_after)
+            for step in run.steps
+            if step.predicted_decrease is not None and step.loss_after is not None
+        ]
+        ends += [value for pair in known for value in pair]
+        ax.plot([one for one, _ in known], [other for _, other in known], marker, color=color, label=run.name, ms=4)
+    if ends := _finite(ends):
+        low, high = min(ends), max(ends)
+        ax.plot([low, high], [low, high], color=GRAY, linewidth=1, label="as predicted", zorder=0)
+        ax.legend(frameon=False)
+    return tidy(ax, title="Decrease of the loss", xlabel="predicted, loss", ylabel="actual, loss")
+
+
+def value_of(event: EvaluationEvent, quantity: str) -> float:
+    """Return a loss or a metric of an evaluation; NaN if it has none of that name."""
+    value = event.test_metrics.get(quantity, getattr(event, quantity, None))
+    return math.nan if value is None else float(value)
+
+
+def _finite(values: Sequence[float]) -> list[float]:
+    return [value for value in values if math.isfinite(value)]

@@ -1,0 +1,93 @@
+"""Eigenvalues: at one step, and over time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ddn_core.api import Directions
+from ddn_core.plots.palette import SEQUENCE, current, styles, tidy
+from ddn_core.runs import History, RunRecord
+from ddn_core.traces import Trace
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SHOWN_RANGE = 1e-9
+"""What is smaller, relative to the largest eigenvalue, is mostly rounding, and not shown."""
+
+AXES = {"xlabel": "k, largest first", "ylabel": "eigenvalue λ_k, loss/param²", "xscale": "log", "yscale": "log"}
+
+
+def spectrum(
+    spectra: Directions | Tensor | Mapping[str, Directions | Tensor], ax: Axes | None = None, title: str = "Spectrum"
+) -> Axes:
+    """Draw eigenvalues, the largest first, on logarithmic axes.
+
+    Args:
+        spectra: Directions or eigenvalues, loss/param²; or several of them by name.
+        ax: Axes to draw on.
+        title: Title of the axes.
+    """
+    ax = current(ax)
+    named: Mapping[str, Directions | Tensor] = spectra if isinstance(spectra, Mapping) else {"": spectra}
+    largest = 0.0
+    for (name, given), style in zip(named.items(), styles(), strict=False):
+        shown = _descending(given.all_evals if isinstance(given, Directions) else given)
+        largest = max(largest, float(shown.max()) if len(shown) else 0.0)
+        ax.plot(range(1, len(shown) + 1), shown.tolist(), label=name or None, **style)
+    if largest > 0:
+        ax.set_ylim(bottom=SHOWN_RANGE * largest)
+    if any(named):
+        ax.legend(frameon=False)
+    return tidy(ax, title=title, **AXES)
+
+
+def spectrum_over_time(
+    source: Trace | RunRecord | History | Mapping[int, Sequence[Tensor]], group: int = 0, ax: Axes | None = None
+) -> Axes:
+    """Draw the eigenvalues of a group at all steps that are known, coloured by step.
+
+    Args:
+        source: A trace; a run, with the spectra of its epochs; or eigenvalues of each group by step.
+        group: Number of the group.
+        ax: Axes to draw on.
+    """
+    from matplotlib import colormaps
+
+    ax = current(ax)
+    spectra = spectra_of(source, group)
+    colors = colormaps[SEQUENCE]
+    largest = 0.0
+    for place, (step, evals) in enumerate(spectra.items()):
+        shown = _descending(evals)
+        largest = max(largest, float(shown.max()) if len(shown) else 0.0)
+        color = colors(0.9 * place / max(len(spectra) - 1, 1))
+        ends = place in (0, len(spectra) - 1)
+        ax.plot(range(1, len(shown) + 1), shown.tolist(), color=color, label=f"step {step}" if ends else None)
+    if largest > 0:
+        ax.set_ylim(bottom=SHOWN_RANGE * largest)
+    if spectra:
+        ax.legend(frameon=False)
+    return tidy(ax, title=f"Spectrum over time, group {group}", **AXES)
+
+
+def spectra_of(source: Trace | RunRecord | History | Mapping[int, Sequence[Tensor]], group: int) -> dict[int, Tensor]:
+    """Return the eigenvalues of a group by step, in order."""
+    if isinstance(source, Trace):
+        return {
+            step.entry.step: own.directions.all_evals
+            for step in source
+            for own in step.groups
+            if own.entry.group == group
+        }
+    table = source if isinstance(source, Mapping) else source.spectra
+    return {step: table[step][group] for step in sorted(table) if group < len(table[step])}
+
+
+def _descending(evals: Tensor) -> Tensor:
+    """Return the positive eigenvalues, the largest first."""
+    return torch.sort(evals[evals > 0], descending=True).values

@@ -1,0 +1,242 @@
+"""Several configs with several seeds each, side by side: who is ahead, by how much, and what chance could do."""
+
+from __future__ import annotations
+
+import html
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ddn_core.runs.events import EvaluationEvent
+from ddn_core.runs.record import RunRecord
+from ddn_core.runs.scores import Score, Target, is_loss, metric_names, values_of
+from ddn_core.runs.significance import Pairing, pairings, statement
+from ddn_core.runs.tables import html_table
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Values over seeds.
+
+    Attributes:
+        values: The values; infinity where a target was not reached.
+        seeds: Number of seeds, those without a value too.
+    """
+
+    values: tuple[float, ...]
+    seeds: int
+
+    @property
+    def median(self) -> float | None:
+        """The median; `None` without values."""
+        return statistics.median(self.values) if self.values else None
+
+    @property
+    def low(self) -> float | None:
+        """The smallest."""
+        return min(self.values, default=None)
+
+    @property
+    def high(self) -> float | None:
+        """The largest."""
+        return max(self.values, default=None)
+
+    def text(self, digits: int = 3) -> str:
+        """Return median and range, `0.2 [0.1..0.3]`."""
+        return "-" if not self.values else f"{self.median_text(digits)} {self.range_text(digits)}".rstrip()
+
+    def median_text(self, digits: int = 3) -> str:
+        """Return the median."""
+        return "-" if self.median is None else number(self.median, digits)
+
+    def range_text(self, digits: int = 3) -> str:
+        """Return the range, `[0.1..0.3]`; nothing for a single value."""
+        if self.low is None or self.high is None or len(self.values) < 2:
+            return ""
+        return f"[{number(self.low, digits)}..{number(self.high, digits)}]"
+
+    def table(self) -> dict[str, Any]:
+        """Return median and range as plain data, with `None` for what is not finite."""
+        ends = {"median": self.median, "low": self.low, "high": self.high}
+        plain = {name: value if value is not None and math.isfinite(value) else None for name, value in ends.items()}
+        return {**plain, "values": sum(map(math.isfinite, self.values)), "seeds": self.seeds}
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A config with its runs.
+
+    Attributes:
+        name: What the config is called.
+        scores: Its runs by seed; `None` where there is no run that can be read.
+    """
+
+    name: str
+    scores: Mapping[int, Score | None]
+
+    @property
+    def finished(self) -> int:
+        """Number of runs that came to their end."""
+        return sum(score is not None and score.finished for score in self.scores.values())
+
+    def finals(self, metric: str) -> dict[int, float]:
+        """Return the values after the last epoch by seed, where the run finished with a finite one."""
+        found = {seed: score.final(metric) for seed, score in self.scores.items() if score is not None}
+        return {seed: value for seed, value in found.items() if value is not None}
+
+    def final(self, metric: str) -> Spread:
+        """Return the values after the last epoch."""
+        return Spread(tuple(self.finals(metric).values()), len(self.scores))
+
+    def best(self, metric: str, maximize: bool | None = None) -> Spread:
+        """Return the best values at the end of an epoch, of the runs that finished; less is better for losses."""
+        return self._spread(
+            [values_of(event)[metric] for event in self._bests(metric, maximize)],
+        )
+
+    def best_epoch(self, metric: str, maximize: bool | None = None) -> Spread:
+        """Return the numbers of the epochs that were the best."""
+        return self._spread([event.epoch for event in self._bests(metric, maximize)])
+
+    def cost(self, what: str) -> Spread:
+        """Return `epoch`, `step`, `seconds` or `step_seconds` at the end of the runs that finished."""
+        return self._spread([getattr(score.epochs[-1], what) for score in self._ended])
+
+    def reached(self, target: Target) -> int:
+        """Return the number of seeds that reached a target."""
+        return sum(score is not None and score.reached(target) is not None for score in self.scores.values())
+
+    def until(self, target: Target, what: str) -> Spread:
+        """Return `epoch`, `step`, `seconds` or `step_seconds` when a target was reached, infinity where it was not.
+
+        The median is then infinite if half of the seeds or more did not reach it.
+        """
+        events = [None if score is None else score.reached(target) for score in self.scores.values()]
+        return self._spread([math.inf if event is None else getattr(event, what) for event in events])
+
+    @property
+    def _ended(self) -> list[Score]:
+        return [score for score in self.scores.values() if score is not None and score.finished and score.epochs]
+
+    def _bests(self, metric: str, maximize: bool | None) -> list[EvaluationEvent]:
+        upwards = not is_loss(metric) if maximize is None else maximize
+        found = [score.best(metric, upwards) for score in self._ended]
+        return [event for event in found if event is not None]
+
+    def _spread(self, values: Sequence[float]) -> Spread:
+        return Spread(tuple(map(float, values)), len(self.scores))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Configs with their runs.
+
+    Attributes:
+        standings: The configs, the best first: by the median of the metric after the last epoch. Those that lack it for
+            a seed come after those that have it for all, those without any last.
+        metric: What they are ranked by.
+        maximize: Whether more of it is better.
+        seeds: All seeds.
+        targets: What is to be reached.
+    """
+
+    standings: tuple[Standing, ...]
+    metric: str
+    maximize: bool
+    seeds: tuple[int, ...]
+    targets: tuple[Target, ...]
+
+    @classmethod
+    def of(
+        cls,
+        runs: Mapping[str, Sequence[RunRecord]],
+        targets: Sequence[Target] = (),
+        *,
+        metric: str = "train_loss",
+        maximize: bool = False,
+        seeds: Sequence[int] | None = None,
+    ) -> Comparison:
+        """Compare runs.
+
+        Args:
+            runs: The runs by the name of their config, one for each seed.
+            targets: What is to be reached.
+            metric: What configs are ranked by: a loss or a metric, after the last epoch.
+            maximize: Whether more of it is better.
+            seeds: The seeds that there should be; those that there are by default.
+        """
+        scores = {name: {score.seed: score for score in map(Score.of, records)} for name, records in runs.items()}
+        return cls.of_scores(scores, targets, metric=metric, maximize=maximize, seeds=seeds)
+
+    @classmethod
+    def of_scores(
+        cls,
+        scores: Mapping[str, Mapping[int, Score]],
+        targets: Sequence[Target] = (),
+        *,
+        metric: str = "train_loss",
+        maximize: bool = False,
+        seeds: Sequence[int] | None = None,
+    ) -> Comparison:
+        """Compare what runs came to, by config and seed; the arguments are those of `of`."""
+        if seeds is None:
+            seeds = sorted({seed for found in scores.values() for seed in found})
+        standings = [Standing(name, {seed: found.get(seed) for seed in seeds}) for name, found in scores.items()]
+        sign = -1 if maximize else 1
+
+        def place(one: Standing) -> tuple[bool, bool, float]:
+            spread = one.final(metric)
+            middle = spread.median
+            return middle is None, len(spread.values) < len(seeds), 0.0 if middle is None else sign * middle
+
+        return cls(tuple(sorted(standings, key=place)), metric, maximize, tuple(seeds), tuple(targets))
+
+    @property
+    def metrics(self) -> list[str]:
+        """The names of all that was evaluated, what is ranked by first."""
+        names = metric_names([x for one in self.standings for x in one.scores.values() if x is not None])
+        return sorted(names, key=lambda name: name != self.metric)
+
+    @property
+    def best(self) -> Standing | None:
+        """The first, if it has the metric."""
+        return next((one for one in self.standings[:1] if one.finals(self.metric)), None)
+
+    @cached_property
+    def pairings(self) -> list[Pairing]:
+        """The best against each other, seed by seed."""
+        if self.best is None:
+            return []
+        values = {one.name: one.finals(self.metric) for one in self.standings}
+        return pairings(self.best.name, values, self.seeds, self.maximize)
+
+    @property
+    def statement(self) -> str:
+        """In words, what the seeds say about chance, and what they cannot say."""
+        return statement(self.pairings, self.maximize)
+
+    def rows(self) -> tuple[list[str], list[list[str]]]:
+        """Return heading and rows of the leaderboard as text."""
+        heading = ["config", "finished", *self.metrics, "steps", "seconds"]
+        heading += [f"steps to {target}" for target in self.targets]
+        rows = []
+        for one in self.standings:
+            row = [one.name, f"{one.finished} of {len(one.scores)}"]
+            row += [one.final(metric).text() for metric in self.metrics]
+            row += [one.cost("step").text(6), one.cost("seconds").text()]
+            rows.append([*row, *(one.until(target, "step").text(6) for target in self.targets)])
+        return heading, rows
+
+    def _repr_html_(self) -> str:
+        """Return the leaderboard, and what chance could do, for a notebook."""
+        heading, rows = self.rows()
+        table = html_table([dict(zip(heading, row, strict=True)) for row in rows])
+        return f"{table}<p>{html.escape(self.statement)}</p>"
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Return a number as it is shown; infinity is a target that was not reached."""
+    return "never" if math.isinf(value) else f"{value:.{digits}g}"

@@ -1,0 +1,123 @@
+"""What a run came to: its last and its best values, and when it reached a target."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ddn_core.errors import ArgumentError
+from ddn_core.runs.events import EvaluationEvent
+from ddn_core.runs.record import RunRecord
+
+LOSSES = ("train_loss", "test_loss", "whole_train_loss")
+
+
+def is_loss(metric: str) -> bool:
+    """Whether a metric is one of the losses: less of it is better. More is of all others."""
+    return metric in LOSSES
+
+
+@dataclass(frozen=True)
+class Target:
+    """A value that is to be reached.
+
+    Attributes:
+        metric: Of what.
+        value: The value.
+        upwards: Whether it is reached from below.
+    """
+
+    metric: str
+    value: float
+    upwards: bool
+
+    @classmethod
+    def of_text(cls, text: str) -> Target:
+        """Return the target of `METRIC=VALUE`, or of `METRIC<=VALUE` or `METRIC>=VALUE`, which name the direction.
+
+        Raises:
+            ArgumentError: It is something else.
+        """
+        found = re.fullmatch(r"\s*([^<>=]+?)\s*(<=|>=|=)\s*(\S+)\s*", text)
+        try:
+            value = float(found[3]) if found else math.nan
+        except ValueError:
+            value = math.nan
+        if found is None or not math.isfinite(value):
+            raise ArgumentError(f"{text!r} is no target. Write a metric and a number, such as train_loss=0.1.")
+        metric, relation = found[1], found[2]
+        return cls(metric, value, relation == ">=" or (relation == "=" and not is_loss(metric)))
+
+    def __str__(self) -> str:
+        return f"{self.metric} {'>=' if self.upwards else '<='} {self.value!r}"
+
+    def met(self, value: float) -> bool:
+        """Whether a value is as good as this; NaN never is."""
+        return value >= self.value if self.upwards else value <= self.value
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a run came to.
+
+    Attributes:
+        seed: Its seed.
+        finished: Whether it came to its end.
+        evaluations: Its evaluations, in order.
+    """
+
+    seed: int
+    finished: bool
+    evaluations: tuple[EvaluationEvent, ...]
+
+    @classmethod
+    def of(cls, run: RunRecord) -> Score:
+        """Return the score of a run folder."""
+        return cls(int(run.config.get("training", {}).get("seed", 0)), run.finished, run.evaluations)
+
+    @property
+    def epochs(self) -> tuple[EvaluationEvent, ...]:
+        """The evaluations that end an epoch."""
+        return tuple(event for event in self.evaluations if event.ends_epoch)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of all that was evaluated."""
+        return tuple(dict.fromkeys(name for event in self.evaluations for name in values_of(event)))
+
+    def final(self, metric: str) -> float | None:
+        """Return the value after the last epoch; `None` if there is no finite one, or the run did not finish."""
+        return finite(values_of(self.epochs[-1]).get(metric)) if self.finished and self.epochs else None
+
+    def best(self, metric: str, maximize: bool) -> EvaluationEvent | None:
+        """Return the end of the epoch that was the best; `None` if none has a finite value."""
+        there = [event for event in self.epochs if finite(values_of(event).get(metric)) is not None]
+        choose = max if maximize else min
+        return choose(there, key=lambda event: values_of(event)[metric], default=None)
+
+    def reached(self, target: Target) -> EvaluationEvent | None:
+        """Return the first evaluation, within an epoch too, that met a target."""
+        met = (event for event in self.evaluations if target.met(values_of(event).get(target.metric, math.nan)))
+        return next(met, None)
+
+
+def values_of(event: EvaluationEvent) -> Mapping[str, float]:
+    """Return losses and metrics of an evaluation by name; what is missing, or was not finite, is NaN or left out."""
+    losses = {name: getattr(event, name) for name in LOSSES}
+    found = {**losses, **event.test_metrics}
+    numbers = {name: math.nan if value is None else float(value) for name, value in found.items()}
+    if event.whole_train_loss is None:
+        del numbers["whole_train_loss"]
+    return numbers
+
+
+def finite(value: float | None) -> float | None:
+    """Return a number if it is finite."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def metric_names(scores: Sequence[Score]) -> list[str]:
+    """Return the names of all that was evaluated in runs, in order of appearance."""
+    return list(dict.fromkeys(name for score in scores for name in score.metrics))
