@@ -25,4 +25,12 @@ pip install --quiet --no-deps --requirement pytest.txt
 pip install --quiet --no-deps --no-build-isolation ./ddn-acme
 "$folder/venv/bin/python" -m pytest -q ddn-acme/tests > tests.log || { cat tests.log; exit 1; }
 "$folder/venv/bin/ddn" plugins --broken > /dev/null
-echo "wheel: built, installed into an empty environment, trained there; a new plugin was written, and passes its tests"
+cat > acme.toml <<'END'
+[[groups]]
+params = ["*"]
+criterion = { kind = "acme/signal-to-noise", ratio = 1.0 }
+damping = { kind = "acme/spectral-floor", fraction = 0.1 }
+END
+"$folder/venv/bin/ddn" replay digits acme.toml --out replay > /dev/null
+test -s replay/report.html && grep -q '^acme,170,' replay/replay.csv || { echo "wheel: ddn replay of a plugin's strategies wrote no figures"; exit 1; }
+echo "wheel: built, installed into an empty environment, trained there; a new plugin was written, passes its tests, and is replayed"

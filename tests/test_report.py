@@ -109,3 +109,11 @@ def test_the_image_of_a_solution_does_not_cancel(mlp, damping):
         optimizer.step()
         found.append((float(optimizer.last_step[0].step_norm), optimizer.last_step[0].predicted_decrease))
     assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+def test_a_notebook_shows_a_table(mlp):
+    report, _ = stepped(TOP, mlp)
+    shown = report._repr_html_()
+    assert "<th>predicted decrease</th>" in shown
+    assert f"<td>{report.predicted_decrease:.3g}</td>" in shown
+    assert "<td>3</td>" in shown

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ddn_core.engine import QuadraticModel, Spectral
+from ddn_core.runs.tables import html_table
 
 NAMES = ("evals", "gammas", "lambdas", "deltas", "coefficients", "sample_gammas", "sample_lambdas")
 """The tensors of a report."""
@@ -107,6 +108,14 @@ class StepReport:
     def directions(self) -> int:
         """Number of chosen directions, K; of all there can be, min(R, P), if the step was made without eigenvectors."""
         return self._spectral.count
+
+    def _repr_html_(self) -> str:
+        """Return what the step did as a table, for a notebook."""
+        low, high = self.damping_range() or (None, None)
+        row = {"directions": self.directions, "smallest damping": low, "largest damping": high, "lr": self.lr}
+        row |= {"clip": self.clip, "kept": self.taken, "step norm": float(self.step_norm)}
+        row |= {"predicted decrease": self.predicted_decrease, "milliseconds": 1e3 * sum(self.seconds.values())}
+        return html_table([row])
 
     def damping_range(self) -> tuple[float, float] | None:
         """Return the smallest and the largest finite damping, or `None` if there is none."""

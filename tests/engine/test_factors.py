@@ -154,3 +154,19 @@ def test_a_sum_that_is_off_by_a_little_anywhere_is_noticed():
         wrong[0, entry] += 0.01 * expected.sum(0).norm()
         deviation, scale = columns.check_sum(columns.layout.split(wrong))
         assert float(deviation) > 1e-8 * float(scale)
+
+
+@pytest.mark.parametrize("width", [8, 200])
+def test_a_sum_is_that_of_its_columns_though_the_probe_hardly_sees_the_input(width):
+    """As where all units are saturated: an input, the same for all samples, to which probe and bias add up to zero."""
+    family, layer = FAMILIES[nn.Linear], nn.Linear(width, 6)
+    probe, _ = family.probe(layer, torch.rand(1, width), width)
+    inputs = (-product.BIAS_PROBE * probe[0] / probe[0].square().sum()).expand(50, width).contiguous()
+    root = torch.randn(50, 1, 6) + 3
+    columns = ProductColumns(family.positions(layer, root), LayerInput(layer, family, inputs, ("weight", "bias")))
+    weight, bias = (root[:, 0].T @ inputs)[None], root[:, 0].sum(0)[None]
+    deviation, scale = columns.check_sum((weight, bias))
+    bound = torch.finfo(torch.float32).eps ** 0.5
+    assert float(deviation) <= bound * float(scale)
+    deviation, scale = columns.check_sum((weight, 1.001 * bias))
+    assert float(deviation) > bound * float(scale)

@@ -45,6 +45,9 @@ FEATURE_ELEMENTS = 2**20
 BIAS_PROBE = 0.7371
 """Weight of the bias in the probe of `check_sum`."""
 
+ROUNDING = 32.0
+"""Number of rounding errors by which what the terms of a response add up to may deviate."""
+
 HELD_ELEMENTS = 2**23
 """Number of elements up to which an unfolded input is held while columns are formed for some outputs after others."""
 
@@ -203,8 +206,13 @@ class ProductColumns(Columns):
         else:
             found = (root @ responses[..., None]).sum(0)
         norm = torch.linalg.vector_norm
-        scale = norm(root.flatten(1), dim=1) @ norm(responses.flatten(1), dim=1)
-        return norm(found - expected), scale
+        sizes = norm(responses.flatten(1), dim=1)
+        if (
+            "weight" in given and self._input.values.is_floating_point()
+        ):  # responses may be what is left of a difference
+            terms = norm(probe) * norm(self._input.values.flatten(1), dim=1) + BIAS_PROBE
+            sizes = sizes + ROUNDING * torch.finfo(root.dtype).eps ** 0.5 * terms
+        return norm(found - expected), norm(root.flatten(1), dim=1) @ sizes
 
     def _slice_of(self, vectors: Parts, outputs: slice) -> Tensor:
         """Return the entries of the weights that belong to some outputs, `[K, size of the slice]`."""
