@@ -12,7 +12,18 @@ import typer
 from rich.console import Console
 
 from ddn_core.cli import looking
-from ddn_core.cli.options import ConfigPath, Overrides, default_folder, errors_told, registry_of
+from ddn_core.cli.options import (
+    ConfigPath,
+    Jobs,
+    Maximize,
+    Metric,
+    Overrides,
+    RetryFailed,
+    Timeout,
+    default_folder,
+    errors_told,
+    registry_of,
+)
 from ddn_core.cli.resume import resumed_config
 from ddn_core.config import load_config
 from ddn_core.config.load import config_error
@@ -107,15 +118,11 @@ def sweep(
         Path | None, typer.Option(metavar="DIR", help="Folder to write; by default runs/sweep-CONFIG-TIME.")
     ] = None,
     resume: Annotated[Path | None, typer.Option(metavar="DIR", help="Go on with the sweep in this folder.")] = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run trials that failed again.")] = False,
-    jobs: Annotated[
-        int | None, typer.Option(min=1, help="Trials at a time; they share the cores. One a core, or one on a GPU.")
-    ] = None,
-    timeout: Annotated[float | None, typer.Option(metavar="SECONDS", min=0, help="Stop a trial after this.")] = None,
-    metric: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Rank by this of the last epoch; train_loss by default.")
-    ] = None,
-    maximize: Annotated[bool, typer.Option("--maximize", help="The largest metric is the best.")] = False,
+    retry_failed: RetryFailed = False,
+    jobs: Jobs = None,
+    timeout: Timeout = None,
+    metric: Metric = None,
+    maximize: Maximize = False,
 ) -> None:
     """Train CONFIG with many values, one run for each combination, and rank them."""
     with errors_told():

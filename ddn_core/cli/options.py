@@ -20,6 +20,17 @@ Overrides = Annotated[
     typer.Option("--set", metavar="PATH=VALUE", help="Change a value, a TOML literal; may be given again."),
 ]
 
+# Of the commands that run many trials.
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Run trials that failed again.")]
+Jobs = Annotated[
+    int | None, typer.Option(min=1, help="Trials at a time; they share the cores. One a core, or one on a GPU.")
+]
+Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", min=0, help="Stop a trial after this.")]
+Metric = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Rank by this of the last epoch; train_loss by default.")
+]
+Maximize = Annotated[bool, typer.Option("--maximize", help="The largest metric is the best.")]
+
 
 def registry_of(context: typer.Context) -> Registry:
     """Return the plugins that the command may use."""
