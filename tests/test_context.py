@@ -144,8 +144,8 @@ def test_the_last_outcome(cls):
     other = optimizer_of(problem()[0], cls(), Noting())
     other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for resumed in (other, copy.deepcopy(optimizer)):
-        assert resumed._outcomes == optimizer._outcomes
-        assert resumed._outcomes[0].step == 2
+        assert resumed._progress.outcomes == optimizer._progress.outcomes
+        assert resumed._progress.outcomes[0].step == 2
 
 
 def test_ratio_of_an_outcome():
@@ -310,7 +310,7 @@ def test_a_closure_that_returns_no_loss_is_told(returned):
     optimizer = optimizer_of(model, {"kind": "levenberg-marquardt"})
     with optimizer.curvature():
         loss_function(model(X), y).backward()
-    with pytest.raises(ArgumentError, match=r"the closure returned .*, not the loss; the step has been made"):
+    with pytest.raises(ArgumentError, match=r"the closure returned .* instead of the loss, and the step has been made"):
         optimizer.step(lambda: returned)
 
 

@@ -254,7 +254,7 @@ def test_closure_is_demanded_before_anything_moves(extended):
     optimizer = DirectionalDampedNewton(model.named_parameters(), [{**GROUP, "damping": Adapting()}])
     before = parameters_to_vector(model.parameters()).detach().clone()
     with pytest.raises(
-        ArgumentError, match=r"damping 'Adapting' .* requires the loss after the step: call step\(closure\)"
+        ArgumentError, match=r"damping 'Adapting' .* requires the loss after the step. Call step\(closure\)"
     ):
         train_step(optimizer, extended)
     assert torch.equal(parameters_to_vector(model.parameters()), before)

@@ -209,7 +209,7 @@ def test_what_does_not_fit_together_is_refused():
     extend(model), extend(loss_function)
     optimizer = DirectionalDampedNewton(model.named_parameters(), _groups(TOP))
     before = parameters_to_vector(model.parameters()).detach().clone()
-    wrong_part = pytest.raises(ArgumentError, match=r"part is 'both'. Use one of 'all', 'directions', 'derivatives'")
+    wrong_part = pytest.raises(ArgumentError, match=r"purpose is 'both'. Use one of 'all', 'directions', 'derivatives'")
     with wrong_part, optimizer.curvature("both"):
         pass
     with optimizer.curvature("derivatives"):

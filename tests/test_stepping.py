@@ -268,7 +268,7 @@ def test_the_rest_of_the_gradient_makes_it_the_whole_damped_step(curvature, name
 
 def dense_of_pass(optimizer, model):
     """The GGN of a pass, `[P, P]` in the order of the parameters, from the columns of V."""
-    curvature = GroupCurvature.of(optimizer._passes.result()[0], list(model.parameters()))
+    curvature = GroupCurvature.of(optimizer._passes.result().directions, list(model.parameters()))
     columns = curvature.formed()
     places = torch.arange(columns.shape[1], dtype=torch.float64)
     order = torch.cat([part[0].flatten() for part in curvature.vectors(places[None])]).long()
@@ -338,7 +338,10 @@ def test_reused_directions_need_a_gradient():
     with optimizer.curvature():
         loss_function(model(X), y).backward()
     optimizer.zero_grad()
-    with pytest.raises(Exception, match="group 0: directions of an earlier step are reused, but there is no gradient"):
+    with pytest.raises(
+        Exception,
+        match="group 0: this step reuses the directions of an earlier one, but the parameters hold no gradient",
+    ):
         optimizer.step()
 
 

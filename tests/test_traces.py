@@ -174,11 +174,11 @@ def test_there_are_no_directions_of_fallbacks_and_of_reused_ones():
     model, loss_function, X, y, optimizer = setting(groups, fallback={"kind": "sgd", "lr": 0.1})
     passed(model, loss_function, X, y, optimizer)
     assert len(optimizer.directions(0))
-    with pytest.raises(ArgumentError, match="group 1 has no directions: an optimizer of torch"):
+    with pytest.raises(ArgumentError, match="group 1 has no directions, since an optimizer of torch"):
         optimizer.directions(1)
     optimizer.step()
     passed(model, loss_function, X, y, optimizer)
-    with pytest.raises(CurvatureError, match="group 0 reuses directions"):
+    with pytest.raises(CurvatureError, match="group 0 reuses the directions"):
         optimizer.directions(0)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections import defaultdict
 from typing import ClassVar
 
 import pytest
@@ -15,7 +16,10 @@ from torch.nn.utils import parameters_to_vector
 
 from ddn_core import DirectionalDampedNewton
 from ddn_core.api import Damping, Outcome
+from ddn_core.config import FallbackTable
 from ddn_core.errors import ArgumentError, ConfigError, CurvatureError, NonFiniteError, StrategyError
+from ddn_core.optim.fallback import FallbackUpdate, fallback_group
+from ddn_core.plugins.resolve import validated
 
 GROUP = {"params": ["*"], "criterion": {"kind": "all"}, "damping": {"kind": "constant", "value": 0.5}}
 
@@ -152,7 +156,9 @@ def test_a_closure_that_fails_leaves_the_parameters_where_they_were(extended):
     before = flat(extended[0])
     with pytest.raises(ZeroDivisionError):
         train_step(optimizer, extended, lambda: 1 / 0)
-    with pytest.raises(ArgumentError, match="the closure returned None, not the loss; the step has been undone"):
+    with pytest.raises(
+        ArgumentError, match="the closure returned None instead of the loss, and the step has been undone"
+    ):
         train_step(optimizer, extended, lambda: None)
     assert torch.equal(flat(extended[0]), before)
     assert not optimizer.state
@@ -284,6 +290,30 @@ def test_the_fallback_moves_what_no_group_takes_as_torch_does(extended, name):
 
 
 @pytest.mark.parametrize("name", OTHERS)
+def test_a_planned_update_of_the_fallback_changes_nothing_before_its_commit(name):
+    torch.manual_seed(0)
+    parameter = torch.nn.Parameter(torch.randn(3))
+    settings, _ = OTHERS[name]
+    group = fallback_group(validated(FallbackTable, {"fallback": settings}, "test").fallback, [("w", parameter)])
+    group["params"], state = [parameter], defaultdict(dict)
+    for _ in range(2):
+        parameter.grad = torch.randn(3)
+        value, before = parameter.detach().clone(), [copy.deepcopy(own) for own in state.values()]
+        update = FallbackUpdate(group, state, "group 0")
+        (target,) = update.targets(1.0)
+        assert torch.equal(parameter, value)
+        torch.testing.assert_close(list(state.values()), before, rtol=0, atol=0)
+        update.commit()
+        assert torch.equal(parameter, value)
+        assert list(state) == [parameter]
+        with torch.no_grad():
+            parameter.copy_(target)
+    assert before
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(list(state.values()), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", OTHERS)
 def test_the_fallback_goes_on_from_a_saved_state(extended, name):
     group = {**GROUP, "params": ["0.*"], "lr": 0.1, "momentum": 0.5}
     ends = []
@@ -302,7 +332,7 @@ def test_the_fallback_goes_on_from_a_saved_state(extended, name):
     other = DirectionalDampedNewton(
         model.named_parameters(), [group], fallback=OTHERS["sgd" if name == "adamw" else "adamw"][0]
     )
-    with pytest.raises(ArgumentError, match="as fallbacks of its groups"):
+    with pytest.raises(ArgumentError, match=r"has fallbacks .* for its groups"):
         other.load_state_dict(optimizer.state_dict())
 
 

@@ -88,7 +88,7 @@ class _Engine:
             self._loss_function(self._model(X), y).backward()
         step = damped_newton_step(self._captures.pop(), self._parameters, self._choice, Context(step=self._made))
         with torch.no_grad():
-            for parameter, move in zip(self._parameters, step.step(), strict=True):
+            for parameter, move in zip(self._parameters, step.moves, strict=True):
                 parameter.add_(move, alpha=0.1)
         del step  # what it holds is let go of within a step, here as there
         return perf_counter() - begun

@@ -14,9 +14,7 @@ from ddn_core.plugins.resolve import as_criterion, as_damping, group_choice
 from ddn_core.plugins.strategy import Criterion, Damping
 
 
-class DirectionalDampedNewtonComputation(
-    DirectionalComputation[tuple[Criterion, Damping], tuple[GroupStep, tuple[Tensor, ...]]]
-):
+class DirectionalDampedNewtonComputation(DirectionalComputation[tuple[Criterion, Damping], GroupStep]):
     """BackPACK extension and hook that compute a directionally damped Newton step for each parameter group.
 
     For a group with generalized Gauss-Newton matrix `G = V Vᵀ`, eigenpairs `(λ_k, e_k)`, and chosen directions k,
@@ -48,7 +46,7 @@ class DirectionalDampedNewtonComputation(
         Raises:
             NoResultError: No backward pass has computed a step for this group.
         """
-        return self._result(group)[1]
+        return self._result(group).moves
 
     def get_directions(self, group: Mapping[str, Any]) -> DampedDirections:
         """Return the chosen directions of a group with their dampings.
@@ -59,19 +57,17 @@ class DirectionalDampedNewtonComputation(
         Raises:
             NoResultError: No backward pass has computed directions for this group.
         """
-        return self._result(group)[0].directions
+        return self._result(group).directions
 
     def _strategies(self, given: Mapping[str, Any], label: str) -> tuple[Criterion, Damping]:
         return as_criterion(given["criterion"], label, self._warn), as_damping(given["damping"], label)
 
-    def _compute(
-        self, capture: Capture, group: Group[tuple[Criterion, Damping]], occasion: Context
-    ) -> tuple[GroupStep, tuple[Tensor, ...]]:
+    def _compute(self, capture: Capture, group: Group[tuple[Criterion, Damping]], occasion: Context) -> GroupStep:
         choice = group_choice(*group.strategies, group.label)
         step = damped_newton_step(capture, group.parameters, choice, occasion)
         kept = "all" if step.uniform_damping is not None else len(step.directions)
         self._tell_kept(group, kept, capture)
-        return step, step.step()
+        return step
 
-    def _fallbacks(self, result: tuple[GroupStep, tuple[Tensor, ...]]) -> tuple[str, ...]:
-        return result[0].spectral.fallbacks
+    def _fallbacks(self, result: GroupStep) -> tuple[str, ...]:
+        return result.summary.table.fallbacks

@@ -7,11 +7,11 @@ Data goes one way, one file each::
     gram.py         factors of a group                -> GroupCurvature: VᵀV, V·w, Vᵀ·v
     spectrum.py     Gram matrix                       -> eigenvalues, Gram eigenvectors (krylov.py: the leading ones)
     directions.py   spectrum                          -> Directions: gammas, lambdas when first read (source.py)
-    context.py      what a strategy can know beyond the directions (outcome.py: what the last step did)
+    context.py      facts for strategies beyond the directions (outcome.py: the outcome of the last step)
     step.py         directions, dampings              -> coefficients, and the step in parameter space
     solved.py       one damping for all directions    -> the same step, without eigenvectors
-    pull.py         what draws a step beyond the loss: weight decay, memory of the previous step
-    quadratic.py    what the loss does along any move
+    terms.py        terms of a step beyond the loss: weight decay, memory of the previous step, the complement
+    quadratic.py    the quadratic model of the loss along any move
     pipeline.py     calls the above in order
 
 Knows torch (and BackPACK in `capture/`), no plugin, no config, no pydantic. What other rooms may use is what
@@ -33,18 +33,28 @@ from ddn_core.engine.pipeline import (
     group_eigenvalues,
     quadratic_model,
 )
-from ddn_core.engine.pull import Pull
 from ddn_core.engine.quadratic import QuadraticModel
 from ddn_core.engine.spectrum import eigendecompose
-from ddn_core.engine.step import DampedDirections, GroupStep, Spectral, SpectralSummary
+from ddn_core.engine.step import (
+    Correction,
+    DampedDirections,
+    DirectionTable,
+    GroupStep,
+    StepSummary,
+    all_finite,
+    predicted_decrease,
+)
+from ddn_core.engine.terms import StepTerms
 
 __all__ = [
     "STAGES",
     "Capture",
     "Choice",
     "Context",
+    "Correction",
     "CurvatureCapture",
     "DampedDirections",
+    "DirectionTable",
     "Directions",
     "GivenNorms",
     "GroupCurvature",
@@ -52,14 +62,14 @@ __all__ = [
     "GroupRequest",
     "GroupStep",
     "Outcome",
-    "Pull",
     "QuadraticModel",
-    "Spectral",
-    "SpectralSummary",
     "StageClock",
     "StageEstimate",
+    "StepSummary",
+    "StepTerms",
     "Subsampling",
     "Wanted",
+    "all_finite",
     "damped_newton_step",
     "eigendecompose",
     "estimate",
@@ -67,5 +77,6 @@ __all__ = [
     "group_eigenvalues",
     "joined",
     "outputs_per_sample",
+    "predicted_decrease",
     "quadratic_model",
 ]

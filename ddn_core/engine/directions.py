@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Literal, Protocol, Self
 
 import torch
@@ -14,8 +13,8 @@ from ddn_core.engine.context import Context, GivenNorms
 
 Reduction = Literal["mean", "sum"]
 
-COMPUTED = ("gammas", "lambdas", "loss_gammas", "loss_lambdas")
-"""What is computed when first read, and kept; directions lie along the last axis."""
+Derivative = Literal["gammas", "lambdas", "loss_gammas", "loss_lambdas"]
+"""Derivatives along directions, which are computed when first read and kept; directions lie along the last axis."""
 
 
 class DirectionSource(Protocol):
@@ -66,6 +65,7 @@ class Directions:
     vectors: Tensor | None = field(default=None, repr=False)
     fallbacks: tuple[str, ...] = ()
     context: Context = field(default_factory=Context)
+    _known: dict[Derivative, Tensor] = field(default_factory=dict, repr=False)
 
     @classmethod
     def from_tensors(
@@ -104,40 +104,47 @@ class Directions:
                 norms=GivenNorms(gradient=float(gradient.norm())),
             )
         every = evals if all_evals is None else all_evals
-        directions = cls(evals, evecs, every, reduction, _NoSource(), context=context)
-        given = {"gammas": gammas, "lambdas": lambdas, "loss_gammas": loss_gammas, "loss_lambdas": loss_lambdas}
-        vars(directions).update({name: tensor for name, tensor in given.items() if tensor is not None})
-        return directions
+        known: dict[Derivative, Tensor] = {"gammas": gammas, "lambdas": lambdas}
+        if loss_gammas is not None:
+            known["loss_gammas"] = loss_gammas
+        if loss_lambdas is not None:
+            known["loss_lambdas"] = loss_lambdas
+        return cls(evals, evecs, every, reduction, _NoSource(), context=context, _known=known)
 
     def __len__(self) -> int:
         """Return the number of directions, K."""
         return self.evals.shape[0]
 
-    @cached_property
+    @property
     def gammas(self) -> Tensor:
         """Directional gradients `γ[n, k] = e_kᵀ g_n`, `[N_grad, K]`, loss/param; computed when first read."""
-        return self.source.gammas(self)
+        return self._derivative("gammas", self.source.gammas)
 
-    @cached_property
+    @property
     def lambdas(self) -> Tensor:
         """Directional curvatures `λ[n, k] = e_kᵀ G_n e_k`, `[N_ggn, K]`, loss/param²; computed when first read."""
-        return self.source.lambdas(self)
+        return self._derivative("lambdas", self.source.lambdas)
 
-    @cached_property
+    @property
     def loss_gammas(self) -> Tensor:
         """Directional gradients of the loss itself, `[K]`: mean (or sum, as the loss has it) of gammas over samples.
 
         Cheaper than gammas where these are not in the span of V: the gradient of the loss is projected, not each one.
         """
-        return self.source.loss_gammas(self)
+        return self._derivative("loss_gammas", self.source.loss_gammas)
 
-    @cached_property
+    @property
     def loss_lambdas(self) -> Tensor:
         """Directional curvatures of the loss itself, `[K]`: the mean (or sum) of lambdas.
 
         They are the eigenvalues, unless lambdas are taken over other samples than the directions.
         """
-        return self.source.loss_lambdas(self)
+        return self._derivative("loss_lambdas", self.source.loss_lambdas)
+
+    def _derivative(self, name: Derivative, compute: Callable[[Directions], Tensor]) -> Tensor:
+        if name not in self._known:
+            self._known[name] = compute(self)
+        return self._known[name]
 
     def eigenvectors(self) -> tuple[Tensor, ...]:
         """Return the eigenvectors e_k in parameter space: for each parameter of the group `[K, *parameter.shape]`.
@@ -149,12 +156,13 @@ class Directions:
     def select(self, indices: Sequence[int] | Tensor) -> Self:
         """Return the directions with these indices, in this order."""
         chosen = torch.as_tensor(indices, dtype=torch.long, device=self.evals.device)
-        vectors = None if self.vectors is None else self.vectors[chosen]
-        selected = replace(self, evals=self.evals[chosen], evecs=self.evecs[:, chosen], vectors=vectors)
-        for name in COMPUTED:
-            if name in vars(self):  # already computed: keep, rather than compute again
-                vars(selected)[name] = vars(self)[name][..., chosen]
-        return selected
+        return replace(
+            self,
+            evals=self.evals[chosen],
+            evecs=self.evecs[:, chosen],
+            vectors=None if self.vectors is None else self.vectors[chosen],
+            _known={name: derivative[..., chosen] for name, derivative in self._known.items()},
+        )
 
 
 class _NoSource:

@@ -50,6 +50,11 @@ class GroupCurvature:
         """Number of entries P of the parameters that the loss reaches."""
         return sum(factor.root.size for factor in self.factors)
 
+    @property
+    def reached(self) -> tuple[bool, ...]:
+        """For each parameter, whether the loss reaches it."""
+        return tuple(key in self.capture.reached for key in self.parameters)
+
     @cached_property
     def roots(self) -> tuple[Columns, ...]:
         """For each factor, the columns of the samples of the GGN: V."""
@@ -162,6 +167,12 @@ class GroupCurvature:
     def vectors(self, columns: Tensor) -> tuple[Tensor, ...]:
         """Return vectors `[K, P]`, entries in the order of the formed columns, as `[K, *shape]` for each parameter."""
         return self._in_parameters(self._parts(columns), len(columns))
+
+    def combine_coordinates(self, coordinates: Tensor) -> tuple[Tensor, ...]:
+        """Return the vector with coordinates `[R]` in the columns of V, or `[P]` where the GGN is smaller."""
+        on_parameters = self.on_parameters
+        found = self.vectors(coordinates[None]) if on_parameters else self.combine(coordinates[:, None])
+        return tuple(vectors[0] for vectors in found)
 
     def nothing(self, count: int) -> tuple[Tensor, ...]:
         """Return zeros, `[count, *shape]` for each parameter."""

@@ -13,25 +13,25 @@ from ddn_core.engine.clock import StageClock
 from ddn_core.engine.context import Context, GroupNorms
 from ddn_core.engine.directions import Directions, DirectionSource
 from ddn_core.engine.gram import GroupCurvature
-from ddn_core.engine.pull import Pull, PulledDirections, PulledSource
 from ddn_core.engine.quadratic import QuadraticModel
-from ddn_core.engine.solved import SolvedStep
+from ddn_core.engine.solved import solved_step
 from ddn_core.engine.source import EngineSource, outputs_first, same_samples
 from ddn_core.engine.spectrum import Spectrum, eigendecompose, eigenvalues, fix_signs
-from ddn_core.engine.step import DampedDirections, GroupStep
+from ddn_core.engine.step import Correction, DampedDirections, GroupStep
+from ddn_core.engine.terms import DecayedSource, StepTerms
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What a criterion and a damping choose, as functions; the engine knows no strategies.
+    """Criterion and damping of a group, as functions; the engine knows no strategies.
 
     Attributes:
-        criterion: Gives the indices of the directions to keep; not asked where there is none.
-        damping: Gives the dampings of the kept directions, `[K]`; not asked where none is kept.
-        largest: Gives the number of leading eigenpairs that the criterion needs, `None` for all.
-        uniform_damping: Gives the damping of every direction, if all are kept and all are damped alike, `None`
-            otherwise; no eigenvectors are computed then, unless they are read.
-        keeps_all: Whether the criterion keeps every direction, whatever they are.
+        criterion: Returns the indices of the directions to keep; not called if there are no directions.
+        damping: Returns the dampings of the kept directions, `[K]`; not called if none is kept.
+        largest: Returns the number of leading eigenpairs that the criterion needs, `None` for all.
+        uniform_damping: Returns the damping of every direction, if all are kept and all are damped alike, `None`
+            otherwise. With a uniform damping no eigenvectors are computed, unless they are read.
+        keeps_all: Whether the criterion keeps every direction, whatever the spectrum.
     """
 
     criterion: Callable[[Directions], Tensor]
@@ -56,7 +56,7 @@ class Decomposition:
     vectors: Tensor | None
 
     def directions(self, capture: Capture, source: DirectionSource, context: Context) -> Directions:
-        """Return the directions, with what a strategy can know beyond them."""
+        """Return the directions, with the context that strategies read beyond them."""
         own = self.spectrum
         return Directions(
             evals=own.evals,
@@ -72,11 +72,11 @@ class Decomposition:
 
 @dataclass(frozen=True, eq=False)
 class GroupMemo:
-    """What was computed of a group and does not depend on the damping; the caller's, for as long as it tries.
+    """Results for a group that do not depend on the damping; the caller keeps them while it tries dampings.
 
     Attributes:
-        curvature: Curvature of the group, with its matrix once it was computed.
-        decompositions: By number of leading eigenpairs, the eigenpairs.
+        curvature: Curvature of the group, with its matrix once that was computed.
+        decompositions: Eigenpairs, by the number of leading ones that were asked for.
     """
 
     curvature: GroupCurvature
@@ -84,7 +84,7 @@ class GroupMemo:
 
     @classmethod
     def of(cls, capture: Capture, parameters: Sequence[Tensor]) -> GroupMemo:
-        """Return an empty one for a group."""
+        """Return an empty memo for a group."""
         return cls(GroupCurvature.of(capture, parameters))
 
 
@@ -93,54 +93,62 @@ def damped_newton_step(
     capture: Capture,
     parameters: Sequence[Tensor],
     choice: Choice,
-    occasion: Context | None = None,
+    context: Context | None = None,
     derivatives: Capture | None = None,
-    pull: Pull | None = None,
+    terms: StepTerms | None = None,
     clock: StageClock | None = None,
     memo: GroupMemo | None = None,
 ) -> GroupStep:
     """Return the damped Newton step of one group.
 
     Args:
-        capture: What the backward pass gave.
+        capture: Capture of the backward pass that gives the directions.
         parameters: The group's parameters.
-        choice: What criterion and damping choose.
-        occasion: The step and the group, by default the first; what is known of gradient and model is filled in.
-        derivatives: What a backward pass on another batch gave, to read gradients and directional curvatures from; by
+        choice: Criterion and damping, as functions.
+        context: The step and the group, by default the first; the norms of gradient and model are filled in.
+        derivatives: Capture of a backward pass on another batch, to read gradients and directional curvatures from; by
             default they are those of the batch that gives the directions.
-        pull: Weight decay and memory of the group; none by default.
+        terms: Weight decay and memory of the group; none by default.
         clock: Takes the time of the stages.
-        memo: What a try before computed of the group, with other dampings; what this one computes is added.
+        memo: Results of an earlier try with other dampings, which this try adds to.
+
+    Raises:
+        NonFiniteError: The step has a NaN or an infinity in it.
     """
     clock = clock or StageClock(capture.seconds)
     memo = memo or GroupMemo.of(capture, parameters)
     basis = memo.curvature
     data = basis if derivatives is None else GroupCurvature.of(derivatives, parameters)
-    context = _context(occasion, basis, data, parameters)
+    context = _context(context, basis, data, parameters)
     plain = EngineSource(basis, data)
-    source = plain if pull is None else PulledSource(plain, pull)
+    decayed = None if terms is None else DecayedSource(plain, terms)
 
+    @torch.no_grad()
     def decompose() -> DampedDirections:
-        with torch.no_grad():
-            with clock.stage("strategies"):
-                largest = choice.largest(context)
-            if largest not in memo.decompositions:
-                memo.decompositions[largest] = _decomposed(basis, largest, clock)
-            directions = memo.decompositions[largest].directions(basis.capture, source, context)
-            with clock.stage("strategies"):
-                chosen = directions.select(choice.criterion(directions)) if len(directions) else directions
-                damped = DampedDirections.of(chosen, choice.damping(chosen) if len(chosen) else chosen.evals)
-            if isinstance(source, PulledSource):
-                return PulledDirections.within(damped, source, choice.keeps_all)
-            return damped
+        with clock.stage("strategies"):
+            largest = choice.largest(context)
+        if largest not in memo.decompositions:
+            memo.decompositions[largest] = _decomposed(basis, largest, clock)
+        directions = memo.decompositions[largest].directions(basis.capture, decayed or plain, context)
+        with clock.stage("strategies"):
+            chosen = directions.select(choice.criterion(directions)) if len(directions) else directions
+            return DampedDirections.of(chosen, choice.damping(chosen) if len(chosen) else chosen.evals)
 
     if data is basis and same_samples(capture.lambdas, capture.ggn):
         with clock.stage("strategies"):
             uniform = choice.uniform_damping(context)
-        solved = None if uniform is None else SolvedStep.of(basis, uniform, decompose, pull, clock)
+        solved = None if uniform is None else solved_step(basis, uniform, decompose, terms, clock)
         if solved is not None:
             return solved
-    return decompose()
+    directions = decompose()
+    with clock.stage("step"):
+        projections = None if decayed is None else decayed.projections(directions)
+        factor = 0.0 if terms is None else terms.complement_factor(directions.deltas, choice.keeps_all)
+        table = directions.table(0.0 if projections is None else projections[1])
+        gradient = data.gradient_in_parameters() if terms is not None and terms.include_complement else None
+        correction = Correction.along(table, directions.combine, terms, projections, factor)
+        moves = correction.step(terms, gradient, data.reached)
+    return GroupStep(moves, table, basis.reached, factor, decompose=lambda: directions)
 
 
 @torch.no_grad()
@@ -154,10 +162,10 @@ def quadratic_model(
     """Return slope and curvature of the loss of a group along any move of its parameters.
 
     Args:
-        capture: What the backward pass gave.
+        capture: Capture of the backward pass.
         parameters: The group's parameters, not moved yet.
-        moves: The move, in their shapes.
-        derivatives: What a backward pass on another batch gave, if gradient and curvature are read from it.
+        moves: The move, in the shapes of the parameters.
+        derivatives: Capture of a backward pass on another batch, if gradient and curvature are read from it.
         decay: Coefficient of the L2 weight decay that belongs to the loss.
     """
     return QuadraticModel.along(GroupCurvature.of(derivatives or capture, parameters), parameters, moves, decay)
@@ -167,39 +175,39 @@ def quadratic_model(
 def group_directions(
     capture: Capture,
     parameters: Sequence[Tensor],
-    occasion: Context | None = None,
+    context: Context | None = None,
     largest: Callable[[Context], int | None] | None = None,
     derivatives: Capture | None = None,
-    pull: Pull | None = None,
+    terms: StepTerms | None = None,
 ) -> Directions:
     """Return all directions of one group, or the leading ones, as strategies see them.
 
     Args:
-        capture: What the backward pass gave.
+        capture: Capture of the backward pass.
         parameters: The group's parameters.
-        occasion: The pass and the group, by default the first; what is known of gradient and model is filled in.
-        largest: Gives the number of leading eigenpairs that are needed; all by default.
-        derivatives: What a backward pass on another batch gave, to read gradients and directional curvatures from.
-        pull: Weight decay and memory of the group; none by default.
+        context: The pass and the group, by default the first; the norms of gradient and model are filled in.
+        largest: Returns the number of leading eigenpairs that are needed; all by default.
+        derivatives: Capture of a backward pass on another batch, to read gradients and directional curvatures from.
+        terms: Weight decay and memory of the group; none by default.
     """
     curvature = GroupCurvature.of(capture, parameters)
     data = curvature if derivatives is None else GroupCurvature.of(derivatives, parameters)
-    context = _context(occasion, curvature, data, parameters)
+    context = _context(context, curvature, data, parameters)
     leading = None if largest is None else largest(context)
     decomposed = _decomposed(curvature, leading, StageClock())
     plain = EngineSource(curvature, data)
-    return decomposed.directions(capture, plain if pull is None else PulledSource(plain, pull), context)
+    return decomposed.directions(capture, plain if terms is None else DecayedSource(plain, terms), context)
 
 
 @torch.no_grad()
 def group_eigenvalues(capture: Capture, parameters: Sequence[Tensor]) -> tuple[Tensor, tuple[str, ...]]:
     """Return all R eigenvalues of the Gram matrix of one group, ascending, and the fallbacks that were needed.
 
-    Numerically zero ones are what the solver gave; where the GGN is smaller, it was decomposed, and the eigenvalues
-    that only the Gram matrix has are exactly zero.
+    Numerically zero eigenvalues are returned as the solver computed them. If the GGN is the smaller matrix, it is
+    decomposed, and the eigenvalues that only the Gram matrix has are exactly zero.
 
     Args:
-        capture: What the backward pass gave.
+        capture: Capture of the backward pass.
         parameters: The group's parameters.
     """
     curvature = GroupCurvature.of(capture, parameters)
@@ -211,12 +219,13 @@ def group_eigenvalues(capture: Capture, parameters: Sequence[Tensor]) -> tuple[T
 
 
 def _context(
-    occasion: Context | None, basis: GroupCurvature, data: GroupCurvature, parameters: Sequence[Tensor]
+    context: Context | None, basis: GroupCurvature, data: GroupCurvature, parameters: Sequence[Tensor]
 ) -> Context:
+    """Return a context with the sizes and norms of a group."""
     capture = basis.capture
     norms = GroupNorms(basis, data, parameters)
     return replace(
-        occasion or Context(), outputs=capture.outputs, samples=len(capture.ggn), parameters=basis.size, norms=norms
+        context or Context(), outputs=capture.outputs, samples=len(capture.ggn), parameters=basis.size, norms=norms
     )
 
 

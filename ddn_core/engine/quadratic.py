@@ -1,4 +1,4 @@
-"""The quadratic model of the loss, `gᵀm + ½ mᵀGm`, along any move of a group: it need not be a damped Newton step."""
+"""The quadratic model of the loss, `gᵀm + ½ mᵀGm`, along any move of a group, be it a damped Newton step or not."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class QuadraticModel:
 
     Attributes:
         slope: Derivative of the loss, weight decay included.
-        bend: Curvature of the loss, weight decay included.
-        bend_of_loss: Curvature mᵀGm of the loss alone.
+        curvature: Curvature of the loss, weight decay included.
+        loss_curvature: Curvature mᵀGm of the loss alone.
     """
 
     slope: float
-    bend: float
-    bend_of_loss: float
+    curvature: float
+    loss_curvature: float
 
     @classmethod
     def along(
@@ -32,23 +32,25 @@ class QuadraticModel:
         """Return the model along a move.
 
         Args:
-            data: Curvature that gradient and GGN are of.
+            data: Curvature of the group, with its gradient.
             parameters: The group's parameters.
-            moves: The move, in their shapes.
+            moves: The move, in the shapes of the parameters.
             decay: Coefficient w of the L2 weight decay, whose `½ w ‖θ‖²` belongs to the loss.
         """
         vectors = [move[None].to(data.capture.dtype) for move in moves]
         slope = float((data.gradient * data.flat(vectors)[0]).sum())
         images = data.images(vectors, data.capture.lambdas)
-        bend = float(images.square().sum()) * data.share_of_lambdas
+        curvature = float(images.square().sum()) * data.share_of_lambdas
         if not decay:
-            return cls(slope, bend, bend)
+            return cls(slope, curvature, curvature)
         products = [(own.detach() * move).sum() for own, move in zip(parameters, moves, strict=True)]
         squares = [move.square().sum() for move in moves]
         return cls(
-            slope + decay * float(torch.stack(products).sum()), bend + decay * float(torch.stack(squares).sum()), bend
+            slope + decay * float(torch.stack(products).sum()),
+            curvature + decay * float(torch.stack(squares).sum()),
+            curvature,
         )
 
     def decrease(self, factor: float = 1.0) -> float:
-        """Return by how much the loss decreases along a multiple of the move."""
-        return -(factor * self.slope + 0.5 * factor**2 * self.bend)
+        """Return the decrease of the loss along a multiple of the move."""
+        return -(factor * self.slope + 0.5 * factor**2 * self.curvature)

@@ -1,24 +1,22 @@
-"""The step with one damping δ for all directions, without eigenvectors: a Cholesky solve.
+"""The step with one damping δ for all directions, without eigenvectors: a Cholesky solve with the smaller matrix.
 
-Where every direction is kept and the gradient lies in their span, `g = V c`, the step is
+If every direction is kept and the gradient lies in their span, `g = V c`, the step is
 
-    s = -(G + δ I)⁻¹ g = -V (VᵀV + δ I)⁻¹ c,
+    s = -(G + δ I)⁻¹ g = -V (VᵀV + δ I)⁻¹ c.
 
-of which the smaller matrix is factorized. Levenberg (1944) and Marquardt (1963) damp least-squares problems so. With
-weight decay w and an anchor a (`pull.py`), and τ = δ + w, it is
+Levenberg (1944) and Marquardt (1963) damp least-squares problems so. With weight decay w, an anchor a (`terms.py`), and
+τ = δ + w, it is `s = a - (G + τ I)⁻¹ (g + G a + w (θ + a))`. On the side of the GGN that is solved as it stands. On the
+side of the Gram matrix the decay is not in the span of V; with the start `p = a - w/τ (θ + a)`
 
-    s = a - (G + τ I)⁻¹ (g + G a + w (θ + a))
-      = a - w/τ (θ + a) - V (VᵀV + τ I)⁻¹ (c + Vᵀa - w/τ Vᵀ(θ + a)).
+    s = p - V (VᵀV + τ I)⁻¹ (c + Vᵀp).
 
-Where the gradient is not in the span of V, and its rest is wanted too, it is, with u = g + w (θ + a),
-
-    s = a - u/τ - V (VᵀV + τ I)⁻¹ (Vᵀa - Vᵀu/τ).
+If the gradient is not in the span of V, and the complement is included, then `p = a - (g + w (θ + a)) / τ`, and c = 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -26,10 +24,10 @@ from torch import Tensor
 
 from ddn_core.engine.clock import StageClock
 from ddn_core.engine.gram import GroupCurvature
-from ddn_core.engine.pull import Pull
 from ddn_core.engine.source import gammas_in_span
 from ddn_core.engine.spectrum import Spectrum, check_finite, eigendecompose
-from ddn_core.engine.step import DampedDirections, checked_step, predicted_decrease
+from ddn_core.engine.step import Correction, DampedDirections, DirectionTable, GroupStep
+from ddn_core.engine.terms import StepTerms
 
 ROUNDING = 4.0
 """Rounding of a matrix of R rows, over `√R ε trace`: dampings below it are left to the eigenvectors."""
@@ -42,244 +40,197 @@ EXACT_COLUMNS = 640
 
 
 @dataclass(frozen=True, eq=False)
-class SolvedSpectrum:
-    """The spectrum of a solved step, computed only if it is read.
+class GramSide:
+    """The Gram matrix VᵀV: coordinates are weights of the columns of V, and a vector v is seen as Vᵀv.
+
+    The gradient is `V c` plus a rest; either is zero.
 
     Attributes:
-        matrix: Gram matrix or GGN.
-        right: What gives the gradient of the loss: c, or Vᵀg, or g.
-        solution: What was solved for.
-        damping: Damping of all directions.
-        decay: Weight decay.
-        pulled: Vᵀθ and Vᵀa, `[R, 2]`, or θ and a, `[P, 2]`; `None` without decay and anchor.
-        on_parameters: Whether the matrix is the GGN.
-        in_span: Whether the gradient is in the span of V.
-        columns: Number of columns of V.
-        dtype: Dtype of what is told; matrix and sides can be more precise.
+        matrix: VᵀV, `[R, R]`.
+        gradient: Coefficients c, `[R]`.
+        rest: Vᵀ times the rest, `[R]`.
     """
 
     matrix: Tensor
-    right: Tensor
-    solution: Tensor
-    damping: float
-    decay: float
-    pulled: Tensor | None
-    on_parameters: bool
-    in_span: bool
-    columns: int
-    dtype: torch.dtype
+    gradient: Tensor
+    rest: Tensor
 
-    def right_side(self) -> Tensor:
-        """Return what the matrix, with damping and decay, is solved for: the last factor of the formulas at the top."""
-        if self.pulled is None:
-            return self.right
-        own, anchor = self.pulled.unbind(1)
-        if self.on_parameters:
-            return self.right + self.matrix @ anchor + self.decay * (own + anchor)
-        pulls, total = self.decay * (own + anchor), self.damping + self.decay
-        return (self.right if self.in_span else -self.right / total) + anchor - pulls / total
+    @classmethod
+    def of(cls, curvature: GroupCurvature) -> GramSide:
+        """Return this side of the curvature of a group."""
+        span, zero = curvature.span, curvature.capture.zeros(curvature.capture.columns)
+        return cls(curvature.gram, *((zero, curvature.products) if span is None else (span, zero)))
 
-    @cached_property
-    def _spectrum(self) -> Spectrum:
-        return eigendecompose(self.matrix, precision=torch.finfo(self.dtype).eps).padded(self.columns)
+    def right_side(self, terms: StepTerms, vectors: Tensor, factor: float) -> Tensor:
+        """Return `c + Vᵀp`, with the start p of the step."""
+        return self.gradient + terms.start(vectors, self.rest, factor)
 
-    @property
-    def count(self) -> int:
-        """Number of directions that there can be."""
-        return len(self.matrix)
+    def projections(self, spectrum: Spectrum, vectors: Tensor) -> Tensor:
+        """Return the inner products of the directions with vectors, `u_kᵀ Vᵀv / √λ_k`, `[..., K]`."""
+        return vectors @ spectrum.evecs / spectrum.evals.sqrt()
 
-    @property
-    def all_evals(self) -> Tensor:
-        """Eigenvalues, ascending, loss/param²."""
-        return self._spectrum.all_evals.to(self.dtype)
+    def gammas(self, spectrum: Spectrum) -> Tensor:
+        """Return the directional gradients of the loss, `[K]`."""
+        inside = gammas_in_span(spectrum.evecs, spectrum.evals, spectrum.all_evals[-1], self.gradient, self.matrix)
+        return inside + self.projections(spectrum, self.rest)
 
-    @property
-    def evals(self) -> Tensor:
-        """Numerically nonzero eigenvalues, `[K]`, loss/param²."""
-        return self._spectrum.evals.to(self.dtype)
-
-    @cached_property
-    def gammas(self) -> Tensor:
-        """Directional gradients of the loss along them, `[K]`, loss/param."""
-        evecs = self._spectrum.evecs
-        if self.on_parameters or not len(self.evals):
-            gammas = evecs.T @ self.right
-        elif not self.in_span:
-            gammas = evecs.T @ self.right / self.evals.sqrt()
-        else:
-            gammas = gammas_in_span(evecs, self.evals, self.all_evals[-1], self.right, self.matrix)
-        gammas = gammas.to(self.dtype)
-        return gammas if self._along is None else gammas + self.decay * self._along[0]
-
-    @property
-    def lambdas(self) -> Tensor:
-        """Directional curvatures of the loss along them, `[K]`, loss/param²."""
-        return self.evals + self.decay
-
-    @property
-    def deltas(self) -> Tensor:
-        """Their dampings, `[K]`, loss/param²."""
-        return torch.full_like(self.evals, self.damping)
-
-    @property
-    def coefficients(self) -> Tensor:
-        """Lengths of the step along them, `[K]`, param."""
-        anchors = torch.zeros_like(self.evals) if self._along is None else self._along[1]
-        return anchors - (self.gammas + self.lambdas * anchors) / (self.lambdas + self.damping)
-
-    @property
-    def fallbacks(self) -> tuple[str, ...]:
-        """What the eigensolver had to try beyond the first attempt."""
-        return self._spectrum.fallbacks
-
-    def norm(self) -> Tensor:
-        """Return the Euclidean norm of the step, a scalar in param; without what lies in no direction."""
-        if self.pulled is not None:
-            return self.coefficients.square().sum().sqrt()
-        if self.on_parameters:
-            return self.solution.square().sum().sqrt().to(self.dtype)
-        return (self.solution @ self._image).clamp(min=0).sqrt()
-
-    def slope(self) -> Tensor:
-        """Return the derivative of the loss along the step, a scalar in loss; without what lies in no direction."""
-        if self.pulled is not None:
-            return (self.gammas * self.coefficients).sum()
-        return -(self.right @ (self.solution if self.on_parameters else self._image)).to(self.dtype)
-
-    def bend(self) -> Tensor:
-        """Return the curvature of the quadratic model along the step; without what lies in no direction."""
-        if self.pulled is not None:
-            return (self.lambdas * self.coefficients.square()).sum()
-        bend = self.solution @ self._image if self.on_parameters else self._image.square().sum()
-        return bend.to(self.dtype)
-
-    @cached_property
-    def _image(self) -> Tensor:
-        """The matrix times the solution: what is solved for, less the damping's part, where that does not cancel."""
-        mean = float(self.matrix.diagonal().mean())
-        if self.pulled is None and self.damping <= CANCELS * mean:
-            return self.right - self.damping * self.solution
-        return self.matrix @ self.solution
-
-    @cached_property
-    def _along(self) -> Tensor | None:
-        """e_kᵀ θ and e_kᵀ a, `[2, K]`."""
-        if self.pulled is None:
-            return None
-        along = (self._spectrum.evecs.T @ self.pulled).T.to(self.dtype)
-        return along if self.on_parameters else along / self.evals.sqrt()
+    def sizes(self, solution: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return squared norm, slope and curvature of the step `-V solution`; `image` is the matrix times it."""
+        return (solution @ image).clamp(min=0), -(self.gradient @ image), image.square().sum()
 
 
 @dataclass(frozen=True, eq=False)
-class SolvedStep:
-    """A step with one damping for all directions.
+class GgnSide:
+    """The GGN V Vᵀ: coordinates are the entries of the parameters.
 
     Attributes:
-        curvature: Curvature of the group.
-        spectral: Matrix and right-hand side, and their spectrum if it is read.
-        decompose: Gives the directions, if they are read.
-        pull: Weight decay and memory, if there are any.
+        matrix: V Vᵀ, `[P, P]`.
+        gradient: Gradient of the loss, `[P]`.
     """
 
-    curvature: GroupCurvature
-    spectral: SolvedSpectrum
-    decompose: Callable[[], DampedDirections]
-    pull: Pull | None = None
+    matrix: Tensor
+    gradient: Tensor
 
-    @classmethod
-    def of(
-        cls,
-        curvature: GroupCurvature,
-        damping: float,
-        decompose: Callable[[], DampedDirections],
-        pull: Pull | None,
-        clock: StageClock,
-    ) -> SolvedStep | None:
-        """Return the step, or `None` where a solve does not give it.
+    def right_side(self, terms: StepTerms, vectors: Tensor, factor: float) -> Tensor:
+        """Return `g + G a + w (θ + a)`: this side knows all directions, so that the start is the anchor."""
+        return self.gradient + self.matrix @ vectors[1] + terms.decay * vectors.sum(0)
 
-        The gradient is not in the span, and its rest is not wanted; or the matrix is too ill-conditioned.
-        """
-        in_span = curvature.span is not None
-        if not curvature.factors or not (in_span or (pull is not None and pull.rest)):
-            return None
-        with clock.stage("gram"):
-            matrix, right = _matrix_and_right_side(curvature)
-        check_finite(matrix)
-        decay = 0.0 if pull is None else pull.decay
-        size, largest = len(matrix), float(matrix.diagonal().sum())
-        if damping + decay <= ROUNDING * size**0.5 * curvature.precision * largest:
-            return None
-        with clock.stage("spectrum"):
-            exact = size <= EXACT_COLUMNS or damping + decay < 1e-3 * largest
-            shifted = matrix.to(torch.float64 if exact else matrix.dtype, copy=True)
-            shifted.diagonal().add_(damping + decay)
-            factor, failed = torch.linalg.cholesky_ex(shifted)
-            if bool(failed):
-                return None
-            told = SolvedSpectrum(
-                matrix=matrix,
-                right=right,
-                solution=right,
-                damping=damping,
-                decay=decay,
-                pulled=None if pull is None else _pulled(curvature, pull, matrix.dtype),
-                on_parameters=curvature.on_parameters,
-                in_span=in_span,
-                columns=curvature.capture.columns,
-                dtype=curvature.capture.dtype,
-            )
-            wanted = told.right_side()
-            solution = torch.cholesky_solve(wanted.to(shifted.dtype)[:, None], factor)[:, 0].to(matrix.dtype)
-        return cls(curvature, replace(told, solution=solution), decompose, pull)
+    def projections(self, spectrum: Spectrum, vectors: Tensor) -> Tensor:
+        """Return the inner products of the directions with vectors, `e_kᵀ v`, `[..., K]`."""
+        return vectors @ spectrum.evecs
+
+    def gammas(self, spectrum: Spectrum) -> Tensor:
+        """Return the directional gradients of the loss, `[K]`."""
+        return self.projections(spectrum, self.gradient)
+
+    def sizes(self, solution: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return squared norm, slope and curvature of the step `-solution`; `image` is the matrix times it."""
+        return solution.square().sum(), -(self.gradient @ solution), solution @ image
+
+
+@dataclass(frozen=True, eq=False)
+class SolvedSummary:
+    """Numbers of a solved step; its directions are decomposed only if they are read.
+
+    Attributes:
+        side: Matrix and gradient.
+        solution: Solution of the system.
+        damping: Damping of all directions.
+        decay: Weight decay.
+        vectors: Parameters and anchor as the side sees them, `[2, ...]`; `None` without terms.
+        columns: Number of columns of V.
+        dtype: Dtype of the numbers; matrix and solution can be more precise.
+    """
+
+    side: GramSide | GgnSide
+    solution: Tensor
+    damping: float
+    decay: float
+    vectors: Tensor | None
+    columns: int
+    dtype: torch.dtype
 
     @property
-    def uniform_damping(self) -> float:
-        """The damping of every direction."""
-        return self.spectral.damping
+    def count(self) -> int:
+        """Number of directions that there can be, min(R, P)."""
+        return len(self.side.matrix)
 
     @cached_property
-    def directions(self) -> DampedDirections:
-        """The directions with their dampings; computed now."""
-        return self.decompose()
+    def table(self) -> DirectionTable:
+        """One entry for each direction; decomposed when first read."""
+        side, precision = self.side, torch.finfo(self.dtype).eps
+        spectrum = eigendecompose(side.matrix, precision=precision).padded(self.columns)
+        gammas, anchors = side.gammas(spectrum), torch.zeros_like(spectrum.evals)
+        if self.vectors is not None:
+            own, anchors = side.projections(spectrum, self.vectors)
+            gammas = gammas + self.decay * own
+        rounded = spectrum.to(self.dtype)
+        return DirectionTable(
+            all_evals=rounded.all_evals,
+            evals=rounded.evals,
+            gammas=gammas.to(self.dtype),
+            lambdas=rounded.evals + self.decay,
+            deltas=torch.full_like(rounded.evals, self.damping),
+            fallbacks=rounded.fallbacks,
+            anchors=anchors.to(self.dtype),
+        )
 
-    def step(self) -> tuple[Tensor, ...]:
-        """Return the step in parameter space, in the shapes of the group's parameters.
+    def norm(self) -> Tensor:
+        """Return the Euclidean norm of the step along the directions, a scalar in param."""
+        return self.table.norm() if self.vectors is not None else self._sizes[0].sqrt()
 
-        Raises:
-            NonFiniteError: The step has a NaN or an infinity in it.
-        """
-        told, dtype = self.spectral, self.curvature.capture.dtype
-        solution = told.solution.to(dtype)
-        if told.on_parameters:
-            moves = self.curvature.vectors(-solution[None])
+    def slope(self) -> Tensor:
+        """Return the derivative of the loss along that step, a scalar in loss."""
+        return self.table.slope() if self.vectors is not None else self._sizes[1]
+
+    def curvature(self) -> Tensor:
+        """Return the curvature of the quadratic model along that step, a scalar in loss."""
+        return self.table.curvature() if self.vectors is not None else self._sizes[2]
+
+    @cached_property
+    def _sizes(self) -> tuple[Tensor, ...]:
+        """Squared norm, slope and curvature of a step without terms."""
+        matrix, solution = self.side.matrix, self.solution
+        if self.damping <= CANCELS * float(matrix.diagonal().mean()):
+            image = self.side.gradient - self.damping * solution
         else:
-            moves = self.curvature.combine(-solution[:, None])
-        along = [move[0] for move in moves]
-        if self.pull is None:
-            return checked_step(along)
-        gradient = None if told.in_span else self.curvature.gradient_in_parameters()
-        factor = 0.0 if told.on_parameters else -1 / (told.decay + told.damping)
-        outside = self.pull.outside(gradient, dtype)
-        return checked_step(self.pull.beside(along, outside, factor, self.curvature.capture.reached))
-
-    def step_norm(self) -> Tensor:
-        """Return the Euclidean norm of the step, a scalar in param."""
-        return self.spectral.norm()
-
-    def predicted_decrease(self, lr: float = 1.0) -> Tensor:
-        """Return by how much the quadratic model of the loss decreases along `lr` times the step, a scalar in loss."""
-        return predicted_decrease(self.spectral, lr)
+            image = matrix @ solution
+        return tuple(size.to(self.dtype) for size in self.side.sizes(solution, image))
 
 
-def _matrix_and_right_side(curvature: GroupCurvature) -> tuple[Tensor, Tensor]:
-    """Return the smaller matrix, and c, Vᵀg where there is no c, or g."""
-    if curvature.on_parameters:
-        return curvature.ggn_and_gradient
-    span = curvature.span
-    return curvature.gram, curvature.products if span is None else span
+def solved_step(
+    curvature: GroupCurvature,
+    damping: float,
+    decompose: Callable[[], DampedDirections],
+    terms: StepTerms | None,
+    clock: StageClock,
+) -> GroupStep | None:
+    """Return the step with one damping for all directions, or `None` if a solve does not give it.
+
+    A solve does not give the step if the gradient is not in the span of V and the complement is not included, or if the
+    matrix is too ill-conditioned.
+
+    Args:
+        curvature: Curvature of the group.
+        damping: Damping of all directions.
+        decompose: Returns the directions, if they are read.
+        terms: Weight decay and memory.
+        clock: Takes the time of the stages.
+    """
+    in_span, on_parameters = curvature.span is not None, curvature.on_parameters
+    if not curvature.factors or not (in_span or (terms is not None and terms.include_complement)):
+        return None
+    with clock.stage("gram"):
+        side = GgnSide(*curvature.ggn_and_gradient) if on_parameters else GramSide.of(curvature)
+    matrix, dtype = side.matrix, curvature.capture.dtype
+    check_finite(matrix)
+    decay = 0.0 if terms is None else terms.decay
+    shift, trace = damping + decay, float(matrix.diagonal().sum())
+    if shift <= ROUNDING * len(matrix) ** 0.5 * curvature.precision * trace:
+        return None
+    with clock.stage("spectrum"):
+        factor, vectors, right = (0.0 if on_parameters else -1 / shift), None, side.gradient
+        if terms is not None:
+            own = terms.vectors(dtype)
+            vectors = (curvature.flat(own) if on_parameters else curvature.images(own).T).to(matrix.dtype)
+            right = side.right_side(terms, vectors, factor)
+        is_small = len(matrix) <= EXACT_COLUMNS or shift < 1e-3 * trace
+        solution = _solve(matrix, shift, right, torch.float64 if is_small else matrix.dtype)
+    if solution is None:
+        return None
+    with clock.stage("step"):
+        outside = None if in_span or on_parameters else curvature.gradient_in_parameters()
+        correction = Correction(-solution.to(dtype), curvature.combine_coordinates, factor)
+        moves = correction.step(terms, outside, curvature.reached)
+    summary = SolvedSummary(side, solution, damping, decay, vectors, curvature.capture.columns, dtype)
+    return GroupStep(moves, summary, curvature.reached, factor, damping, decompose)
 
 
-def _pulled(curvature: GroupCurvature, pull: Pull, dtype: torch.dtype) -> Tensor:
-    """Return Vᵀθ and Vᵀa, `[R, 2]`, or θ and a themselves, `[P, 2]`."""
-    vectors = pull.vectors(curvature.capture.dtype)
-    return (curvature.flat(vectors).T if curvature.on_parameters else curvature.images(vectors)).to(dtype)
+def _solve(matrix: Tensor, shift: float, right: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """Return `(M + shift I)⁻¹ right`, solved in a dtype; `None` if the matrix is not positive definite there."""
+    shifted = matrix.to(dtype, copy=True)
+    shifted.diagonal().add_(shift)
+    factor, failed = torch.linalg.cholesky_ex(shifted)
+    if bool(failed):
+        return None
+    return torch.cholesky_solve(right.to(dtype)[:, None], factor)[:, 0].to(matrix.dtype)

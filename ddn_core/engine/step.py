@@ -1,173 +1,82 @@
-"""The directionally damped Newton step, `s = Σ_k -γ̄_k / (λ̄_k + δ_k) e_k` (Dangel et al. 2022, section 2)."""
+"""The directionally damped Newton step of a group (Dangel et al. 2022, section 2), with its figures along directions.
+
+A step is a start that knows no curvature (`terms.py`; zero without weight decay and memory) plus the correction that
+the damped curvature asks for. The correction comes from directions that were decomposed in this step, from those that
+are held from an earlier one, or from a solve without directions (`solved.py`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
 
-from ddn_core.engine.directions import COMPUTED, Directions
+from ddn_core.engine.directions import Directions
+from ddn_core.engine.terms import StepTerms
 from ddn_core.errors import NonFiniteError
 
 
-class Spectral(Protocol):
-    """What is told of a step along its directions, one entry for each."""
+class StepSummary(Protocol):
+    """Numbers of a step along its directions; holds none of the factors."""
 
     @property
     def count(self) -> int:
-        """Number of chosen directions; of all that there can be, where none were computed."""
+        """Number of chosen directions; min(R, P) where the step was solved for without directions."""
 
     @property
-    def all_evals(self) -> Tensor:
-        """Eigenvalues before the criterion chose, ascending, loss/param²."""
-
-    @property
-    def evals(self) -> Tensor:
-        """Eigenvalues of the chosen directions, `[K]`, loss/param²."""
-
-    @property
-    def gammas(self) -> Tensor:
-        """Directional gradients of the loss along them, `[K]`, loss/param."""
-
-    @property
-    def lambdas(self) -> Tensor:
-        """Directional curvatures of the loss along them, `[K]`, loss/param²."""
-
-    @property
-    def deltas(self) -> Tensor:
-        """Their dampings, `[K]`, loss/param²."""
-
-    @property
-    def coefficients(self) -> Tensor:
-        """Lengths of the step along them, `[K]`, param."""
-
-    @property
-    def fallbacks(self) -> tuple[str, ...]:
-        """What a solver had to try beyond the first attempt."""
+    def table(self) -> DirectionTable:
+        """One entry for each direction; decomposed now, where the step was solved for without directions."""
 
     def norm(self) -> Tensor:
-        """Return the Euclidean norm of the step, a scalar in param."""
+        """Return the Euclidean norm of the step along the directions, a scalar in param."""
 
     def slope(self) -> Tensor:
-        """Return the derivative of the loss along the step, a scalar in loss."""
+        """Return the derivative of the loss along that step, a scalar in loss."""
 
-    def bend(self) -> Tensor:
-        """Return the curvature of the quadratic model along the step, a scalar in loss."""
-
-
-class GroupStep(Protocol):
-    """The step of a group: along chosen directions, or solved for without any."""
-
-    @property
-    def directions(self) -> DampedDirections:
-        """The chosen directions with their dampings; computed now, where the step was solved for without them."""
-
-    @property
-    def spectral(self) -> Spectral:
-        """What is told of the step along its directions; does not hold the factors."""
-
-    @property
-    def uniform_damping(self) -> float | None:
-        """The damping of every direction, if the step was solved for without any."""
-
-    def step(self) -> tuple[Tensor, ...]:
-        """Return the step in parameter space, in the shapes of the group's parameters."""
-
-    def step_norm(self) -> Tensor:
-        """Return the Euclidean norm of the step, a scalar in param."""
-
-    def predicted_decrease(self, lr: float = 1.0) -> Tensor:
-        """Return by how much the quadratic model of the loss decreases along `lr` times the step, a scalar in loss."""
+    def curvature(self) -> Tensor:
+        """Return the curvature of the quadratic model along that step, a scalar in loss."""
 
 
 @dataclass(frozen=True, eq=False)
-class DampedDirections(Directions):
-    """Chosen directions with their dampings: all that the step of a group is made of.
+class DirectionTable:
+    """A step along chosen directions: one entry for each.
 
     Attributes:
-        deltas: Dampings δ_k, `[K]`, loss/param²; +inf means that the step does not move along the direction.
+        all_evals: Eigenvalues before the criterion chose, ascending, loss/param².
+        evals: Eigenvalues of the chosen directions, `[K]`, loss/param².
+        gammas: Directional gradients of the loss, weight decay included, `[K]`, loss/param.
+        lambdas: Directional curvatures of the loss, weight decay included, `[K]`, loss/param².
+        deltas: Dampings, `[K]`, loss/param²; +inf means that the step does not move along the direction.
+        fallbacks: Eigensolvers that were tried beyond the first.
+        anchors: Inner products of the directions with the anchor, `[K]`, param.
     """
-
-    deltas: Tensor = field(kw_only=True)
-
-    @classmethod
-    def of(cls, directions: Directions, deltas: Tensor) -> DampedDirections:
-        """Return the directions with these dampings; what was computed of them is kept."""
-        given = {entry.name: getattr(directions, entry.name) for entry in fields(Directions)}
-        damped = cls(**given, deltas=deltas)
-        vars(damped).update({name: vars(directions)[name] for name in COMPUTED if name in vars(directions)})
-        return damped
-
-    @property
-    def directions(self) -> DampedDirections:
-        """These directions."""
-        return self
-
-    @cached_property
-    def spectral(self) -> Spectral:
-        """What is told of the step along its directions."""
-        return SpectralSummary.of(self)
-
-    @property
-    def uniform_damping(self) -> None:
-        """Nothing: each direction was damped on its own."""
-        return
-
-    @cached_property
-    def coefficients(self) -> Tensor:
-        """Length of the step along each direction, `-γ̄_k / (λ̄_k + δ_k)`, `[K]`, param."""
-        return -self.loss_gammas / (self.loss_lambdas + self.deltas)
-
-    def step(self) -> tuple[Tensor, ...]:
-        """Return the step in parameter space, in the shapes of the group's parameters.
-
-        Raises:
-            NonFiniteError: The step has a NaN or an infinity in it.
-        """
-        return checked_step([vectors[0] for vectors in self.source.move(self, self.coefficients[:, None])])
-
-    def step_norm(self) -> Tensor:
-        """Return the Euclidean norm of the step, a scalar in param."""
-        return self.spectral.norm()
-
-    def predicted_decrease(self, lr: float = 1.0) -> Tensor:
-        """Return by how much the quadratic model of the loss decreases along `lr` times the step, a scalar in loss."""
-        return predicted_decrease(self.spectral, lr)
-
-
-@dataclass(frozen=True, eq=False)
-class SpectralSummary:
-    """What is told of a step along its directions, as plain tensors."""
 
     all_evals: Tensor
     evals: Tensor
     gammas: Tensor
     lambdas: Tensor
     deltas: Tensor
-    coefficients: Tensor
-    fallbacks: tuple[str, ...]
+    fallbacks: tuple[str, ...] = ()
+    anchors: Tensor | float = 0.0
 
-    @classmethod
-    def of(cls, step: DampedDirections) -> SpectralSummary:
-        """Return what is told of a step; does not hold what it was computed from."""
-        return cls(
-            all_evals=step.all_evals,
-            evals=step.evals,
-            gammas=step.loss_gammas,
-            lambdas=step.loss_lambdas,
-            deltas=step.deltas,
-            coefficients=step.coefficients,
-            fallbacks=step.fallbacks,
-        )
+    @cached_property
+    def coefficients(self) -> Tensor:
+        """Length of the step along each direction, `a_k - (γ̄_k + λ̄_k a_k) / (λ̄_k + δ_k)`, `[K]`, param."""
+        return self.anchors - (self.gammas + self.lambdas * self.anchors) / (self.lambdas + self.deltas)
 
     @property
     def count(self) -> int:
         """Number of chosen directions."""
         return len(self.evals)
+
+    @property
+    def table(self) -> Self:
+        """This table."""
+        return self
 
     def norm(self) -> Tensor:
         """Return the Euclidean norm of the step, a scalar in param: directions are orthonormal."""
@@ -177,14 +86,154 @@ class SpectralSummary:
         """Return the derivative of the loss along the step, a scalar in loss."""
         return (self.gammas * self.coefficients).sum()
 
-    def bend(self) -> Tensor:
+    def curvature(self) -> Tensor:
         """Return the curvature of the quadratic model along the step, a scalar in loss."""
         return (self.lambdas * self.coefficients.square()).sum()
 
 
-def predicted_decrease(told: Spectral, lr: float) -> Tensor:
-    """Return by how much the quadratic model of the loss decreases along `lr` times a step, a scalar in loss."""
-    return -(lr * told.slope() + 0.5 * lr**2 * told.bend())
+@dataclass(frozen=True, eq=False)
+class DampedDirections(Directions):
+    """Chosen directions with their dampings: everything that the step of a group is made of.
+
+    Attributes:
+        deltas: Dampings δ_k, `[K]`, loss/param²; +inf means that the step does not move along the direction.
+    """
+
+    deltas: Tensor = field(kw_only=True)
+
+    @classmethod
+    def of(cls, directions: Directions, deltas: Tensor) -> DampedDirections:
+        """Return the directions with these dampings; derivatives that were computed are shared."""
+        return cls(**{entry.name: getattr(directions, entry.name) for entry in fields(Directions)}, deltas=deltas)
+
+    def table(self, anchors: Tensor | float = 0.0) -> DirectionTable:
+        """Return the step along the directions, one entry for each.
+
+        Args:
+            anchors: Inner products of the directions with the anchor, `[K]`.
+        """
+        return DirectionTable(
+            all_evals=self.all_evals,
+            evals=self.evals,
+            gammas=self.loss_gammas,
+            lambdas=self.loss_lambdas,
+            deltas=self.deltas,
+            fallbacks=self.fallbacks,
+            anchors=anchors,
+        )
+
+    @property
+    def coefficients(self) -> Tensor:
+        """Length of the step along each direction, `-γ̄_k / (λ̄_k + δ_k)`, `[K]`, param."""
+        return self.table().coefficients
+
+    def combine(self, lengths: Tensor) -> tuple[Tensor, ...]:
+        """Return `Σ_k lengths[k] e_k` in the shapes of the group's parameters."""
+        return tuple(vectors[0] for vectors in self.source.move(self, lengths[:, None]))
+
+    def step(self) -> tuple[Tensor, ...]:
+        """Return the step in parameter space, in the shapes of the group's parameters.
+
+        Raises:
+            NonFiniteError: The step has a NaN or an infinity in it.
+        """
+        return checked_step(self.combine(self.coefficients))
+
+
+@dataclass(frozen=True, eq=False)
+class Correction:
+    """A step less its start: the part that the damped curvature asks for.
+
+    Attributes:
+        coordinates: Coordinates `[K]` of the correction: lengths along decomposed or held directions, or the solution
+            of a system.
+        combine: Returns the vector with given coordinates, in the shapes of the group's parameters.
+        complement_factor: Factor on the slope outside of the directions, not positive.
+    """
+
+    coordinates: Tensor
+    combine: Callable[[Tensor], tuple[Tensor, ...]]
+    complement_factor: float
+
+    @classmethod
+    def along(
+        cls,
+        table: DirectionTable,
+        combine: Callable[[Tensor], tuple[Tensor, ...]],
+        terms: StepTerms | None,
+        projections: Tensor | None,
+        complement_factor: float,
+    ) -> Correction:
+        """Return the correction along orthonormal directions, decomposed in this step or held from an earlier one.
+
+        Args:
+            table: The step along the directions.
+            combine: Returns `Σ_k lengths[k] e_k` in the shapes of the group's parameters.
+            terms: Weight decay and memory.
+            projections: Inner products of the directions with parameters and anchor, `[2, K]`; `None` without terms.
+            complement_factor: Factor on the slope outside of the directions, not positive.
+        """
+        if terms is None or projections is None:
+            return cls(table.coefficients, combine, complement_factor)
+        gradient = table.gammas - terms.decay * projections[0] if terms.include_complement else 0.0
+        start = terms.start(projections, gradient, complement_factor)
+        return cls(table.coefficients - start, combine, complement_factor)
+
+    def step(
+        self, terms: StepTerms | None, gradient: Sequence[Tensor | None] | None, reached: Sequence[bool]
+    ) -> tuple[Tensor, ...]:
+        """Return the step in parameter space, in the shapes of the group's parameters.
+
+        Args:
+            terms: Weight decay and memory.
+            gradient: Gradient of the loss for each parameter, if the step follows it outside of the coordinates' span.
+            reached: For each parameter, whether the loss reaches it; others do not move.
+
+        Raises:
+            NonFiniteError: The step has a NaN or an infinity in it.
+        """
+        moves = self.combine(self.coordinates)
+        if terms is not None:
+            vectors, slopes = terms.vectors(moves[0].dtype), gradient or [None] * len(moves)
+            moves = tuple(
+                move + terms.start(pair, 0.0 if slope is None else slope.to(move.dtype), self.complement_factor)
+                if is_reached
+                else move
+                for move, pair, slope, is_reached in zip(moves, vectors, slopes, reached, strict=True)
+            )
+        return checked_step(moves)
+
+
+@dataclass(frozen=True, eq=False)
+class GroupStep:
+    """The damped Newton step of a group.
+
+    Attributes:
+        moves: The step in parameter space, in the shapes of the group's parameters.
+        summary: Figures of the step along its directions.
+        reached: For each parameter, whether the loss reaches it.
+        complement_factor: Factor on the slope outside of the directions, not positive.
+        uniform_damping: Damping of every direction, if the step was solved for without directions; `None` otherwise.
+        decompose: Returns the chosen directions with their dampings; `None` if they are those of an earlier step.
+    """
+
+    moves: tuple[Tensor, ...]
+    summary: StepSummary
+    reached: tuple[bool, ...]
+    complement_factor: float
+    uniform_damping: float | None = None
+    decompose: Callable[[], DampedDirections] | None = None
+
+    @cached_property
+    def directions(self) -> DampedDirections:
+        """The chosen directions with their dampings; decomposed now, if the step was solved for without directions."""
+        assert self.decompose is not None, "the directions of an earlier step are held by the caller"
+        return self.decompose()
+
+
+def predicted_decrease(summary: StepSummary, lr: float) -> Tensor:
+    """Return the decrease of the quadratic model of the loss along `lr` times a step, a scalar in loss."""
+    return -(lr * summary.slope() + 0.5 * lr**2 * summary.curvature())
 
 
 def checked_step(step: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -198,8 +247,7 @@ def checked_step(step: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return tuple(step)
 
 
-def all_finite(tensors: Sequence[Tensor]) -> bool:
+def all_finite(tensors: Iterable[Tensor]) -> bool:
     """Return whether no tensor has a NaN or an infinity in it."""
-    if all(bool(tensor.sum().isfinite()) for tensor in tensors):
-        return True
-    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)  # a sum of finite numbers can overflow
+    # The sum is cheaper, but a sum of finite numbers can overflow.
+    return all(bool(tensor.sum().isfinite()) or bool(torch.isfinite(tensor).all()) for tensor in tensors)

@@ -2,17 +2,16 @@
 
 One file each::
 
-    optimizer.py    DirectionalDampedNewton: what a user sees
+    optimizer.py    DirectionalDampedNewton: the class that a user sees
     passes.py       the backward passes between two steps
-    raw.py          the damped Newton step of a group, before momentum and clips
-    planning.py     what a group will do, without doing it: momentum, clips, decoupled decay
+    planning.py     the planned update of a group: engine's step, momentum, clips, decoupled decay
     reuse.py        directions that are kept for several steps, and fresh gradients along them
-    fallback.py     parameters that no group takes, moved by an optimizer of torch
-    trial.py        moving parameters, all or none, and taking it back
-    report.py       what a step did
-    outcomes.py     what strategies learn of it
+    fallback.py     parameters that no group takes, updated by an optimizer of torch
+    update.py       applies the planned updates of all groups, or of none, and undoes them
+    report.py       report of a step
+    outcomes.py     outcomes that strategies observe
     parameters.py   from globs or tensors to torch's parameter groups
-    state.py        the strategies' part of `state_dict`
+    state.py        the part of `state_dict` beyond torch's
 """
 
 from ddn_core.optim.fallback import torch_optimizer

@@ -1,89 +1,78 @@
-"""Parameters that no group takes: an optimizer of torch moves them, in a group of ours."""
+"""Parameters that no group takes: an optimizer of torch updates them, in a group of our optimizer."""
 
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.optim import LBFGS, SGD, Adam, AdamW, Optimizer
 
 from ddn_core.config import Baseline
-from ddn_core.errors import CurvatureError, DdnError
-from ddn_core.optim.planning import checked_targets
+from ddn_core.errors import CurvatureError, NonFiniteError
+from ddn_core.optim.planning import check_targets
 
 KINDS: Mapping[str, Any] = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "lbfgs": LBFGS}
 KEY = "fallback"
-"""The key of a parameter group that has the kind of the optimizer that moves it."""
+"""Key of a parameter group whose value is the kind of the torch optimizer that updates the group."""
 
 
 def torch_optimizer(config: Baseline, params: Any) -> Optimizer:
-    """Return torch's optimizer that a config names."""
+    """Return the torch optimizer that a config names."""
     made: Optimizer = KINDS[config.kind](params, **config.options())
     return made
 
 
 def fallback_group(config: Baseline, params: Sequence[tuple[str, Tensor]]) -> dict[str, Any]:
-    """Return a parameter group with all that torch's optimizer wants to find in it."""
+    """Return a parameter group with all settings that torch's optimizer reads from it."""
     whole = torch_optimizer(config, [parameter for _, parameter in params]).param_groups[0]
     return {**whole, "params": list(params), KEY: config.kind}
 
 
-class FallbackPlan:
-    """The step of a group that an optimizer of torch moves, made and taken back: only its targets are kept.
-
-    The state of torch's optimizer is that after the step, until the plan is abandoned.
-    """
+class FallbackUpdate:
+    """Planned update of a group by an optimizer of torch, which stepped on copies of parameters and state."""
 
     def __init__(self, group: dict[str, Any], state: MutableMapping[Tensor, Any], where: str) -> None:
-        """Let torch's optimizer make its step, and put the parameters back.
+        """Let torch's optimizer step on copies.
 
         Args:
             group: The parameter group.
-            state: State by parameter, of our optimizer; torch's finds its own in it.
-            where: The group's name in messages.
+            state: State of our optimizer by parameter; torch's optimizer reads its own state there.
+            where: Name of the group in messages.
 
         Raises:
-            NonFiniteError: The step is not finite; parameters and state are as they were.
+            CurvatureError: Torch's optimizer failed.
+            NonFiniteError: The step is not finite.
         """
         self.parameters: list[Tensor] = group["params"]
         self._state = state
-        self._before = {
-            parameter: copy.deepcopy(state[parameter]) for parameter in self.parameters if parameter in state
-        }
-        old = [parameter.detach().clone() for parameter in self.parameters]
-        inner = KINDS[group[KEY]](self.parameters)
-        inner.param_groups, inner.state = [group], state
+        self._copies = [_copy(parameter) for parameter in self.parameters]
+        pairs = list(zip(self.parameters, self._copies, strict=True))
+        inner = KINDS[group[KEY]](self._copies)
+        inner.param_groups = [{**group, "params": self._copies}]
+        inner.state = defaultdict(dict, {own: copy.deepcopy(state[p]) for p, own in pairs if p in state})
         try:
             inner.step()
-            self._targets = [parameter.detach().clone() for parameter in self.parameters]
-            checked_targets(self._targets, where)
-        except BaseException as error:
-            self.abandon()
-            if isinstance(error, DdnError) or not isinstance(error, Exception):
-                raise
-            raise CurvatureError(f"{where}: {error} No parameter has been touched.") from error
-        finally:
-            with torch.no_grad():
-                for parameter, value in zip(self.parameters, old, strict=True):
-                    parameter.copy_(value)
+            check_targets(self._copies)
+        except Exception as error:
+            kind = NonFiniteError if isinstance(error, NonFiniteError) else CurvatureError
+            raise kind(f"{where}: {error} No parameter has been touched.") from error
+        self._new_state = {parameter: inner.state[own] for parameter, own in pairs if own in inner.state}
 
     def targets(self, factor: float) -> list[Tensor | None]:
         """Return the parameters after a part of the step."""
-        if factor == 1.0:
-            return list(self._targets)
-        pairs = zip(self.parameters, self._targets, strict=True)
-        return [parameter.detach().lerp(target, factor) for parameter, target in pairs]
+        pairs = zip(self.parameters, self._copies, strict=True)
+        return [own.detach() if factor == 1.0 else p.detach().lerp(own.detach(), factor) for p, own in pairs]
 
     def commit(self) -> None:
-        """Keep the state after the step; it is there."""
+        """Write the state that torch's optimizer has after the step."""
+        self._state.update(self._new_state)
 
-    def abandon(self) -> None:
-        """Put the state back to what it was before the step."""
-        for parameter in self.parameters:
-            if parameter in self._before:
-                self._state[parameter] = self._before[parameter]
-            else:
-                self._state.pop(parameter, None)
+
+def _copy(parameter: Tensor) -> Tensor:
+    """Return a copy of a parameter that has the same gradient."""
+    own = parameter.detach().clone().requires_grad_(parameter.requires_grad)
+    own.grad = parameter.grad
+    return own

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from backpack import backpack
 from torch.nn import Parameter
+from torch.optim import Optimizer
 
 from ddn_core.config import Config, CurvatureConfig, FallbackTable, FirstOrder, GroupConfig, StepConfig
-from ddn_core.engine import Directions, Outcome
+from ddn_core.engine import Context, Directions, group_directions
 from ddn_core.errors import ArgumentError, CurvatureError, NonFiniteError
 from ddn_core.generators import DeviceGenerators
-from ddn_core.optim.fallback import fallback_group
-from ddn_core.optim.making import StepMaker
+from ddn_core.optim.fallback import FallbackUpdate, fallback_group
+from ddn_core.optim.outcomes import evaluate_loss, is_attentive, notify, outcomes_of, required_loss
 from ddn_core.optim.parameters import (
     DEFAULT_GROUP,
     GROUP_DEFAULTS,
@@ -26,19 +28,20 @@ from ddn_core.optim.parameters import (
     own_group,
     wanted_parameters,
 )
-from ddn_core.optim.passes import CurvaturePasses, Part
-from ddn_core.optim.raw import Passes, all_directions
-from ddn_core.optim.reuse import HeldDirections
-from ddn_core.optim.state import COUNTERS, LoadedState, saved_state
-from ddn_core.plugins.resolve import validated
+from ddn_core.optim.passes import CurvaturePasses, Purpose, StepCaptures
+from ddn_core.optim.planning import GroupUpdate, plan_group, terms_of
+from ddn_core.optim.report import StepReport
+from ddn_core.optim.state import Progress, loaded_state, saved_state
+from ddn_core.optim.update import PlannedUpdate, Verdict, settle
+from ddn_core.plugins.resolve import group_choice, validated
 
 
-class DirectionalDampedNewton(StepMaker):
+class DirectionalDampedNewton(Optimizer):
     """Optimizer whose step is the directionally damped Newton step of each parameter group.
 
     For a group with generalized Gauss-Newton matrix `G = V Vᵀ`, the update is
     `θ ← θ + lr · Σ_k -γ̄_k / (λ̄_k + δ_k) e_k` over the directions k that the group's criterion chooses, with the
-    dampings δ that its damping gives (Dangel, Tatzel, Hennig 2022, section 2).
+    dampings δ that its damping computes (Dangel, Tatzel, Hennig 2022, section 2).
 
     Model and loss function must be extended with `backpack.extend`, and forward and backward pass happen inside
     `with optimizer.curvature():`, or in a closure that `step(closure)` calls there.
@@ -53,11 +56,11 @@ class DirectionalDampedNewton(StepMaker):
         ...     optimizer.step()
 
     Attributes:
-        last_step: A report for each group of what the last step did; empty where there was none, or it was skipped.
-        full_report: Whether reports have what takes extra computation.
-        skipped_steps: Number of steps not taken since loss or step was not finite.
-        undone_steps: Number of steps taken back since they raised the loss.
+        last_step: Report of the last step for each group; empty if there was no step, or it was skipped.
+        full_report: Whether reports have the figures that take extra computation.
     """
+
+    last_step: tuple[StepReport, ...]
 
     def __init__(
         self,
@@ -76,14 +79,14 @@ class DirectionalDampedNewton(StepMaker):
             params: The model's parameters, with names (`model.named_parameters()`) where groups name them by globs.
             groups: Tables with `"params"` (globs on parameter names, or parameters; a parameter belongs to the first
                 group that names it), `"criterion"`, `"damping"` (strategy objects, config tables, or functions with
-                ViViT's signatures) and, optionally, what a config's group has besides: `"lr"`, `"momentum"`,
+                ViViT's signatures) and, optionally, the other settings of a config's group: `"lr"`, `"momentum"`,
                 `"weight_decay"`, ...; or a loaded config. One group with all directions and damping 1 by default.
             lr: Factor on the step, for groups without their own.
-            curvature: Which curvature to use, such as `{"kind": "ggn-mc", "mc_samples": 1, "seed": 0}`; by default that
-                of the config, or the exact GGN.
-            step: What is done with a step that raises the loss, or is not finite, such as `{"on_increase": "undo"}`.
+            curvature: Settings of the curvature, such as `{"kind": "ggn-mc", "mc_samples": 1, "seed": 0}`; by default
+                those of the config, or the exact GGN.
+            step: Rules for a step that raises the loss, or is not finite, such as `{"on_increase": "undo"}`.
             fallback: Optimizer of torch for parameters that no group takes, such as `{"kind": "sgd", "lr": 0.1}`.
-            full_report: Whether `last_step` has what takes extra computation.
+            full_report: Whether `last_step` has the figures that take extra computation.
 
         Raises:
             ArgumentError: A parameter is in two groups or, though it is not frozen and there is no fallback, in none;
@@ -97,10 +100,7 @@ class DirectionalDampedNewton(StepMaker):
         self._settings = validated(CurvatureConfig, curvature or {}, "curvature")
         self._rules = validated(StepConfig, step or {}, "step")
         other = validated(FallbackTable, {"fallback": fallback}, "optimizer").fallback
-        self._generators = DeviceGenerators(self._settings.seed)
-        self._step_count = self.skipped_steps = self.undone_steps = 0
-        self._outcomes: dict[int, Outcome] = {}
-        self._held: dict[int, HeldDirections] = {}
+        self._progress = Progress(DeviceGenerators(self._settings.seed))
         self.full_report = full_report
         self._connect()
         tables, left = group_parameters(named(params), [DEFAULT_GROUP] if groups is None else groups, other is not None)
@@ -109,31 +109,31 @@ class DirectionalDampedNewton(StepMaker):
         super().__init__(tables, {**GROUP_DEFAULTS, "lr": lr})
 
     def _connect(self) -> None:
-        """Make the extension, with no pass to work on yet."""
+        """Create the BackPACK extension, with an empty record of passes."""
         self._passes = CurvaturePasses()
         self.last_step = ()
         self._extension = self._passes.extension(
-            lambda: wanted_parameters(self.param_groups, self.refreshes), self._settings, self._generators
+            lambda: wanted_parameters(self.param_groups, self.refreshes), self._settings, self._progress.generators
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy or a pickle consists of; a pass that was not used is left out."""
-        own = ("_settings", "_rules", "_generators", "_outcomes", "_held", "full_report", *COUNTERS)
+        """Return the contents of a copy or a pickle; passes that no step has used are left out."""
+        own = ("_settings", "_rules", "_progress", "full_report")
         return {**super().__getstate__(), **{name: getattr(self, name) for name in own}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take over what a copy or a pickle consists of, or (from torch) the groups of a loaded state."""
+        """Restore the contents of a copy or a pickle, or (called by torch) the groups of a loaded state."""
         super().__setstate__(state)
         if "_settings" in state:
             self._connect()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; criterion and damping are made the group's own.
+        """Add a group with its own copies of criterion and damping.
 
         Raises:
             ArgumentError: A key is missing or unknown, the learning rate is no finite number or negative, or a
                 parameter is in a group already.
-            ConfigError: A criterion or damping is none, or its table or another setting is wrong.
+            ConfigError: A value is no criterion or damping, or its table or another setting is wrong.
         """
         where = f"group {len(self.param_groups)}"
         if not is_fallback(param_group):
@@ -144,7 +144,7 @@ class DirectionalDampedNewton(StepMaker):
             raise ArgumentError(f"{where}: {error}") from error
 
     @contextmanager
-    def curvature(self, part: Part = "all", *, accumulate: bool = False) -> Iterator[None]:
+    def curvature(self, purpose: Purpose = "all", *, accumulate: bool = False) -> Iterator[None]:
         """Return a context in which one backward pass gives the curvature for the next `step()`.
 
         For **micro-batches** use a block with `accumulate=True` for each, and multiply each loss by its share of the
@@ -155,45 +155,50 @@ class DirectionalDampedNewton(StepMaker):
         `"derivatives"` for the other: directional gradients and curvatures are then the second batch's.
 
         Args:
-            part: What the pass is for: `"all"` of the step, its `"directions"`, or its `"derivatives"` along them.
-            accumulate: Whether the pass adds to those for the same part since the last step, rather than replaces them.
+            purpose: Purpose of the pass: `"all"` of the step, its `"directions"`, or the `"derivatives"` along them.
+            accumulate: Whether the pass adds to earlier passes for the same purpose, rather than replaces them.
 
         Raises:
-            ArgumentError: `part` is none of these.
+            ArgumentError: `purpose` is none of these.
             CurvatureError: From `backward()`: the model or the loss function is not extended, a layer is not
-                supported, the loss is not finite (unless such steps are skipped). Gradients are then either untouched
-                or whole.
+                supported, the loss is not finite (unless such steps are skipped). Gradients are then either unchanged
+                or complete.
         """
         try:
-            with self._passes.block(part, accumulate), backpack(self._extension):
+            with self._passes.block(purpose, accumulate), backpack(self._extension):
                 yield
         except NonFiniteError:
             if self._rules.on_nonfinite == "error":
                 raise
-            self._passes.fail(part)
+            self._passes.fail(purpose)
 
     def directions(self, group: int = 0, leading: int | None = None) -> Directions:
-        """Return the directions that the next `step()` gives a group's criterion to choose from: to look at, or record.
+        """Return the directions among which a group's criterion chooses in the next `step()`.
 
-        Computed anew at each call; the step is the same, whether they were looked at or not.
+        They are computed anew at each call, and calls do not change the step.
 
         Args:
             group: Number of the group.
-            leading: How many are wanted, those with the largest eigenvalues; all that are not numerically zero if not.
+            leading: Number of directions, those with the largest eigenvalues; by default all that are not numerically
+                zero.
 
         Raises:
-            ArgumentError: The group has none: an optimizer of torch moves it.
-            CurvatureError: There was no curvature pass since the last step, or its directions are reused.
+            ArgumentError: The group has no directions, since an optimizer of torch updates it.
+            CurvatureError: There was no curvature pass since the last step, or the group reuses earlier directions.
             NonFiniteError: The loss is not finite.
         """
         if is_fallback(self.param_groups[group]):
-            raise ArgumentError(f"group {group} has no directions: an optimizer of torch moves it.")
+            raise ArgumentError(f"group {group} has no directions, since an optimizer of torch updates it.")
         if not self.refreshes(group):
-            raise CurvatureError(f"group {group} reuses directions of an earlier step in this one.")
+            raise CurvatureError(
+                f"group {group} reuses the directions of an earlier step, so it has none of its own in this step."
+            )
         if self._passes.failed:
             raise NonFiniteError("the loss is not finite.")
-        return all_directions(
-            Passes(*self._passes.result()), self.param_groups[group], self._occasion(group), leading, self.state
+        captures, table = self._passes.result(), self.param_groups[group]
+        terms, context = terms_of(table, self.state), self._context(group)
+        return group_directions(
+            captures.directions, table["params"], context, lambda context: leading, captures.derivatives, terms
         )
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -201,47 +206,132 @@ class DirectionalDampedNewton(StepMaker):
 
         Args:
             closure: Returns the loss for the same batch; it may call `zero_grad()` and `backward()`, as torch's
-                closures do. If there was no pass inside `with optimizer.curvature():` since the last step, it is called
-                there first, and has to call `backward()`. After the step it is called only if a strategy requires the
-                loss then, or a step that raises it is not kept; what it does to gradients is undone.
+                closures do. If there was no pass inside `with optimizer.curvature():` since the last step, the closure
+                is called in such a block first, and has to call `backward()`. After the step it is called only if a
+                strategy or the rule on steps that raise the loss needs the loss then; its changes to gradients are
+                undone.
 
         Returns:
-            Loss of the batch after the step if it was evaluated, otherwise before it; NaN for a skipped step.
+            Loss of the batch after the step if it was evaluated, otherwise before the step; NaN for a skipped step.
 
         Raises:
             CurvatureError: There was no curvature pass since the last step.
             NonFiniteError: A step is not finite; no parameter has been touched.
             ArgumentError: The loss after the step is needed, and there is no closure.
-            StrategyError: A criterion or damping raised, or returned the wrong thing; no parameter has been touched.
-                Or one raised in `observe`, after the step.
+            StrategyError: A criterion or damping raised, or returned something invalid; no parameter has been touched.
+                Or a strategy raised in `observe`, after the step.
         """
-        if closure is not None and self._passes.nothing:
+        if closure is not None and self._passes.is_empty:
             with torch.enable_grad(), self.curvature():
                 closure()
         try:
             if self._passes.failed:
                 raise NonFiniteError("the loss is not finite.")
-            return self._step(Passes(*self._passes.result()), closure)
+            return self._step(self._passes.result(), closure)
         except NonFiniteError:
             if self._rules.on_nonfinite == "error":
                 raise
             self._passes.clear()
-            self.skipped_steps += 1
+            self._progress.skipped_steps += 1
             self.last_step = ()
             return float("nan")
 
+    @property
+    def step_count(self) -> int:
+        """Number of steps."""
+        return self._progress.step_count
+
+    @property
+    def skipped_steps(self) -> int:
+        """Number of steps that were not made since loss or step was not finite."""
+        return self._progress.skipped_steps
+
+    @property
+    def undone_steps(self) -> int:
+        """Number of steps that were undone since they raised the loss."""
+        return self._progress.undone_steps
+
+    def refreshes(self, index: int) -> bool:
+        """Return whether the next step computes a group's directions, rather than reuses earlier ones (`every`)."""
+        held = self._progress.held.get(index)
+        return held is None or held.age >= int(self.param_groups[index]["every"])
+
     def state_dict(self) -> dict[str, Any]:
-        """Return the state as plain data: torch's, with each strategy's table and state, and the random generators'."""
-        return saved_state(super().state_dict(), self)
+        """Return torch's state, with each strategy's table and state, counters and random generators, as plain data."""
+        return saved_state(super().state_dict(), self.param_groups, self._progress)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a state that `state_dict` of an optimizer with the same groups and strategies returned.
+        """Load a state that `state_dict` of an optimizer with the same groups and strategies returned.
 
         Raises:
-            ArgumentError: The state is another optimizer's, or has other groups; nothing has been changed.
+            ArgumentError: The state belongs to another optimizer, or has other groups; nothing has been changed.
             StrategyError: A strategy differs from the one that the state was saved with; nothing has been changed.
         """
-        loaded = LoadedState.of(state_dict, self.param_groups, self._generators)
-        super().load_state_dict(loaded.plain)
-        loaded.put_into(self)
+        plain, strategies, progress = loaded_state(state_dict, self.param_groups, self._progress)
+        super().load_state_dict(plain)
+        for group, own in zip(self.param_groups, strategies, strict=True):
+            group.update(own)
+        self._progress = progress
         self._connect()
+
+    def _step(self, captures: StepCaptures, closure: Callable[[], Any] | None) -> float:
+        """Plan, apply and record a step; the rules decide about a step that raises the loss."""
+        needed = required_loss(self.param_groups, self._rules.on_increase)
+        if needed and closure is None:
+            raise ArgumentError(f"{needed} requires the loss after the step. Call step(closure).")
+        rule, count = self._rules.on_increase, self.step_count
+        evaluate = partial(evaluate_loss, closure, self.param_groups, rule) if needed and closure else None
+        tries = 1 + (self._rules.attempts if rule == "damp" else 0)
+        while tries:
+            tries -= 1
+            plans = self._plans(captures)
+            own = {index: plan for index, plan in plans.items() if isinstance(plan, GroupUpdate)}
+            try:
+                verdict = settle(list(plans.values()), self._rules, captures.loss, evaluate)
+            except BaseException:
+                if rule == "keep":
+                    self._finish(own)  # the step has been made
+                raise
+            if verdict.taken or not any(plan.report.refreshed for plan in own.values()):
+                tries = 0  # reused directions would get the same dampings again
+            if not tries:
+                self._finish(own)
+                self._progress.undone_steps += not verdict.taken
+            self._record(own, verdict, captures.loss, count)
+        return verdict.loss
+
+    def _plans(self, captures: StepCaptures) -> dict[int, PlannedUpdate]:
+        """Return the planned update of each group."""
+        plans: dict[int, PlannedUpdate] = {}
+        predict = any(is_attentive(group) for group in self.param_groups)
+        for index, group in enumerate(self.param_groups):
+            where = f"group {index}"
+            if is_fallback(group):
+                plans[index] = FallbackUpdate(group, self.state, where)
+                continue
+            choice = group_choice(group["criterion"], group["damping"], where)
+            held = None if self.refreshes(index) else self._progress.held[index]
+            plans[index] = plan_group(
+                captures, group, choice, self._context(index), held, self.state, self.full_report, predict
+            )
+        return plans
+
+    def _context(self, index: int) -> Context:
+        """Return step, group and learning rate, and the outcome of the group's last step."""
+        lr = float(self.param_groups[index]["lr"])
+        return Context(self.step_count, index, lr, self._progress.outcomes.get(index))
+
+    def _finish(self, plans: Mapping[int, GroupUpdate]) -> None:
+        """Drop the passes, keep the directions that later steps reuse, and count the step."""
+        self._passes.clear()
+        self._progress.held = {index: plan.held for index, plan in plans.items() if plan.held is not None}
+        self._progress.step_count += 1
+
+    def _record(self, plans: Mapping[int, GroupUpdate], verdict: Verdict, loss_before: float, count: int) -> None:
+        """Report a try to the user, and its outcome to the strategies."""
+        self.last_step = tuple(plan.report.after(verdict.taken) for plan in plans.values())
+        reports = dict(zip(plans, self.last_step, strict=True))
+        found = outcomes_of(self.param_groups, reports, count, loss_before, verdict.loss_after)
+        if found:
+            self._progress.outcomes = found
+            notify(self.param_groups, found)

@@ -1,4 +1,4 @@
-"""What strategies learn of a step: the loss after it, evaluated if it is needed, and the outcome of each group."""
+"""Outcomes of a step, which strategies observe: the loss after it, evaluated if needed, and figures of each group."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ FAMILIES = ("criterion", "damping")
 
 
 def strategies_of(group: Mapping[str, Any]) -> list[Criterion | Damping]:
-    """Return the strategies of a group; none, where an optimizer of torch moves it."""
+    """Return the strategies of a group; none if an optimizer of torch updates it."""
     return [] if is_fallback(group) else [group[family] for family in FAMILIES]
 
 
 def is_attentive(group: Mapping[str, Any]) -> bool:
-    """Return whether a strategy of the group wants to know what a step did."""
+    """Return whether a strategy of the group observes the outcome of a step."""
     return not all(strategy.is_indifferent() for strategy in strategies_of(group))
 
 
 def required_loss(groups: Sequence[Mapping[str, Any]], on_increase: str) -> str:
-    """Return what requires the loss after the step, for messages; nothing, if nothing does."""
+    """Return the name, for messages, of a strategy or rule that needs the loss after the step; `""` if none does."""
     for group in groups:
         for strategy in strategies_of(group):
             if "loss_after" in strategy.all_requirements():
@@ -41,11 +41,11 @@ def required_loss(groups: Sequence[Mapping[str, Any]], on_increase: str) -> str:
     return "" if on_increase == "keep" else f"step.on_increase = {on_increase!r}"
 
 
-def evaluated(closure: Callable[[], Any], groups: Sequence[Mapping[str, Any]], on_increase: str) -> float:
-    """Return the loss that a closure gives; nothing of this evaluation stays on model or gradients.
+def evaluate_loss(closure: Callable[[], Any], groups: Sequence[Mapping[str, Any]], on_increase: str) -> float:
+    """Return the loss that a closure computes; gradients are afterwards as they were before.
 
     Raises:
-        ArgumentError: It gave no loss.
+        ArgumentError: The closure returned no loss.
     """
     parameters: list[Tensor] = [parameter for group in groups for parameter in group["params"]]
     gradients = [parameter.grad for parameter in parameters]
@@ -62,7 +62,10 @@ def evaluated(closure: Callable[[], Any], groups: Sequence[Mapping[str, Any]], o
         return float(loss.detach() if isinstance(loss, Tensor) else loss)
     except (TypeError, ValueError, RuntimeError) as error:
         fate = "made" if on_increase == "keep" else "undone"
-        raise ArgumentError(f"the closure returned {loss!r}, not the loss; the step has been {fate}.") from error
+        raise ArgumentError(
+            f"the closure returned {loss!r} instead of the loss, and the step has been {fate}. Return the loss as a "
+            "scalar tensor or a number."
+        ) from error
 
 
 def outcomes_of(
@@ -72,18 +75,18 @@ def outcomes_of(
     loss_before: float,
     loss_after: float | None,
 ) -> dict[int, Outcome]:
-    """Return the outcome of each group with a strategy that wants to know it.
+    """Return the outcome of each group whose strategies observe it.
 
     Args:
         groups: The parameter groups.
-        reports: By group, what the step did.
-        step: Number of steps before it.
+        reports: Report of the step, by group.
+        step: Number of steps before this one.
         loss_before: Loss at which the step was computed.
         loss_after: Loss after the whole step, if it was evaluated.
     """
     attentive = [index for index in reports if is_attentive(groups[index])]
     if not attentive:
-        return {}  # spares the transfers from the device
+        return {}  # saves the transfers from the device
     predicted = {index: report.predicted_decrease for index, report in reports.items()}
     total = math.fsum(predicted.values())
     return {
@@ -102,11 +105,11 @@ def outcomes_of(
     }
 
 
-def tell(groups: Sequence[Mapping[str, Any]], outcomes: Mapping[int, Outcome]) -> None:
+def notify(groups: Sequence[Mapping[str, Any]], outcomes: Mapping[int, Outcome]) -> None:
     """Let the strategies observe the outcome of their group.
 
     Raises:
-        StrategyError: One raised.
+        StrategyError: A strategy raised.
     """
     for index, outcome in outcomes.items():
         for strategy in strategies_of(groups[index]):

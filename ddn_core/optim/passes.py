@@ -1,38 +1,73 @@
-"""The curvature passes between two steps: one, several micro-batches, or two that share the work."""
+"""The curvature passes between two steps: one, several micro-batches, or one for directions and one for derivatives."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from torch import Tensor
+
 from ddn_core.config import CurvatureConfig
-from ddn_core.engine import Capture, CurvatureCapture, Wanted, joined
+from ddn_core.engine import Capture, CurvatureCapture, GroupMemo, Wanted, joined
 from ddn_core.errors import ArgumentError, CurvatureError
 from ddn_core.generators import DeviceGenerators
 
-Part = Literal["all", "directions", "derivatives"]
+Purpose = Literal["all", "directions", "derivatives"]
+"""Purpose of a curvature pass: the whole step, its directions, or the derivatives along them."""
+
+
+@dataclass(frozen=True, eq=False)
+class StepCaptures:
+    """Captures that a step is computed from.
+
+    Attributes:
+        directions: Capture that gives the directions.
+        derivatives: Capture that gives the derivatives along them; `None` if it is the same.
+    """
+
+    directions: Capture
+    derivatives: Capture | None
+    _memos: dict[int, GroupMemo] = field(default_factory=dict)
+
+    @property
+    def has_other_curvatures(self) -> bool:
+        """Whether curvatures are measured on other samples than the directions, whose eigenvalues they then are not."""
+        one = self.directions
+        return self.derivatives is not None or tuple(one.lambdas) != tuple(one.ggn)
+
+    def memo_of(self, group: int, parameters: Sequence[Tensor]) -> GroupMemo:
+        """Return the results for a group that all tries of the step share."""
+        if group not in self._memos:
+            self._memos[group] = GroupMemo.of(self.directions, parameters)
+        return self._memos[group]
+
+    @property
+    def loss(self) -> float:
+        """Loss of the batch that the gradient belongs to."""
+        return (self.derivatives or self.directions).loss
 
 
 class CurvaturePasses:
-    """Gathers the captures that the next step is made of."""
+    """Record of the backward passes since the last step."""
 
     def __init__(self) -> None:
         self._directions: list[Capture] = []
         self._derivatives: list[Capture] = []
         self._open: list[Capture] | None = None
         self._done = False
-        self._failed: set[Part] = set()
+        self._failed: set[Purpose] = set()
 
     def extension(
         self, wanted: Callable[[], Mapping[int, Wanted]], settings: CurvatureConfig, generators: DeviceGenerators
     ) -> CurvatureCapture:
-        """Return the BackPACK extension that delivers here.
+        """Return the BackPACK extension that delivers its captures to this record.
 
         Args:
-            wanted: Gives the parameters that factors are wanted of, by `id`.
-            settings: Which curvature to take.
-            generators: Give the Monte-Carlo samples.
+            wanted: Returns the parameters whose factors are wanted, by `id`.
+            settings: Settings of the curvature.
+            generators: Random generators of the Monte-Carlo samples.
         """
         return CurvatureCapture(
             wanted=wanted,
@@ -47,37 +82,37 @@ class CurvaturePasses:
         )
 
     @contextmanager
-    def block(self, part: Part, accumulate: bool) -> Iterator[None]:
+    def block(self, purpose: Purpose, accumulate: bool) -> Iterator[None]:
         """Return a context for one backward pass.
 
         Args:
-            part: What the pass is for: `"all"` of a step, its `"directions"`, or its `"derivatives"` along them.
-            accumulate: Whether the pass is a further micro-batch, rather than one that takes the place of the last.
+            purpose: `"all"` for the whole step, `"directions"` or `"derivatives"` for one half of it.
+            accumulate: Whether the pass is a further micro-batch, rather than a replacement of the last pass.
 
         Raises:
-            ArgumentError: The part is none of these.
+            ArgumentError: The purpose is none of these.
         """
-        if part not in get_args(Part):
-            raise ArgumentError(f"part is {part!r}. Use one of {', '.join(map(repr, get_args(Part)))}.")
-        self._open, self._done = (self._derivatives if part == "derivatives" else self._directions), False
-        if part == "all":
+        if purpose not in get_args(Purpose):
+            raise ArgumentError(f"purpose is {purpose!r}. Use one of {', '.join(map(repr, get_args(Purpose)))}.")
+        self._open, self._done = (self._derivatives if purpose == "derivatives" else self._directions), False
+        if purpose == "all":
             self._derivatives.clear()
         if not accumulate:
             self._open.clear()
-            self._failed -= {part} if part != "all" else {"all", "directions", "derivatives"}
+            self._failed -= {purpose} if purpose != "all" else {"all", "directions", "derivatives"}
         try:
             yield
         except BaseException:
-            self._open.clear()  # what the gradients hold of the pass that failed has no curvature
+            self._open.clear()  # there is no curvature for what the failed pass added to the gradients
             raise
         finally:
             self._open = None
 
     def begin(self) -> None:
-        """Take note that a backward pass begins.
+        """Record that a backward pass begins.
 
         Raises:
-            CurvatureError: It is the second one in its block.
+            CurvatureError: It is the second pass in its block.
         """
         if self._done:
             raise CurvatureError(
@@ -87,16 +122,16 @@ class CurvaturePasses:
             )
 
     def receive(self, capture: Capture) -> None:
-        """Take in what a backward pass gave."""
+        """Record the capture of a backward pass."""
         assert self._open is not None
         self._open.append(capture)
         self._done = True
 
-    def result(self) -> tuple[Capture, Capture | None]:
-        """Return the capture that gives the directions, and the one that gives derivatives if it is another.
+    def result(self) -> StepCaptures:
+        """Return the captures that the next step is computed from.
 
         Raises:
-            CurvatureError: There was no pass, or none for the directions, or the micro-batches do not fit together.
+            CurvatureError: There was no pass, or none for the directions, or the micro-batches do not belong together.
         """
         if not self._directions:
             missing = " for the directions" if self._derivatives else ""
@@ -104,24 +139,24 @@ class CurvaturePasses:
                 f"step() needs a curvature pass{missing} since the last step. Call loss.backward() inside "
                 "`with optimizer.curvature():`, with model and loss function extended by backpack.extend."
             )
-        return joined(self._directions), joined(self._derivatives) if self._derivatives else None
+        return StepCaptures(joined(self._directions), joined(self._derivatives) if self._derivatives else None)
 
     def clear(self) -> None:
-        """Forget all passes: the step has been made."""
+        """Forget all passes, once the step has been made."""
         self._directions.clear()
         self._derivatives.clear()
         self._failed.clear()
 
-    def fail(self, part: Part) -> None:
-        """Take note that a pass was given up, so that the next step has to be."""
-        self._failed.add(part)
+    def fail(self, purpose: Purpose) -> None:
+        """Record that a pass was aborted, so that the next step cannot be made."""
+        self._failed.add(purpose)
 
     @property
     def failed(self) -> bool:
-        """Whether a pass was given up that no other has replaced."""
+        """Whether a pass was aborted and no other pass has replaced it."""
         return bool(self._failed)
 
     @property
-    def nothing(self) -> bool:
+    def is_empty(self) -> bool:
         """Whether there was no pass since the last step."""
         return not (self._directions or self._derivatives or self.failed)

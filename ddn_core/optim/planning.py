@@ -1,10 +1,10 @@
-"""What the step of a group will do, without doing it: from the engine's step to where the parameters go."""
+"""The planned update of a group: from the engine's step, with momentum and clips, to where the parameters go."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,34 +13,40 @@ from torch import Tensor
 from ddn_core.engine import (
     Choice,
     Context,
-    Pull,
+    GroupStep,
     QuadraticModel,
-    Spectral,
     StageClock,
+    StepSummary,
+    StepTerms,
+    all_finite,
+    damped_newton_step,
     quadratic_model,
 )
 from ddn_core.errors import CurvatureError, NonFiniteError, StrategyError
-from ddn_core.optim.raw import PREVIOUS, Passes, Raw, fresh_step, pull_of, reused_step
+from ddn_core.optim.passes import StepCaptures
 from ddn_core.optim.report import StepReport
 from ddn_core.optim.reuse import HeldDirections
 
 BUFFER = "momentum_buffer"
 """Key of a parameter's state: its part of momentum."""
 
+PREVIOUS = "previous_step"
+"""Key of a parameter's state: its part of the previous step, which memory pulls towards."""
+
 
 @dataclass(frozen=True, eq=False)
-class GroupPlan:
-    """Where the step of a group leads.
+class GroupUpdate:
+    """Planned update of a group by its damped Newton step.
 
     Attributes:
         parameters: The group's parameters.
-        moves: What is added to them, times `factor`; `None` for a parameter that the loss does not reach.
-        factor: Learning rate times what clips leave of the step.
-        decay: Part of the parameters that decoupled weight decay takes off.
-        report: What is told of the step.
-        held: Directions to be used again.
+        moves: Vectors that are added to them, times `factor`; `None` for a parameter that the loss does not reach.
+        factor: Learning rate times the factor of the clips.
+        decay: Fraction of the parameters that decoupled weight decay removes.
+        report: Report of the step.
+        held: Directions that the next step reuses; `None` if it computes its own.
         state: The optimizer's state by parameter.
-        new_state: What becomes of it with this step.
+        new_state: State after this step.
     """
 
     parameters: Sequence[Tensor]
@@ -63,157 +69,179 @@ class GroupPlan:
             yield torch.add(start, move, alpha=factor * self.factor).to(parameter.dtype)
 
     def commit(self) -> None:
-        """Keep momentum and memory of the step."""
+        """Write momentum and memory of the step."""
         for name, tensors in self.new_state.items():
             for parameter, tensor in zip(self.parameters, tensors, strict=True):
                 self.state[parameter][name] = tensor
 
-    def abandon(self) -> None:
-        """Do nothing: state is only written by `commit`."""
+
+def terms_of(group: Mapping[str, Any], state: Mapping[Tensor, Any]) -> StepTerms | None:
+    """Return weight decay, memory and complement of a group, or `None` if it has none of them."""
+    decay, memory = float(group["weight_decay"]), float(group["memory"])
+    previous = [state[p].get(PREVIOUS) if p in state else None for p in group["params"]] if memory else []
+    anchor = None
+    if any(vector is not None for vector in previous):
+        anchor = tuple(
+            torch.zeros_like(p, requires_grad=False) if vector is None else memory * vector
+            for p, vector in zip(group["params"], previous, strict=True)
+        )
+    include_complement = bool(group["rest"])
+    if not (decay or anchor or include_complement):
+        return None
+    return StepTerms(decay, tuple(group["params"]), anchor, include_complement)
 
 
 def plan_group(
-    passes: Passes,
+    captures: StepCaptures,
     group: Mapping[str, Any],
     choice: Choice,
-    occasion: Context,
+    context: Context,
     held: HeldDirections | None,
     state: MutableMapping[Tensor, Any],
-    full: bool,
+    full_report: bool,
     predict: bool,
-) -> GroupPlan:
-    """Return the plan of a group.
+) -> GroupUpdate:
+    """Return the planned update of a group.
 
     Args:
-        passes: What the backward passes gave.
+        captures: Captures of the backward passes.
         group: The parameter group.
-        choice: What its criterion and damping choose.
-        occasion: The step and the group.
-        held: Directions that still serve; `None` where they are computed in this step.
+        choice: Criterion and damping, as functions.
+        context: The step and the group.
+        held: Directions of an earlier step to be reused; `None` if this step computes its own.
         state: The optimizer's state by parameter.
-        full: Whether the report has derivatives of each sample.
-        predict: Whether the report has the predicted decrease, where it takes a product to tell.
+        full_report: Whether the report has derivatives of each sample.
+        predict: Whether the report has the predicted decrease even if that takes a product with the factors.
 
     Raises:
         NonFiniteError: The step, or a parameter after it, is not finite.
         CurvatureError: There is no gradient for held directions, or torch failed.
         StrategyError: A criterion or damping failed.
     """
-    where = f"group {occasion.group}"
-    clock = StageClock(passes.directions.seconds)
+    where = f"group {context.group}"
+    clock = StageClock(captures.directions.seconds)
     try:
-        pull = pull_of(group, state)
-        raw = (
-            reused_step(held, group, pull)
-            if held is not None
-            else fresh_step(passes, group, choice, occasion, pull, clock)
-        )
+        terms, is_kept = terms_of(group, state), int(group["every"]) > 1
+        if held is not None:
+            step = _reused_step(held, group, terms)
+        else:
+            if is_kept:
+                choice = replace(choice, uniform_damping=lambda context: None)  # later steps need the directions
+            memo = captures.memo_of(context.group, group["params"])
+            step = damped_newton_step(
+                captures.directions, group["params"], choice, context, captures.derivatives, terms, clock, memo
+            )
         with clock.stage("step"), torch.no_grad():
-            plan = _plan(passes, group, raw, pull, occasion, state, full, predict or full, clock)
-        checked_targets(plan.targets(1.0), where)
+            if is_kept:
+                held_next = HeldDirections.of(step) if held is None else held.older()
+            moves, new_state = _with_momentum(step, group, state)
+            norm, model, is_shaped = None, None, terms is not None or bool(group["momentum"])
+            if is_shaped:
+                norm = torch.stack([move.square().sum() for move in moves]).sum().sqrt()
+            is_predicted = predict or full_report or group["max_kl"] is not None
+            if is_predicted and (is_shaped or captures.has_other_curvatures):
+                model = _model(captures, group, held, terms, moves)
+            lr = float(group["lr"])
+            clip = _clip(group, lr, step.summary, model, norm)
+            directions = step.directions if full_report and held is None else None
+            plan = GroupUpdate(
+                parameters=group["params"],
+                moves=[move if is_reached else None for move, is_reached in zip(moves, step.reached, strict=True)],
+                factor=lr * clip,
+                decay=lr * float(group["decoupled_weight_decay"]),
+                report=StepReport(
+                    lr=lr,
+                    clip=clip,
+                    uniform_damping=step.uniform_damping,
+                    seconds=clock.seconds,
+                    refreshed=held is None,
+                    sample_gammas=None if directions is None else directions.gammas,
+                    sample_lambdas=None if directions is None else directions.lambdas,
+                    _summary=step.summary,
+                    _norm=norm,
+                    _model=model,
+                ),
+                held=held_next if is_kept else None,
+                state=state,
+                new_state=new_state,
+            )
+            check_targets(plan.targets(1.0))
+            return plan
     except StrategyError:
         raise
     except (CurvatureError, RuntimeError) as error:
-        if str(error).startswith(where):
-            raise
         kind = NonFiniteError if isinstance(error, NonFiniteError) else CurvatureError
         raise kind(f"{where}: {error} No parameter has been touched.") from error
-    return plan
 
 
-def checked_targets(targets: Iterable[Tensor | None], where: str) -> None:
+def check_targets(targets: Iterable[Tensor | None]) -> None:
     """Raise unless parameters are finite after a step.
 
     Raises:
-        NonFiniteError: They are not.
+        NonFiniteError: A parameter is not finite.
     """
-    for target in targets:
-        if target is not None and not bool(target.sum().isfinite()) and not bool(target.isfinite().all()):
-            raise NonFiniteError(
-                f"{where}: lr times the step is not finite. Damp more, or lower lr. No parameter has been touched."
-            )
+    if not all_finite(target for target in targets if target is not None):
+        raise NonFiniteError("lr times the step is not finite. Damp more, or lower lr.")
 
 
-def _plan(
-    passes: Passes,
-    group: Mapping[str, Any],
-    raw: Raw,
-    pull: Pull | None,
-    occasion: Context,
-    state: Mapping[Tensor, Any],
-    full: bool,
-    predict: bool,
-    clock: StageClock,
-) -> GroupPlan:
-    """Return the plan: momentum, clips, and what is told."""
-    params, lr = group["params"], float(group["lr"])
-    momentum = float(group["momentum"])
-    moves, new_state = _with_momentum(raw, group, state, momentum)
-    if not all(raw.reached):
-        moves = [move if own else torch.zeros_like(move) for move, own in zip(moves, raw.reached, strict=True)]
-    shaped = pull is not None or bool(momentum)
-    model = None
-    if (shaped or passes.measured_elsewhere) and (predict or group["max_kl"] is not None):
-        model = _model(passes, group, raw, pull, moves)
-    norm = torch.stack([move.square().sum() for move in moves]).sum().sqrt() if shaped else None
-    clip = _clip(group, lr, raw.told, model, norm)
-    directions = raw.step.directions if full and raw.step is not None else None
-    report = StepReport(
-        lr=lr,
-        clip=clip,
-        uniform_damping=None if raw.step is None else raw.step.uniform_damping,
-        seconds=clock.seconds,
-        refreshed=raw.step is not None,
-        sample_gammas=None if directions is None else directions.gammas,
-        sample_lambdas=None if directions is None else directions.lambdas,
-        _spectral=raw.told,
-        _norm=norm,
-        _model=model,
-    )
-    chosen = [move if reached else None for move, reached in zip(moves, raw.reached, strict=True)]
-    decay = lr * float(group["decoupled_weight_decay"])
-    return GroupPlan(params, chosen, lr * clip, decay, report, raw.held, state, new_state)  # type: ignore[arg-type]
+def _reused_step(held: HeldDirections, group: Mapping[str, Any], terms: StepTerms | None) -> GroupStep:
+    """Return the step along directions of an earlier one, for the gradient that the parameters hold."""
+    gradients = [parameter.grad for parameter in group["params"]]
+    if all(gradient is None for gradient in gradients):
+        raise CurvatureError(
+            "this step reuses the directions of an earlier one, but the parameters hold no gradient. Call step() "
+            "before zero_grad()."
+        )
+    return held.step(gradients, terms)
 
 
 def _model(
-    passes: Passes, group: Mapping[str, Any], raw: Raw, pull: Pull | None, moves: Sequence[Tensor]
+    captures: StepCaptures,
+    group: Mapping[str, Any],
+    held: HeldDirections | None,
+    terms: StepTerms | None,
+    moves: Sequence[Tensor],
 ) -> QuadraticModel:
-    """Return the quadratic model of the loss along what is moved."""
-    if raw.held is not None and raw.step is None:
-        return raw.held.model([parameter.grad for parameter in group["params"]], moves, pull)
-    return quadratic_model(passes.directions, group["params"], moves, passes.derivatives, float(group["weight_decay"]))
+    """Return the quadratic model of the loss along the moves."""
+    if held is not None:
+        return held.model([parameter.grad for parameter in group["params"]], moves, terms)
+    decay = float(group["weight_decay"])
+    return quadratic_model(captures.directions, group["params"], moves, captures.derivatives, decay)
 
 
 def _with_momentum(
-    raw: Raw, group: Mapping[str, Any], state: Mapping[Tensor, Any], momentum: float
+    step: GroupStep, group: Mapping[str, Any], state: Mapping[Tensor, Any]
 ) -> tuple[Sequence[Tensor], dict[str, Sequence[Tensor]]]:
-    """Return the step with momentum, and what is to be remembered of it, in the parameters' dtypes."""
+    """Return the step with momentum, and the state to keep of it in the parameters' dtypes."""
     new_state: dict[str, Sequence[Tensor]] = {}
-    params, moves = group["params"], raw.moves
+    params, moves, momentum = group["params"], step.moves, float(group["momentum"])
     if group["memory"]:
         new_state[PREVIOUS] = [move.to(p.dtype) for p, move in zip(params, moves, strict=True)]
-    if not momentum:
+    if momentum:
+        buffers = []
+        for parameter, move in zip(params, moves, strict=True):
+            buffer = state[parameter].get(BUFFER) if parameter in state else None
+            buffers.append(move if buffer is None else momentum * buffer.to(move.dtype) + move)
+        new_state[BUFFER] = [buffer.to(p.dtype) for p, buffer in zip(params, buffers, strict=True)]
+        if group["nesterov"]:
+            buffers = [move + momentum * buffer for move, buffer in zip(moves, buffers, strict=True)]
+        moves = tuple(buffers)
+    if all(step.reached):
         return moves, new_state
-    buffers = []
-    for parameter, move in zip(params, moves, strict=True):
-        buffer = state[parameter].get(BUFFER) if parameter in state else None
-        buffers.append(move if buffer is None else momentum * buffer.to(move.dtype) + move)
-    new_state[BUFFER] = [buffer.to(p.dtype) for p, buffer in zip(params, buffers, strict=True)]
-    if group["nesterov"]:
-        return [move + momentum * buffer for move, buffer in zip(moves, buffers, strict=True)], new_state
-    return buffers, new_state
+    pairs = zip(moves, step.reached, strict=True)
+    return [move if is_reached else torch.zeros_like(move) for move, is_reached in pairs], new_state
 
 
 def _clip(
-    group: Mapping[str, Any], lr: float, told: Spectral, model: QuadraticModel | None, norm: Tensor | None
+    group: Mapping[str, Any], lr: float, summary: StepSummary, model: QuadraticModel | None, norm: Tensor | None
 ) -> float:
-    """Return the factor, at most 1, by which `lr` times a step keeps to the limits of its group."""
+    """Return the factor, at most 1, that keeps `lr` times a step within the limits of its group."""
     clip = 1.0
     if (longest := group["max_step_norm"]) is not None:
-        length = lr * float(told.norm() if norm is None else norm)
+        length = lr * float(summary.norm() if norm is None else norm)
         clip = min(clip, longest / length) if length > 0 else clip
     if (largest := group["max_kl"]) is not None:
-        bend = float(told.bend()) if model is None else model.bend_of_loss
-        divergence = 0.5 * lr**2 * bend
+        curvature = float(summary.curvature()) if model is None else model.loss_curvature
+        divergence = 0.5 * lr**2 * curvature
         clip = min(clip, math.sqrt(largest / divergence)) if divergence > 0 else clip
     return clip

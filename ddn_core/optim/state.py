@@ -1,10 +1,10 @@
-"""What an optimizer's `state_dict` has beyond torch's: what is saved, and how it is loaded."""
+"""The optimizer's state beyond torch's: counters, random generators, outcomes, held directions and strategies."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
 from ddn_core.engine import Outcome
 from ddn_core.errors import ArgumentError, StrategyError
@@ -14,85 +14,96 @@ from ddn_core.optim.parameters import is_fallback
 from ddn_core.optim.reuse import HeldDirections
 from ddn_core.plugins.strategy import Criterion, Damping
 
-if TYPE_CHECKING:
-    from ddn_core.optim.optimizer import DirectionalDampedNewton
-
-COUNTERS = ("_step_count", "skipped_steps", "undone_steps")
-"""Attributes of the optimizer that count."""
-
-KEYS = (*(name.lstrip("_") for name in COUNTERS), "generators", "outcomes", "held")
-"""What the state has of ours."""
+KEY = "ddn"
+"""Key of an optimizer's `state_dict` that holds `Progress`."""
 
 
-def saved_state(state: dict[str, Any], optimizer: DirectionalDampedNewton) -> dict[str, Any]:
-    """Return torch's state with plain data in place of strategies, and with all that is ours."""
-    for saved, group in zip(state["param_groups"], optimizer.param_groups, strict=True):
-        for family in FAMILIES if not is_fallback(group) else ():
-            saved[family] = {"table": group[family].table(), "state": group[family].state_dict()}
-    state["ddn"] = {
-        **{name.lstrip("_"): getattr(optimizer, name) for name in COUNTERS},
-        "generators": optimizer._generators.state_dict(),
-        "outcomes": {index: asdict(outcome) for index, outcome in optimizer._outcomes.items()},
-        "held": {index: held.state_dict() for index, held in optimizer._held.items()},
-    }
-    return state
-
-
-@dataclass(frozen=True, eq=False)
-class LoadedState:
-    """A state that was checked against an optimizer, and is ready to be put into it.
+@dataclass
+class Progress:
+    """Values that change from step to step, beyond parameters, strategies and torch's state.
 
     Attributes:
-        plain: What torch loads.
-        strategies: For each group, copies of its strategies in the states that were saved.
-        attributes: Values by attribute of the optimizer.
+        generators: Random generators of the Monte-Carlo samples.
+        step_count: Number of steps.
+        skipped_steps: Number of steps that were not made since loss or step was not finite.
+        undone_steps: Number of steps that were undone since they raised the loss.
+        outcomes: Outcome of the last step, by group.
+        held: Directions that later steps reuse, by group.
     """
 
-    plain: dict[str, Any]
-    strategies: list[dict[str, Criterion | Damping]]
-    attributes: dict[str, Any]
+    generators: DeviceGenerators
+    step_count: int = 0
+    skipped_steps: int = 0
+    undone_steps: int = 0
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    held: dict[int, HeldDirections] = field(default_factory=dict)
 
-    @classmethod
-    def of(
-        cls, state_dict: Mapping[str, Any], groups: Sequence[Mapping[str, Any]], generators: DeviceGenerators
-    ) -> LoadedState:
-        """Return a checked state; neither the groups nor their strategies are changed.
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything as plain data."""
+        return {
+            "step_count": self.step_count,
+            "skipped_steps": self.skipped_steps,
+            "undone_steps": self.undone_steps,
+            "generators": self.generators.state_dict(),
+            "outcomes": {index: asdict(outcome) for index, outcome in self.outcomes.items()},
+            "held": {index: held.state_dict() for index, held in self.held.items()},
+        }
+
+    def loaded(self, state: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> Progress:
+        """Return the progress that `state_dict` returned, for these parameter groups; this one does not change.
 
         Raises:
-            ArgumentError: The state is another optimizer's, or has other groups.
-            StrategyError: A strategy differs from the one that the state was saved with.
+            ArgumentError: The state belongs to other parameters, or to a device that is not there.
         """
-        strategies = _loaded_strategies(state_dict, groups)
-        own = state_dict["ddn"]
-        held = {index: HeldDirections.loaded(saved, groups[index]["params"]) for index, saved in own["held"].items()}
-        attributes = {
-            **{name: int(own[name.lstrip("_")]) for name in COUNTERS},
-            "_generators": generators.loaded(own["generators"]),
-            "_outcomes": {index: Outcome(**saved) for index, saved in own["outcomes"].items()},
-            "_held": held,
-        }
-        plain = [{key: saved[key] for key in saved if key not in FAMILIES} for saved in state_dict["param_groups"]]
-        return cls({**state_dict, "param_groups": plain}, strategies, attributes)
-
-    def put_into(self, optimizer: DirectionalDampedNewton) -> None:
-        """Give the optimizer its strategies and attributes, after torch has loaded the rest."""
-        for group, own in zip(optimizer.param_groups, self.strategies, strict=True):
-            group.update(own)
-        for name, value in self.attributes.items():
-            setattr(optimizer, name, value)
+        outcomes, held = state["outcomes"], state["held"]
+        return Progress(
+            generators=self.generators.loaded(state["generators"]),
+            step_count=int(state["step_count"]),
+            skipped_steps=int(state["skipped_steps"]),
+            undone_steps=int(state["undone_steps"]),
+            outcomes={index: Outcome(**saved) for index, saved in outcomes.items()},
+            held={index: HeldDirections.loaded(saved, groups[index]["params"]) for index, saved in held.items()},
+        )
 
 
-def _loaded_strategies(
+def saved_state(torch_state: dict[str, Any], groups: Sequence[Mapping[str, Any]], progress: Progress) -> dict[str, Any]:
+    """Return torch's state with tables and states in place of strategies, and with the progress."""
+    for saved, group in zip(torch_state["param_groups"], groups, strict=True):
+        for family in _families(group):
+            saved[family] = {"table": group[family].table(), "state": group[family].state_dict()}
+    torch_state[KEY] = progress.state_dict()
+    return torch_state
+
+
+def loaded_state(
+    state_dict: Mapping[str, Any], groups: Sequence[Mapping[str, Any]], progress: Progress
+) -> tuple[dict[str, Any], list[dict[str, Criterion | Damping]], Progress]:
+    """Return torch's state, copies of each group's strategies in their saved states, and the progress.
+
+    Neither the groups nor their strategies nor the given progress change.
+
+    Raises:
+        ArgumentError: The state belongs to another optimizer, or has other groups.
+        StrategyError: A strategy differs from the one that the state was saved with.
+    """
+    strategies = _loaded_strategies(_saved_strategies(state_dict, groups), groups)
+    plain = [{key: saved[key] for key in saved if key not in FAMILIES} for saved in state_dict["param_groups"]]
+    return {**state_dict, "param_groups": plain}, strategies, progress.loaded(state_dict[KEY], groups)
+
+
+def _families(group: Mapping[str, Any]) -> tuple[str, ...]:
+    return () if is_fallback(group) else FAMILIES
+
+
+def _saved_strategies(
     state_dict: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Criterion | Damping]]:
+) -> list[dict[str, tuple[Any, Any]]]:
+    """Return table and state of each strategy of a state, which has all parts and the same groups."""
     try:
         saved_groups = state_dict["param_groups"]
-        _ = [
-            state_dict["ddn"][key]
-            for key in (*(name.lstrip("_") for name in COUNTERS), "generators", "outcomes", "held")
-        ]
+        _ = [state_dict[KEY][entry.name] for entry in fields(Progress)]
         saved = [
-            {family: (group[family]["table"], group[family]["state"]) for family in FAMILIES if not is_fallback(group)}
+            {family: (group[family]["table"], group[family]["state"]) for family in _families(group)}
             for group in saved_groups
         ]
         kinds, own_kinds = ([group.get("fallback") for group in some] for some in (saved_groups, groups))
@@ -103,9 +114,22 @@ def _loaded_strategies(
             "saved it."
         ) from error
     if sizes != own_sizes:
-        raise ArgumentError(f"the state has groups of {sizes} parameters, but the optimizer has {own_sizes}.")
+        raise ArgumentError(
+            f"the state has groups of {sizes} parameters, but the optimizer has groups of {own_sizes}. Load the state "
+            "into the optimizer that saved it."
+        )
     if kinds != own_kinds:
-        raise ArgumentError(f"the state has {kinds} as fallbacks of its groups, but the optimizer has {own_kinds}.")
+        raise ArgumentError(
+            f"the state has fallbacks {kinds} for its groups, but the optimizer has {own_kinds}. Load the state into "
+            "the optimizer that saved it."
+        )
+    return saved
+
+
+def _loaded_strategies(
+    saved: Sequence[Mapping[str, tuple[Any, Any]]], groups: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Criterion | Damping]]:
+    """Return copies of all groups' strategies in the states that were saved."""
     loaded = []
     for index, (tables, group) in enumerate(zip(saved, groups, strict=True)):
         own = {}

@@ -24,7 +24,15 @@ from ddn_core import (
     EighComputation,
     EigvalshComputation,
 )
-from ddn_core.engine import Choice, CurvatureCapture, Wanted, damped_newton_step, group_directions, krylov
+from ddn_core.engine import (
+    Choice,
+    CurvatureCapture,
+    Wanted,
+    damped_newton_step,
+    group_directions,
+    krylov,
+    predicted_decrease,
+)
 from ddn_core.engine.krylov import leading_eigenpairs
 from ddn_core.engine.spectrum import eigendecompose
 from ddn_core.errors import CurvatureError
@@ -192,7 +200,7 @@ def test_top_k_step_is_the_same_with_the_leading_pairs_as_with_all(dtype, bound,
         assert step.directions.fallbacks == ()
         assert (len(step.directions.all_evals) == 5) == leading
         steps.append(step)
-    assert _difference(steps[0].step(), steps[1].step()) < bound
+    assert _difference(steps[0].moves, steps[1].moves) < bound
     assert _difference(steps[0].directions.evals, steps[1].directions.evals) < bound
     assert _difference(steps[0].directions.evecs, steps[1].directions.evecs) < 10 * bound  # the signs, too
     assert _difference(steps[0].directions.gammas, steps[1].directions.gammas) < 10 * bound
@@ -389,14 +397,14 @@ def test_solved_step_is_the_step_along_all_directions_and_the_twin_s(side, loss,
     largest = float(torch.linalg.eigvalsh(ggn)[-1])
     bound = min(1e-3, 8 * torch.finfo(dtype).eps * (largest / damping + 8))
     expected = -torch.linalg.solve(ggn + damping * torch.eye(len(ggn), dtype=ggn.dtype), gradient)
-    assert _difference(solved.step(), expected) < bound
-    assert _difference(along.step(), expected) < bound
-    assert _difference(solved.step_norm(), expected.norm()) < bound
-    assert _difference(along.step_norm(), expected.norm()) < bound
+    assert _difference(solved.moves, expected) < bound
+    assert _difference(along.moves, expected) < bound
+    assert _difference(solved.summary.norm(), expected.norm()) < bound
+    assert _difference(along.summary.norm(), expected.norm()) < bound
     for lr in (1.0, 0.3):
         decrease = -(lr * gradient @ expected + 0.5 * lr**2 * expected @ ggn @ expected)
-        assert _difference(solved.predicted_decrease(lr), decrease) < bound
-        assert _difference(along.predicted_decrease(lr), decrease) < bound
+        assert _difference(predicted_decrease(solved.summary, lr), decrease) < bound
+        assert _difference(predicted_decrease(along.summary, lr), decrease) < bound
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -406,16 +414,16 @@ def test_spectrum_of_a_solved_step_is_that_of_the_directions(side, loss, dtype):
     solved, along = _both_ways(_in(dtype, *_damped_problem(side, loss)[0]), 0.1)
     assert solved.uniform_damping == 0.1
     bound = 1e-9 if dtype == torch.float64 else 1e-5
-    told, expected = solved.spectral, along.spectral
+    found, expected = solved.summary.table, along.summary.table
     for name in ("all_evals", "evals", "deltas"):
-        assert getattr(told, name).shape == getattr(expected, name).shape, name
-        assert _difference(getattr(told, name), getattr(expected, name)) < bound, name
-    assert _difference(told.coefficients.abs(), expected.coefficients.abs()) < bound  # signs are a convention
-    assert told.fallbacks == expected.fallbacks == ()
-    assert expected.count <= told.count <= min(len(expected.all_evals), sum(map(torch.numel, solved.step())))
+        assert getattr(found, name).shape == getattr(expected, name).shape, name
+        assert _difference(getattr(found, name), getattr(expected, name)) < bound, name
+    assert _difference(found.coefficients.abs(), expected.coefficients.abs()) < bound  # signs are a convention
+    assert found.fallbacks == expected.fallbacks == ()
+    assert expected.count <= solved.summary.count <= min(len(expected.all_evals), sum(map(torch.numel, solved.moves)))
     read = solved.directions
-    assert _difference(read.coefficients, along.coefficients) < bound
-    assert _difference(read.step(), along.step()) < bound
+    assert _difference(read.coefficients, expected.coefficients) < bound
+    assert _difference(read.step(), along.moves) < bound
 
 
 @pytest.mark.parametrize("damping", [0.0, 1e-9])
@@ -424,11 +432,11 @@ def test_a_damping_below_rounding_is_left_to_the_eigenvectors(side, damping):
     problem, ggn, gradient = _damped_problem(side, "cross-entropy")
     solved, along = _both_ways(problem, damping)
     assert solved.uniform_damping is None
-    assert _difference(solved.step(), along.step()) == 0
+    assert _difference(solved.moves, along.moves) == 0
     evals, vectors = torch.linalg.eigh(ggn)
     vectors = vectors[:, evals > 1e-10 * evals.max()]
     expected = -vectors @ torch.linalg.solve(vectors.T @ ggn @ vectors, vectors.T @ gradient)
-    assert _difference(solved.step(), expected) < 1e-3
+    assert _difference(solved.moves, expected) < 1e-3
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -450,7 +458,7 @@ def test_a_solved_step_decomposes_nothing_unless_it_is_read(side, monkeypatch):
     assert report.damping_range() == (1.0, 1.0)
     assert float(report.step_norm) > 0
     assert float(report.predicted_decrease) > 0
-    assert report.directions == min(report._spectral.count, 36)
+    assert report.directions == min(report._summary.count, 36)
     with pytest.raises(AssertionError, match="decomposed"):
         _ = report.evals
 
@@ -647,7 +655,7 @@ def test_gammas_of_all_directions_in_float32_agree_with_the_twin(name, settings_
     for quantity in (directions.all_evals, directions.evecs, directions.gammas, directions.lambdas):
         assert bool(torch.isfinite(quantity).all())
     step = damped_newton_step(capture, parameters, Choice(lambda found: range(len(found)), lambda found: found.evals))
-    assert all(bool(torch.isfinite(part).all()) for part in step.step())
+    assert all(bool(torch.isfinite(part).all()) for part in step.moves)
     gradients = per_sample_gradients(*_double(*problem))
     scale = float(gradients.norm(dim=1).max())
     gradients = gradients[chosen.get("subsampling_grad", range(samples))]
@@ -694,7 +702,7 @@ def test_steps_with_confident_mistakes_agree_with_the_twin(wrong_by, dtype, crit
         expected = twin.step(range(len(twin.evals) - 3, len(twin.evals)), 0.1)
     step = damped_newton_step(capture, parameters, choice)
     assert (step.uniform_damping is not None) == (criterion == "all")
-    assert _difference(step.step(), expected) < (1e-5 if dtype == torch.float32 else 1e-9)
+    assert _difference(step.moves, expected) < (1e-5 if dtype == torch.float32 else 1e-9)
 
 
 IN_SPAN = {

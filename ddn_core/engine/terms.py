@@ -1,0 +1,127 @@
+"""Terms of a step beyond the loss along its directions: weight decay, memory, and the orthogonal complement.
+
+With L2 weight decay w and anchor a the step minimizes, along the chosen directions,
+
+    gᵀs + ½ sᵀGs + ½ w ‖θ + s‖² + ½ Σ_k δ_k (e_kᵀ(s - a))².
+
+Decay enters gradient and curvature alike, γ̄_k + w e_kᵀθ and λ̄_k + w, before a strategy sees them. Damping pulls the
+step towards the anchor rather than towards zero. The anchor is μ times the previous step (SPRING: Goldshlager,
+Abrahamsen, Lin 2024, arXiv 2401.10190). `step.py` has the length of the step along each direction.
+
+The orthogonal complement of the directions has no curvature but w, and is damped by the largest δ_k. The step there is
+the anchor, a_⊥. If the criterion keeps every direction, weights decay there too, `- w (θ + a)_⊥ / (w + max δ)`; if the
+gradient is followed there, the step is `a_⊥ - (g + w (θ + a))_⊥ / (w + max δ)`. With all directions and one damping for
+all, that is the whole damped Newton step `-(G + δ I)⁻¹ g`, also where the gradient is not in the span of V (Monte-Carlo
+samples).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ddn_core.engine.directions import Directions
+from ddn_core.engine.source import EngineSource
+
+
+@dataclass(frozen=True, eq=False)
+class StepTerms:
+    """Weight decay and memory of a group, and whether its step follows the gradient in the complement.
+
+    Attributes:
+        decay: Coefficient w of the L2 weight decay, loss/param².
+        parameters: The group's parameters θ.
+        anchor: Vector that damping pulls the step towards, in the shapes of the parameters; `None` for zero.
+        include_complement: Whether the step also follows the gradient outside the chosen directions.
+    """
+
+    decay: float
+    parameters: tuple[Tensor, ...]
+    anchor: tuple[Tensor, ...] | None = None
+    include_complement: bool = False
+
+    def vectors(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """Return θ and the anchor, `[2, *shape]` for each parameter."""
+        anchors = self.anchor or [torch.zeros_like(parameter) for parameter in self.parameters]
+        pairs = zip(self.parameters, anchors, strict=True)
+        return tuple(torch.stack([own.detach().to(dtype), anchor.to(dtype)]) for own, anchor in pairs)
+
+    def complement_factor(self, deltas: Tensor, keeps_all: bool) -> float:
+        """Return the factor on the slope in the complement, `-1 / (w + max δ)`; 0 if the step ignores that slope.
+
+        Args:
+            deltas: Dampings of the chosen directions, `[K]`.
+            keeps_all: Whether the criterion keeps every direction.
+        """
+        strongest = self.decay + (float(deltas.max()) if len(deltas) else math.inf)
+        is_followed = self.include_complement or (keeps_all and self.decay > 0)
+        return -1 / strongest if is_followed and strongest > 0 else 0.0
+
+    def start(self, vectors: Tensor, gradient: Tensor | float, factor: float) -> Tensor:
+        """Return the part of a step that does not depend on the curvature, `a + factor (w (θ + a) + gradient)`.
+
+        Args:
+            vectors: θ and a, or their inner products with directions, `[2, ...]`.
+            gradient: Gradient of the loss that is followed in the complement, or its inner products.
+            factor: Factor on the slope in the complement, not positive.
+        """
+        own, anchor = vectors.unbind()
+        return anchor + factor * (self.decay * (own + anchor) + gradient)
+
+
+@dataclass(frozen=True, eq=False)
+class DecayedSource:
+    """Derivatives along directions, of the loss with its weight decay.
+
+    Attributes:
+        source: Derivatives of the loss alone.
+        terms: Weight decay and memory.
+    """
+
+    source: EngineSource
+    terms: StepTerms
+
+    @cached_property
+    def _vectors(self) -> tuple[Tensor, ...]:
+        return self.terms.vectors(self.source.basis.capture.dtype)
+
+    @cached_property
+    def _images(self) -> Tensor:
+        """Vᵀ θ and Vᵀ a, `[R, 2]`."""
+        return self.source.basis.images(self._vectors)
+
+    def projections(self, directions: Directions) -> Tensor:
+        """Return e_kᵀ θ and e_kᵀ a, `[2, K]`."""
+        if directions.vectors is not None:
+            return self.source.basis.flat(self._vectors) @ directions.vectors.T
+        return (self.source.rows(directions.evecs).T @ self._images / directions.evals.sqrt()[:, None]).T
+
+    def gammas(self, directions: Directions) -> Tensor:
+        """Return the directional gradients `[N_grad, K]`."""
+        plain = self.source.gammas(directions)
+        return plain + self._decay_per_sample(directions, len(plain)) * self.projections(directions)[0]
+
+    def lambdas(self, directions: Directions) -> Tensor:
+        """Return the directional curvatures `[N_ggn, K]`."""
+        plain = self.source.lambdas(directions)
+        return plain + self._decay_per_sample(directions, len(plain))
+
+    def loss_gammas(self, directions: Directions) -> Tensor:
+        """Return the directional gradients of the loss, `[K]`."""
+        plain = self.source.loss_gammas(directions)
+        return plain + self.terms.decay * self.projections(directions)[0] if self.terms.decay else plain
+
+    def loss_lambdas(self, directions: Directions) -> Tensor:
+        """Return the directional curvatures of the loss, `[K]`."""
+        return self.source.loss_lambdas(directions) + self.terms.decay
+
+    def move(self, directions: Directions, lengths: Tensor) -> tuple[Tensor, ...]:
+        """Return `Σ_k lengths[k, j] e_k`, `[J, *parameter.shape]` for each parameter."""
+        return self.source.move(directions, lengths)
+
+    def _decay_per_sample(self, directions: Directions, samples: int) -> float:
+        return self.terms.decay / (samples if directions.reduction == "sum" else 1)

@@ -1,0 +1,116 @@
+"""The update of all groups' parameters, or of none: applied, and undone exactly where the rules ask for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ddn_core.config import StepConfig
+
+
+class PlannedUpdate(Protocol):
+    """The update of a group that has been computed and not yet applied: neither parameters nor state have changed."""
+
+    @property
+    def parameters(self) -> Sequence[Tensor]:
+        """The group's parameters."""
+
+    def targets(self, factor: float) -> Iterable[Tensor | None]:
+        """Return the parameters after a part of the step, from what they are now; `None` for one that stays."""
+
+    def commit(self) -> None:
+        """Write the state that belongs to the step, such as momentum."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Fate of a step.
+
+    Attributes:
+        taken: Part of the step that was kept; 0 if it was undone.
+        loss_after: Loss after the whole step; `None` if it was not evaluated.
+        loss: Loss at the parameters as they are now, if it was evaluated; otherwise the loss before the step.
+    """
+
+    taken: float
+    loss_after: float | None
+    loss: float
+
+
+def settle(
+    plans: Sequence[PlannedUpdate], rules: StepConfig, before: float, evaluate: Callable[[], float] | None
+) -> Verdict:
+    """Apply the update of all groups, and keep, shorten or undo it; state is written for a step that is kept.
+
+    Args:
+        plans: The planned update of each group.
+        rules: Rules for a step that raises the loss.
+        before: Loss before the step.
+        evaluate: Returns the loss of the same batch; `None` if nothing needs it.
+
+    Raises:
+        Exception: From `evaluate`; a step that may be undone has been undone.
+    """
+    is_revocable = rules.on_increase != "keep"
+    verdict, before_update = Verdict(0.0, None, before), None
+    try:
+        if is_revocable:
+            before_update = [[p.detach().clone() for p in plan.parameters] for plan in plans]
+        _apply(plans)
+        verdict = Verdict(1.0, None, before)
+        if evaluate is not None:
+            loss = evaluate()
+            verdict = Verdict(1.0, loss, loss)
+            if before_update is not None and not loss <= before:  # NaN is not
+                verdict = _shorten(plans, before_update, rules, before, loss, evaluate)
+    except BaseException:
+        if before_update is not None:
+            _restore(plans, before_update)
+            verdict = Verdict(0.0, None, before)
+        raise
+    finally:
+        if verdict.taken:
+            for plan in plans:
+                plan.commit()
+    return verdict
+
+
+def _shorten(
+    plans: Sequence[PlannedUpdate],
+    before_update: Sequence[Sequence[Tensor]],
+    rules: StepConfig,
+    before: float,
+    loss_after: float,
+    evaluate: Callable[[], float],
+) -> Verdict:
+    """Shorten a step that raised the loss as far as the rules allow, or undo it."""
+    taken = 1.0
+    for _ in range(rules.attempts if rules.on_increase == "shorten" else 0):
+        taken *= rules.shrink
+        _restore(plans, before_update)
+        _apply(plans, taken)
+        if (loss := evaluate()) <= before:
+            return Verdict(taken, loss_after, loss)
+    _restore(plans, before_update)
+    return Verdict(0.0, loss_after, before)
+
+
+@torch.no_grad()
+def _apply(plans: Sequence[PlannedUpdate], factor: float = 1.0) -> None:
+    """Move the parameters by a part of the step."""
+    for plan in plans:
+        for parameter, target in zip(plan.parameters, plan.targets(factor), strict=True):
+            if target is not None:
+                parameter.copy_(target)
+
+
+@torch.no_grad()
+def _restore(plans: Sequence[PlannedUpdate], values: Sequence[Sequence[Tensor]]) -> None:
+    """Restore the parameters bit by bit."""
+    for plan, own in zip(plans, values, strict=True):
+        for parameter, value in zip(plan.parameters, own, strict=True):
+            parameter.copy_(value)
