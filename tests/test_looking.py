@@ -141,9 +141,9 @@ def test_the_spectrum_of_a_trained_model(place, tmp_path, name, data):
 
 def test_the_spectrum_is_that_of_the_dense_matrix(place, tmp_path):
     """Of the same weights and samples, by autograd."""
-    from ddn_core.cli.problem import load_problem
     from ddn_core.config import load_config
     from ddn_core.testing import dense_ggn
+    from ddn_core.training.problem import load_problem
 
     config = place / "config.toml"
     double = ["--set", "training.dtype='float64'"]

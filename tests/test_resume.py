@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddn_core.cli.randomness import generators_in, random_state, set_random_state
 from ddn_core.errors import ArgumentError
 from ddn_core.runs.checkpoints import CheckpointFolder, load_checkpoint, save_checkpoint
+from ddn_core.training.randomness import generators_in, random_state, set_random_state
 from tests.test_cli import ddn
 
 CONFIG = """
@@ -387,10 +387,10 @@ def test_batches_that_draw_random_numbers_go_on(cut):
     """With dropout in the model, and a test loader that draws too: cut after some events, and resumed."""
     from torch import nn
 
-    from ddn_core.cli.stepping import stepper_of
-    from ddn_core.cli.training import Training
     from ddn_core.config import parse_config
     from ddn_core.plugins.problem import ProblemParts
+    from ddn_core.training.loop import Training
+    from ddn_core.training.stepping import stepper_of
 
     group = {"params": ["*"], "criterion": {"kind": "all"}, "damping": {"kind": "constant"}, "lr": 0.1}
     config = parse_config({"problem": {"kind": "digits-mlp"}, "training": {"epochs": 2}, "groups": [group]})

@@ -84,7 +84,14 @@ def test_engine_knows_no_plugin_machinery_and_nobody_torchvision(path):
     imports = set(_imports(path))
     if _inside(_name(path), "ddn_core.engine"):
         assert not any(_inside(module, "pydantic", "pluggy", "typer", "rich") for module in imports)
-    if not _inside(_name(path), "ddn_core.engine.capture", "ddn_core.computation", "ddn_core.optim", "ddn_core.cli"):
+    if not _inside(
+        _name(path),
+        "ddn_core.engine.capture",
+        "ddn_core.computation",
+        "ddn_core.optim",
+        "ddn_core.training",
+        "ddn_core.cli",
+    ):
         assert not any(_inside(module, "backpack") for module in imports)
     assert not any(_inside(module, "torchvision", "backpack.utils.examples") for module in imports)
 

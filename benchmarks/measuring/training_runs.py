@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from ddn_core.cli.training import Training
 from ddn_core.config import load_config
 from ddn_core.runs.events import EvaluationEvent
+from ddn_core.training.loop import Training
 
 FOLDER = Path(__file__).parents[2] / "docs" / "evidence"
 FAR = 10**9

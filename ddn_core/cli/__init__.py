@@ -1,10 +1,7 @@
 """The `ddn` command.
 
 app.py          the commands and their options
-training.py     the training loop, as a stream of events
-run_folder.py   what a run writes
 display.py      what a run shows
-plot.py         the picture of a run
 listing.py      tables of `ddn check` and `ddn plugins`
 component_page.py  `ddn plugins show KIND`
 schema_file.py  `ddn schema`

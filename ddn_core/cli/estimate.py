@@ -12,12 +12,12 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from ddn_core.cli.problem import checked_batches, load_problem, model_assignment, problem_label
 from ddn_core.config import Config
 from ddn_core.config.load import config_error
 from ddn_core.engine import Context, GroupRequest, StageEstimate, Subsampling, estimate, outputs_per_sample
 from ddn_core.errors import PluginError
 from ddn_core.plugins.resolve import group_choice
+from ddn_core.training.problem import checked_batches, load_problem, model_assignment, problem_label
 
 UNITS = (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3))
 

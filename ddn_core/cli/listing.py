@@ -22,7 +22,7 @@ def check_report(config: Config, source: str) -> tuple[RenderableType, list[str]
     """
     if config.problem is None:
         return _without_problem(config, source), []
-    from ddn_core.cli.problem import load_problem, model_assignment  # here, and torch with it: a model is needed
+    from ddn_core.training.problem import load_problem, model_assignment  # here, and torch with it: a model is needed
 
     model = load_problem(config, source).model
     parameters = dict(model.named_parameters())

@@ -14,7 +14,7 @@ from ddn_core.cli.folders import new_folder
 from ddn_core.config import load_config
 from ddn_core.plugins.registry import Registry
 from ddn_core.reports import check_installed, size_text, write_report
-from ddn_core.runs.tables import shown
+from ddn_core.tables import shown
 from ddn_core.testing import digits_trace
 from ddn_core.traces import Replay, Replayed, Trace, replay
 

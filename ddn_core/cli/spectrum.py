@@ -14,8 +14,6 @@ from rich.text import Text
 from torch import Tensor
 
 from ddn_core.cli.folders import new_folder
-from ddn_core.cli.problem import checked_batches, load_problem
-from ddn_core.cli.stepping import stepper_of
 from ddn_core.config import Config
 from ddn_core.config.provenance import resolved_config
 from ddn_core.errors import ArgumentError
@@ -27,8 +25,10 @@ from ddn_core.reports import check_installed, size_text, write_report
 from ddn_core.runs import RunRecord
 from ddn_core.runs.checkpoints import load_checkpoint
 from ddn_core.runs.record import CHECKPOINT
-from ddn_core.runs.tables import shown
+from ddn_core.tables import shown
 from ddn_core.traces import Recorder, Trace, TraceGroup, signal_to_noise
+from ddn_core.training.problem import checked_batches, load_problem
+from ddn_core.training.stepping import stepper_of
 
 PICTURE = "spectrum.png"
 REPORT = "report.html"

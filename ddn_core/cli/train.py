@@ -9,13 +9,13 @@ from rich.console import Console
 
 from ddn_core.cli.display import TrainingDisplay
 from ddn_core.cli.interrupt import Interrupt
-from ddn_core.cli.run_folder import RunFolder
-from ddn_core.cli.training import Training
 from ddn_core.config import Config
 from ddn_core.config.provenance import resolved_config
 from ddn_core.plugins.registry import Registry
 from ddn_core.runs.record import TRACE
 from ddn_core.traces import Recorder
+from ddn_core.training.loop import Training
+from ddn_core.training.run_folder import RunFolder
 
 INTERRUPTED = 130
 """Exit status after an interrupt from the keyboard."""

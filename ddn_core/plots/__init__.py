@@ -5,6 +5,7 @@ curves.py      losses and metrics of runs; predicted against actual decrease
 spectra.py     eigenvalues, at one step and over time
 directions.py  what is known of each direction, and what each does for the step
 candidates.py  strategies on a trace, side by side
+overview.py    the picture in a run folder
 notebook.py    a figure in the HTML that a notebook shows
 
 Every function takes `ax`, the axes to draw on, or draws on pyplot's current ones, and returns the axes.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ddn_core.errors import ArgumentError
+from ddn_core.files import write_atomically
 from ddn_core.reports.curvature import recorded_steps
 from ddn_core.reports.figures_directions import direction_sections, spectrum_section
 from ddn_core.reports.figures_replay import replay_sections
@@ -20,7 +21,6 @@ from ddn_core.reports.palette import DARK, LIGHT, css_variables, themes
 from ddn_core.reports.parts import Section
 from ddn_core.reports.tables import headline_section, settings_section, versions_section
 from ddn_core.runs import RunRecord
-from ddn_core.runs.files import write_atomically
 from ddn_core.traces import Replay
 
 ADVICE = "reports need plotly and jinja2: pip install 'ddn-core[report]'"

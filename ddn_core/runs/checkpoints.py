@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ddn_core.errors import ArgumentError
-from ddn_core.runs.files import write_atomically
+from ddn_core.files import write_atomically
 
 FORMAT = "ddn checkpoint 1"
 FOLDER = "checkpoints"

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ddn_core.errors import ArgumentError
-from ddn_core.runs.files import write_atomically
+from ddn_core.files import write_atomically
 
 INDEX = "index.json"
 FORMAT: Literal["ddn trace 1"] = "ddn trace 1"

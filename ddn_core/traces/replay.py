@@ -95,7 +95,7 @@ class Replay:
 
     def write_csv(self, path: Path | str) -> None:
         """Write the figures as a table, one row for each result."""
-        from ddn_core.runs.tables import csv_text
+        from ddn_core.tables import csv_text
 
         Path(path).write_text(csv_text(self.rows()), encoding="utf-8")
 
@@ -103,7 +103,7 @@ class Replay:
         """Return dampings at the last step, decreases and figures, for a notebook."""
         from ddn_core.plots import candidate_dampings, candidate_decreases
         from ddn_core.plots.notebook import picture
-        from ddn_core.runs.tables import html_table
+        from ddn_core.tables import html_table
 
         last = self.results[-1]
         panels = [

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddn_core.errors import ArgumentError
-from ddn_core.runs.files import write_atomically
+from ddn_core.files import write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -147,7 +147,7 @@ class Trace:
         """Return spectrum, signal-to-noise and figures, for a notebook."""
         from ddn_core.plots import noise, spectrum_over_time
         from ddn_core.plots.notebook import picture
-        from ddn_core.runs.tables import html_table
+        from ddn_core.tables import html_table
 
         last = self.steps[-1].groups[0]
         panels = [lambda ax: spectrum_over_time(self, last.entry.group, ax), lambda ax: noise(last, ax)]

@@ -12,13 +12,13 @@ from backpack import extend
 from torch import Tensor
 from torch.optim import Optimizer, lr_scheduler
 
-from ddn_core.cli.problem import model_assignment
 from ddn_core.config import Config
 from ddn_core.config.load import config_error
 from ddn_core.errors import ConfigError, DdnError, PluginError
 from ddn_core.optim import DirectionalDampedNewton, torch_optimizer
 from ddn_core.plugins.problem import ProblemParts
 from ddn_core.runs.events import StepFigures
+from ddn_core.training.problem import model_assignment
 
 SCHEDULERS: Mapping[str, Any] = {
     "step": lr_scheduler.StepLR,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch.nn import Module
 
-from ddn_core.cli.randomness import seed_everything
 from ddn_core.config import Config
 from ddn_core.config.grouping import Assignment, assign_parameters
 from ddn_core.errors import ConfigError, PluginError
 from ddn_core.plugins.problem import Batches, ProblemParts
+from ddn_core.training.randomness import seed_everything
 
 
 def checked_batches(batches: Batches, config: Config) -> Batches:

@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ddn_core.cli.plot import plot_run
-from ddn_core.cli.training import Training
 from ddn_core.errors import ArgumentError
+from ddn_core.files import write_atomically
+from ddn_core.plots.overview import run_picture
 from ddn_core.runs.checkpoints import CheckpointFolder, save_checkpoint
 from ddn_core.runs.events import EvaluationEvent, StepEvent
-from ddn_core.runs.files import write_atomically
 from ddn_core.runs.record import CHECKPOINT, CONFIG, METRICS, PICTURE, TRACE, read_events
+from ddn_core.training.loop import Training
 
 
 class RunFolder:
@@ -107,7 +107,7 @@ class RunFolder:
     def finish(self, training: Training) -> None:
         """Write the picture and then the final checkpoint, which says that the run is finished."""
         self.close()
-        plot_run(training.history).savefig(self.path / PICTURE, dpi=120)
+        run_picture(training.history).savefig(self.path / PICTURE, dpi=120)
         save_checkpoint(self.path / CHECKPOINT, self._state(training))
         self._checkpoints.remove()
 

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddn_core.cli.problem import checked_batches, load_problem, problem_label
-from ddn_core.cli.randomness import drawn_from, random_state, set_random_state, stream_of
-from ddn_core.cli.stepping import Stepper, learning_rates, scheduler_of, stepper_of
 from ddn_core.config import Config
 from ddn_core.errors import ArgumentError, DdnError, PluginError
 from ddn_core.plugins.problem import Batches, ProblemParts
 from ddn_core.runs.events import EvaluationEvent, History, StepEvent
 from ddn_core.traces import Recorder
+from ddn_core.training.problem import checked_batches, load_problem, problem_label
+from ddn_core.training.randomness import drawn_from, random_state, set_random_state, stream_of
+from ddn_core.training.stepping import Stepper, learning_rates, scheduler_of, stepper_of
 
 
 @dataclass

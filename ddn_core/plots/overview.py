@@ -9,7 +9,7 @@ from ddn_core.plots.palette import COLORS, tidy
 from ddn_core.runs.events import History
 
 
-def plot_run(history: History) -> Figure:
+def run_picture(history: History) -> Figure:
     """Return a figure with the loss over steps at the left and the eigenvalues at the right."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     loss, right = figure.subplots(1, 2)
