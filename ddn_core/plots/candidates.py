@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ddn_core.plots.palette import COLORS, current, markers, tidy
-from ddn_core.traces import Replay
+from ddn_core.plots.subjects import CandidateResults
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def candidate_dampings(replay: Replay, step: int, group: int = 0, ax: Axes | None = None) -> Axes:
+def candidate_dampings(replay: CandidateResults, step: int, group: int = 0, ax: Axes | None = None) -> Axes:
     """Draw the damping of each direction against its eigenvalue, for each candidate; those left out are missing.
 
     Args:
@@ -37,7 +37,7 @@ def candidate_dampings(replay: Replay, step: int, group: int = 0, ax: Axes | Non
     )
 
 
-def candidate_decreases(replay: Replay, group: int = 0, ax: Axes | None = None) -> Axes:
+def candidate_decreases(replay: CandidateResults, group: int = 0, ax: Axes | None = None) -> Axes:
     """Draw the decrease that each candidate predicts at each step, and the one that held-out halves expect.
 
     Args:
@@ -46,7 +46,7 @@ def candidate_decreases(replay: Replay, group: int = 0, ax: Axes | None = None) 
         ax: Axes to draw on.
     """
     ax = current(ax)
-    steps = [step.entry.step for step in replay.trace]
+    steps = list(dict.fromkeys(one.step for one in replay.results))
     width = 0.8 / len(replay.names)
     for place, (name, color) in enumerate(zip(replay.names, COLORS * 9, strict=False)):
         found = [one for one in replay.results if one.name == name and one.group == group]

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from ddn_core.api import Directions
+from ddn_core.measures import DampedChoice, signal_to_noise
 from ddn_core.plots.palette import COLORS, GRAY, current, tidy
-from ddn_core.traces import DampedChoice, TraceGroup, signal_to_noise
+from ddn_core.plots.subjects import HasChoice
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 RANK = "k, largest eigenvalue first"
 
 
-def derivatives(given: TraceGroup | DampedChoice | Directions, ax: Axes | None = None) -> Axes:
+def derivatives(given: HasChoice | DampedChoice | Directions, ax: Axes | None = None) -> Axes:
     """Draw slope and curvature along each direction, and its damping: `|γ̄_k|`, `λ̄_k`, `δ_k`.
 
     Args:
@@ -36,7 +37,7 @@ def derivatives(given: TraceGroup | DampedChoice | Directions, ax: Axes | None =
     return tidy(ax, title="Slope, curvature, damping", xlabel=RANK, ylabel="along direction k", yscale="log")
 
 
-def noise(given: TraceGroup | DampedChoice | Directions, ax: Axes | None = None) -> Axes:
+def noise(given: HasChoice | DampedChoice | Directions, ax: Axes | None = None) -> Axes:
     """Draw the signal-to-noise ratio of each directional gradient; pure noise is at 1, on average.
 
     Args:
@@ -59,7 +60,7 @@ def noise(given: TraceGroup | DampedChoice | Directions, ax: Axes | None = None)
     return tidy(ax, title="Signal-to-noise", xlabel=RANK, ylabel="γ̄_k² / var(γ̄_k)", yscale="log")
 
 
-def shares(given: TraceGroup | DampedChoice, ax: Axes | None = None) -> Axes:
+def shares(given: HasChoice | DampedChoice, ax: Axes | None = None) -> Axes:
     """Draw which directions carry the step: their part in its squared norm and in the decrease, added up.
 
     Args:
@@ -82,10 +83,11 @@ def shares(given: TraceGroup | DampedChoice, ax: Axes | None = None) -> Axes:
     )
 
 
-def _parts(given: TraceGroup | DampedChoice | Directions) -> tuple[Directions, DampedChoice | None]:
-    if isinstance(given, TraceGroup):
-        given = given.choice
-    return (given.every, given) if isinstance(given, DampedChoice) else (given, None)
+def _parts(given: HasChoice | DampedChoice | Directions) -> tuple[Directions, DampedChoice | None]:
+    if isinstance(given, Directions):
+        return given, None
+    choice = given if isinstance(given, DampedChoice) else given.choice
+    return choice.every, choice
 
 
 def _ranks(directions: Directions) -> list[int]:

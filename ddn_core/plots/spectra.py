@@ -10,8 +10,7 @@ from torch import Tensor
 
 from ddn_core.api import Directions
 from ddn_core.plots.palette import SEQUENCE, current, styles, tidy
-from ddn_core.runs import History, RunRecord
-from ddn_core.traces import Trace
+from ddn_core.plots.subjects import HasSpectra
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,7 +46,7 @@ def spectrum(
 
 
 def spectrum_over_time(
-    source: Trace | RunRecord | History | Mapping[int, Sequence[Tensor]], group: int = 0, ax: Axes | None = None
+    source: HasSpectra | Mapping[int, Sequence[Tensor]], group: int = 0, ax: Axes | None = None
 ) -> Axes:
     """Draw the eigenvalues of a group at all steps that are known, coloured by step.
 
@@ -75,17 +74,12 @@ def spectrum_over_time(
     return tidy(ax, title=f"Spectrum over time, group {group}", **AXES)
 
 
-def spectra_of(source: Trace | RunRecord | History | Mapping[int, Sequence[Tensor]], group: int) -> dict[int, Tensor]:
+def spectra_of(source: HasSpectra | Mapping[int, Sequence[Tensor]], group: int) -> dict[int, Tensor]:
     """Return the eigenvalues of a group by step, in order."""
-    if isinstance(source, Trace):
-        return {
-            step.entry.step: own.directions.all_evals
-            for step in source
-            for own in step.groups
-            if own.entry.group == group
-        }
     table = source if isinstance(source, Mapping) else source.spectra
-    return {step: table[step][group] for step in sorted(table) if group < len(table[step])}
+    rows = {step: table[step] for step in sorted(table)}
+    numbered = {step: row if isinstance(row, Mapping) else dict(enumerate(row)) for step, row in rows.items()}
+    return {step: row[group] for step, row in numbered.items() if group in row}
 
 
 def _descending(evals: Tensor) -> Tensor:

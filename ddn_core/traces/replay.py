@@ -13,9 +13,10 @@ from torch import Tensor
 from ddn_core.api import Criterion, Damping, Directions
 from ddn_core.config import Config
 from ddn_core.errors import ArgumentError, ConfigError, StrategyError
+from ddn_core.measures import DampedChoice
 from ddn_core.plugins.resolve import as_criterion, as_damping
+from ddn_core.tables import csv_text, html_table
 from ddn_core.traces.halves import Split, expected_decrease, halves
-from ddn_core.traces.measures import DampedChoice
 from ddn_core.traces.trace import Trace, TraceGroup
 
 RECORDED = "recorded"
@@ -95,15 +96,12 @@ class Replay:
 
     def write_csv(self, path: Path | str) -> None:
         """Write the figures as a table, one row for each result."""
-        from ddn_core.tables import csv_text
-
         Path(path).write_text(csv_text(self.rows()), encoding="utf-8")
 
     def _repr_html_(self) -> str:
         """Return dampings at the last step, decreases and figures, for a notebook."""
         from ddn_core.plots import candidate_dampings, candidate_decreases
         from ddn_core.plots.notebook import picture
-        from ddn_core.tables import html_table
 
         last = self.results[-1]
         panels = [

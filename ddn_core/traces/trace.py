@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from ddn_core.api import Context, Directions, GivenNorms, Outcome
 from ddn_core.errors import ArgumentError
+from ddn_core.measures import DampedChoice, signal_to_noise
 from ddn_core.runs.record import TRACE
+from ddn_core.tables import html_table
 from ddn_core.traces.index import GroupEntry, Index, StepEntry
-from ddn_core.traces.measures import DampedChoice, signal_to_noise
 from ddn_core.traces.tensors import load_tensors
 
 if TYPE_CHECKING:
@@ -119,6 +120,11 @@ class Trace:
             f"{self.index.bytes / 1e6:.1f} MB)"
         )
 
+    @property
+    def spectra(self) -> dict[int, dict[int, Tensor]]:
+        """By step, the eigenvalues of each recorded group by its number, loss/param²."""
+        return {step.entry.step: {own.entry.group: own.directions.all_evals for own in step.groups} for step in self}
+
     def rows(self) -> list[dict[str, str | int | float | None]]:
         """Return what is recorded as plain data, one row for each step and group."""
         found: list[dict[str, str | int | float | None]] = []
@@ -147,7 +153,6 @@ class Trace:
         """Return spectrum, signal-to-noise and figures, for a notebook."""
         from ddn_core.plots import noise, spectrum_over_time
         from ddn_core.plots.notebook import picture
-        from ddn_core.tables import html_table
 
         last = self.steps[-1].groups[0]
         panels = [lambda ax: spectrum_over_time(self, last.entry.group, ax), lambda ax: noise(last, ax)]

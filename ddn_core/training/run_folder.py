@@ -13,7 +13,7 @@ from typing import Any
 
 from ddn_core.errors import ArgumentError
 from ddn_core.files import write_atomically
-from ddn_core.plots.overview import run_picture
+from ddn_core.plots import run_picture
 from ddn_core.runs.checkpoints import CheckpointFolder, save_checkpoint
 from ddn_core.runs.events import EvaluationEvent, StepEvent
 from ddn_core.runs.record import CHECKPOINT, CONFIG, METRICS, PICTURE, TRACE, read_events
