@@ -258,21 +258,21 @@ def test_errors_of_resume(interrupted, whole, tmp_path):
         assert "Traceback" not in result.stderr
         return result.stderr
 
-    assert f"the run in {whole} is finished" in refused("--resume", whole)
-    assert "there is no such folder" in refused("--resume", tmp_path / "nothing")
-    assert "it has no config.resolved.json" in refused("--resume", tmp_path)
+    assert f"The run in {whole} is finished" in refused("--resume", whole)
+    assert "the folder does not exist" in refused("--resume", tmp_path / "nothing")
+    assert "config.resolved.json is missing" in refused("--resume", tmp_path)
     assert "leave --out, --set and --record out" in refused("--resume", whole, "--set", "training.epochs=9")
     assert "name a CONFIG, or a run folder" in refused()
     assert f"ddn train --resume {interrupted}" in refused(whole / "config.resolved.json", "--out", interrupted)
     before = (interrupted / "metrics.jsonl").read_bytes()
     (interrupted / "metrics.jsonl").write_bytes(before[:100])
-    assert "it was changed" in refused("--resume", interrupted)
+    assert "metrics.jsonl was changed" in refused("--resume", interrupted)
     (interrupted / "metrics.jsonl").write_bytes(before)
     for path in CheckpointFolder(interrupted).paths():
         state = load_checkpoint(path)
         state["config"]["training"]["seed"] = 5
         save_checkpoint(path, state)
-    assert "is of a run with another config" in refused("--resume", interrupted)
+    assert "has another config than config.resolved.json" in refused("--resume", interrupted)
     for path in CheckpointFolder(interrupted).paths():
         damage_empty(path)
     assert "no checkpoint can be used" in refused("--resume", interrupted)

@@ -24,12 +24,12 @@ from ddn_core.cli.options import (
     errors_told,
     registry_of,
 )
-from ddn_core.cli.resume import resumed_config
 from ddn_core.config import load_config
 from ddn_core.config.load import config_error
 from ddn_core.errors import ArgumentError
 from ddn_core.plugins.permission import Permission
 from ddn_core.plugins.registry import installed_registry
+from ddn_core.runs.record import stored_config
 
 app = typer.Typer(
     help="Directionally damped Newton: train, check a config, list plugins, write one.",
@@ -84,14 +84,17 @@ def train(
             raise ArgumentError("name a CONFIG, or a run folder with --resume.")
         if resume is not None and (out is not None or overrides or record):
             raise ArgumentError("--resume goes on with the run as it was begun: leave --out, --set and --record out.")
-        path = resumed_config(resume) if resume is not None else config
+        path = stored_config(resume) if resume is not None else config
         assert path is not None
-        loaded = load_config(path, overrides or [], registry_of(context))
+        loaded = load_config(path, overrides or [], registry_of(context))  # before torch is imported, for quick errors
         if record and loaded.record is None:
             loaded = load_config(path, [*(overrides or []), "record={}"], registry_of(context))
         from ddn_core.cli.train import train_run
 
-        train_run(loaded, path.name, registry_of(context), out or default_folder(path), resume)
+        if resume is None:
+            train_run(loaded, path.name, registry_of(context), out or default_folder(path), None)
+        else:
+            train_run(None, path.name, registry_of(context), None, resume)
 
 
 @app.command()

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 
 from ddn_core.config import Config
 from ddn_core.errors import ArgumentError, DdnError, PluginError
@@ -82,6 +83,11 @@ class Training:
         """
         parts = load_problem(config, source)
         return cls(config, parts, stepper_of(config, parts, source))
+
+    @property
+    def model(self) -> Module:
+        """The model of the problem."""
+        return self._parts.model
 
     @property
     def total_steps(self) -> int | None:

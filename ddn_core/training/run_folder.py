@@ -8,6 +8,7 @@ import math
 import shutil
 import time
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +41,16 @@ class RunFolder:
         """
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             advice = "Name a new folder, so that no run is overwritten"
-            unfinished = (path / CONFIG).exists() and not (path / CHECKPOINT).exists()
-            raise ArgumentError(
-                f"--out: {path} is not empty. {advice}"
-                + (f", or go on with the run in it: ddn train --resume {path}" if unfinished else ".")
-            )
+            if (path / CONFIG).exists() and not (path / CHECKPOINT).exists():
+                advice += f", or resume the run in it with `ddn train --resume {path}`"
+            raise ArgumentError(f"The output folder {path} is not empty. {advice}.")
+        if find_spec("matplotlib") is None:
+            raise ArgumentError("A run folder has a picture, which needs matplotlib: pip install 'ddn-core[train]'.")
         try:
             path.mkdir(parents=True, exist_ok=True)
             write_atomically(path / CONFIG, (json.dumps(resolved, indent=2) + "\n").encode())
         except OSError as error:
-            raise ArgumentError(f"--out: {path} cannot be written: {error.strerror}") from error
+            raise ArgumentError(f"The output folder {path} cannot be written: {error.strerror}.") from error
         return cls(path, resolved)
 
     def give_up(self) -> None:
@@ -69,13 +70,19 @@ class RunFolder:
             ArgumentError: The run is finished, none of its checkpoints can be used, or one is of another run.
         """
         if (self.path / CHECKPOINT).exists():
-            raise ArgumentError(f"--resume: the run in {self.path} is finished.")
+            raise ArgumentError(f"The run in {self.path} is finished. There is nothing to resume.")
         state, complaints = self._checkpoints.newest()
         if state is None and complaints:
-            raise ArgumentError("--resume: no checkpoint can be used:\n  " + "\n  ".join(complaints))
+            reasons = "\n  ".join(complaints)
+            raise ArgumentError(
+                f"The run in {self.path} cannot be resumed, because no checkpoint can be used:\n  {reasons}"
+            )
         if state is not None:
             if _without_provenance(state["config"]) != _without_provenance(self._resolved):
-                raise ArgumentError(f"--resume: the newest checkpoint in {self.path} is of a run with another config.")
+                raise ArgumentError(
+                    f"The run in {self.path} cannot be resumed, because its newest checkpoint has another config than "
+                    f"{CONFIG}. Restore the config that the run began with."
+                )
             training.load_state_dict(state)
             complaints += _differences(state["config"], self._resolved)
         self._cut_metrics(0 if state is None else int(state["metrics_bytes"]))
@@ -123,7 +130,8 @@ class RunFolder:
         there = path.stat().st_size if path.exists() else 0
         if there < size:
             raise ArgumentError(
-                f"--resume: {path} has {there} bytes, but had {size} when the checkpoint was written: it was changed."
+                f"The run cannot be resumed, because {path} was changed: it has {there} bytes, and had {size} when the "
+                "newest checkpoint was written."
             )
         if there > size:
             with path.open("r+b") as file:
