@@ -79,7 +79,7 @@ def test_what_has_no_curvature_is_not_recorded(place, tmp_path):
     assert "record: an optimizer of torch has no curvature to record" in output
     assert not (tmp_path / "run").exists()
     output = ddn("train", "--resume", place / "run", "--record", status=1)
-    assert "leave --out, --set and --record out" in output
+    assert "Leave out --out, --set and --record" in output
 
 
 def test_a_replay_is_shown_and_written(place, tmp_path):

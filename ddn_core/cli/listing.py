@@ -1,7 +1,9 @@
-"""The tables of `ddn check` and `ddn plugins`."""
+"""The tables of `ddn check` and `ddn plugins`, and the text of `ddn schema`."""
 
 from __future__ import annotations
 
+import json
+import sys
 import traceback
 from typing import Any
 
@@ -11,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ddn_core.config import Config, FirstOrder
+from ddn_core.config.json_schema import config_schema
 from ddn_core.plugins.component import Component
 from ddn_core.plugins.registry import PluginRecord, Registry
 
@@ -86,6 +89,14 @@ def plugin_report(registry: Registry) -> RenderableType:
             for kind, cls in kinds.items():
                 table.add_row(Text(kind), family, Text(cls.summary()), Text(_fields(cls)), Text(_origin(record)))
     return Group(table, *(other for other in (broken, off) if other.row_count))
+
+
+def schema_text(registry: Registry) -> str:
+    """Return the JSON Schema of config files, and report the plugins that it lacks on standard error."""
+    for record in registry.plugins():
+        if record.error is not None:
+            print(f"The schema lacks the kinds of a plugin: {record.error}", file=sys.stderr)
+    return json.dumps(config_schema(registry), indent=2, ensure_ascii=False)
 
 
 def _table(title: str, *columns: str) -> Table:

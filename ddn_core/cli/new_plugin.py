@@ -9,6 +9,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from ddn_core.cli.options import new_folder
 from ddn_core.errors import ArgumentError
 from ddn_core.plugins.discovery import API_VERSION, installed_entries
 
@@ -30,8 +31,7 @@ def write_plugin(name: str, folder: Path | None = None) -> str:
     plugin = name.removeprefix("ddn-")
     _check_name(plugin)
     folder = folder or Path(f"ddn-{plugin}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ArgumentError(f"{folder} is not empty. Name a new folder with --out.")
+    new_folder(folder)
     module = f"ddn_{plugin.replace('-', '_')}"
     values = {
         "name": plugin,
@@ -53,7 +53,7 @@ def write_plugin(name: str, folder: Path | None = None) -> str:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_text(text, encoding="utf-8")
     except OSError as error:
-        raise ArgumentError(f"{folder} cannot be written: {error.strerror}") from error
+        raise ArgumentError(f"The output folder {folder} cannot be written: {error.strerror}.") from error
     written = "\n".join(f"  {path}" for path in sorted(made))
     return (
         f"Wrote {folder}:\n{written}\n\nInstall it, run its tests, and look at what it brings:\n"

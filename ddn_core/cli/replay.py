@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ddn_core.cli.folders import new_folder
+from ddn_core.cli.options import new_folder
 from ddn_core.config import load_config
 from ddn_core.plugins.registry import Registry
 from ddn_core.reports import check_installed, size_text, write_report

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from ddn_core.cli.folders import new_folder
+from ddn_core.cli.options import new_folder
 from ddn_core.config import Config
 from ddn_core.config.provenance import resolved_config
 from ddn_core.errors import ArgumentError
