@@ -179,7 +179,7 @@ def test_a_config_without_a_problem(tmp_path):
     result = ddn("check", tmp_path / "c.toml")  # it is for an optimizer of the user's own
     assert result.returncode == 0
     assert "constant(value=1.0)" in result.stdout
-    assert "no [problem]: which parameters the groups take is for your own model to say" in result.stdout
+    assert "There is no [problem], so the parameters of the groups depend on your own model." in result.stdout
 
 
 def test_a_device_that_is_not_there(tmp_path):

@@ -113,7 +113,7 @@ def test_the_shipped_trace_has_a_name(place, tmp_path):
         (["spectrum", "config.toml", "--checkpoint", "nowhere"], "--checkpoint: there is no file"),
         (["spectrum", "config.toml", "--checkpoint", "config.toml"], "--checkpoint: "),
         (["spectrum", "config.toml", "--checkpoint", "tensor.pt"], "neither a checkpoint of ddn train nor a model's"),
-        (["spectrum", "config.toml", "--checkpoint", "run", "--set", "problem.hidden=[9]"], "is of another model"),
+        (["spectrum", "config.toml", "--checkpoint", "run", "--set", "problem.hidden=[9]"], "belongs to another model"),
         (["spectrum", "config.toml", "--checkpoint", "run", "--out", "run"], "is not empty. Name a new folder"),
     ],
 )

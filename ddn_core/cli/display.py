@@ -1,4 +1,4 @@
-"""What a run shows: a progress bar, a line for each epoch, a summary."""
+"""Display of a run: a progress bar, a line for each epoch, a summary."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ddn_core.training import RunStart
 
 
 class TrainingDisplay:
-    """Shows the events of a run as they come."""
+    """Progress bar, lines and summary of a run in the terminal."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -51,7 +51,7 @@ class TrainingDisplay:
         self._progress.update(self._task, total=start.total_steps, completed=start.step)
 
     def show(self, event: StepEvent | EvaluationEvent) -> None:
-        """Advance the bar after a step, print a line after an epoch."""
+        """Advance the bar after a step, and print a line after an epoch."""
         if isinstance(event, StepEvent):
             self._steps.append(event)
             self._progress.advance(self._task)
@@ -73,7 +73,7 @@ class TrainingDisplay:
         self._steps.clear()
 
     def summarize(self, history: History, folder: Path, recorder: Recorder | None = None) -> None:
-        """Print how the run ended and what it wrote."""
+        """Print the final losses and metrics, and the files of the run."""
         last = history.epochs[-1]
         table = Table(title="Run finished", show_header=False, title_justify="left")
         table.add_row("steps", f"{last.step} in {last.seconds:.1f} s")

@@ -19,13 +19,13 @@ from ddn_core.plugins.registry import PluginRecord, Registry
 
 
 def check_report(config: Config, source: str) -> tuple[RenderableType, list[str]]:
-    """Return a table of what each group takes, and a line for each thing that keeps the config from being used.
+    """Return a table of the parameters of each group, and a line for each reason why the config cannot be used.
 
-    A config without a problem is for an optimizer of the user's own: there is no model to compare the groups with.
+    A config without a problem is meant for a model of the user, so the groups cannot be checked against a model.
     """
     if config.problem is None:
         return _without_problem(config, source), []
-    from ddn_core.training.problem import load_problem, model_assignment  # here, and torch with it: a model is needed
+    from ddn_core.training.problem import load_problem, model_assignment  # here, because it imports torch
 
     model = load_problem(config, source).model
     parameters = dict(model.named_parameters())
@@ -47,7 +47,7 @@ def check_report(config: Config, source: str) -> tuple[RenderableType, list[str]
 
 
 def _torch_notes(config: Config, left: list[str]) -> list[Text]:
-    """Return a line for what an optimizer of torch takes."""
+    """Return a line for the parameters of an optimizer of torch."""
     if config.optimizer is not None:
         return [Text(f"{_phrase(config.optimizer)} of torch takes all parameters")]
     if config.fallback is not None:
@@ -61,7 +61,7 @@ def _without_problem(config: Config, source: str) -> RenderableType:
         table.add_row(
             str(index), Text(", ".join(group.params)), Text(_phrase(group.criterion)), Text(_phrase(group.damping))
         )
-    return Group(table, Text("no [problem]: which parameters the groups take is for your own model to say"))
+    return Group(table, Text("There is no [problem], so the parameters of the groups depend on your own model."))
 
 
 def broken_report(registry: Registry) -> tuple[str, int]:
@@ -72,11 +72,11 @@ def broken_report(registry: Registry) -> tuple[str, int]:
         assert record.error is not None
         trace = traceback.format_exception(record.error.__cause__ or record.error)
         texts.append(f"{record.error}\n\n{''.join(trace)}")
-    return "\n".join(texts) or "every plugin that may be loaded can be", len(broken)
+    return "\n".join(texts) or "All plugins that may be loaded were loaded.", len(broken)
 
 
 def plugin_report(registry: Registry) -> RenderableType:
-    """Return a table of every strategy and problem, and those of the plugins that failed to load or are off."""
+    """Return a table of all strategies and problems, and tables of the plugins that failed or are switched off."""
     table = _table("Strategies and problems", "kind", "family", "what it does", "fields, with defaults", "from")
     broken = _table("Plugins that failed to load (tracebacks: ddn plugins --broken)", "plugin", "from", "error")
     off = _table("Plugins that are switched off", "plugin", "from", "by")
@@ -100,7 +100,7 @@ def schema_text(registry: Registry) -> str:
 
 
 def _table(title: str, *columns: str) -> Table:
-    """Return an empty table that wraps what does not fit, but for its first column, rather than cut it off."""
+    """Return an empty table that wraps long text in all columns but the first."""
     table = Table(title=Text(title), title_justify="left", title_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold", no_wrap=column == columns[0])
@@ -112,7 +112,7 @@ def _origin(record: PluginRecord) -> str:
 
 
 def _phrase(component: Component | FirstOrder) -> str:
-    """Return a component as one writes it: `top-k(k=10)`, `maximum(of=[constant(value=1.0), relative(...)])`."""
+    """Return a component in short notation: `top-k(k=10)`, `maximum(of=[constant(value=1.0), relative(...)])`."""
     names = [name for name in type(component).model_fields if name != "kind"]
     return f"{component.kind}({', '.join(f'{name}={_value(getattr(component, name))}' for name in names)})"
 
