@@ -130,7 +130,9 @@ def test_the_mixin_is_for_our_optimizer():
         def configure_optimizers(self):
             return torch.optim.SGD(self.model.parameters(), lr=0.1)
 
-    with pytest.raises(ArgumentError, match="needs exactly one optimizer, a DirectionalDampedNewton, and the module has SGD"):
+    with pytest.raises(
+        ArgumentError, match="needs exactly one optimizer, a DirectionalDampedNewton, and the module has SGD"
+    ):
         trained(Other())
 
 

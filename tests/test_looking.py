@@ -105,9 +105,9 @@ def test_the_shipped_trace_has_a_name(place, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["replay", "nowhere", "config.toml"], "nowhere is no trace"),
-        (["replay", "adam", "config.toml"], "is no trace: it has no index.json. Make one with ddn train --record"),
-        (["replay", "run", "adam.toml"], "names 'adam' of torch; it has no strategies"),
+        (["replay", "nowhere", "config.toml"], "There is no trace in nowhere"),
+        (["replay", "adam", "config.toml"], "index.json is missing. Record one with `ddn train --record`"),
+        (["replay", "run", "adam.toml"], "is a config of the torch optimizer 'adam', which has no strategies"),
         (["replay", "run", "missing.toml"], "missing.toml"),
         (["replay", "run", "config.toml", "--out", "run"], "is not empty. Name a new folder"),
         (["spectrum", "config.toml", "--checkpoint", "nowhere"], "--checkpoint: there is no file"),

@@ -1,15 +1,15 @@
 """Figures of runs, traces and replays as matplotlib axes, for papers and notebooks.
 
 subjects.py    shapes of the objects that the plots draw
-palette.py     colours that colour-blind people tell apart, and how axes look
+palette.py     colours for all kinds of colour vision, and the style of axes
 curves.py      losses and metrics of runs; predicted against actual decrease
-spectra.py     eigenvalues, at one step and over time
-directions.py  what is known of each direction, and what each does for the step
-candidates.py  strategies on a trace, side by side
+spectra.py     eigenvalues at one step and over time
+directions.py  slope, curvature, noise and share of each direction
+candidates.py  strategies on a trace, for comparison
 overview.py    the picture in a run folder
-notebook.py    a figure in the HTML that a notebook shows
+notebook.py    a figure as HTML for a notebook
 
-Every function takes `ax`, the axes to draw on, or draws on pyplot's current ones, and returns the axes.
+Every function draws on the axes `ax`, or on the current axes of pyplot, and returns the axes.
 """
 
 from ddn_core.plots.candidates import candidate_dampings, candidate_decreases

@@ -1,4 +1,4 @@
-"""Strategies on a trace, side by side."""
+"""Strategies on a trace, for comparison."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def candidate_dampings(replay: CandidateResults, step: int, group: int = 0, ax: Axes | None = None) -> Axes:
-    """Draw the damping of each direction against its eigenvalue, for each candidate; those left out are missing.
+    """Draw the damping of each kept direction against its eigenvalue, for each candidate.
 
     Args:
-        replay: Strategies on a trace.
+        replay: A `Replay`.
         step: Number of the recorded step.
         group: Number of the group.
         ax: Axes to draw on.
@@ -38,10 +38,10 @@ def candidate_dampings(replay: CandidateResults, step: int, group: int = 0, ax: 
 
 
 def candidate_decreases(replay: CandidateResults, group: int = 0, ax: Axes | None = None) -> Axes:
-    """Draw the decrease that each candidate predicts at each step, and the one that held-out halves expect.
+    """Draw the predicted decrease of each candidate at each step, and the expected decrease on held-out halves.
 
     Args:
-        replay: Strategies on a trace.
+        replay: A `Replay`.
         group: Number of the group.
         ax: Axes to draw on.
     """

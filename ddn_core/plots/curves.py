@@ -22,12 +22,12 @@ def learning_curves(
     x: Literal["step", "epoch", "seconds"] = "step",
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw a loss or a metric over training; runs with the same name are seeds: their median, and their range.
+    """Draw a loss or a metric over training. For runs of the same name, which are seeds, draw median and range.
 
     Args:
-        runs: A run, or several.
+        runs: A `RunRecord`, or several.
         quantity: `"train_loss"`, `"test_loss"`, or the name of a metric.
-        x: What it is drawn over. Over seconds, the median is over those of the same evaluation.
+        x: Horizontal axis. The seconds of several seeds are the median at each evaluation.
         ax: Axes to draw on.
     """
     ax = current(ax)
@@ -52,12 +52,12 @@ def learning_curves(
 
 
 def predicted_and_actual(runs: Run | Sequence[Run], ax: Axes | None = None) -> Axes:
-    """Draw the actual decrease of the loss in a step against the one that the quadratic model predicted.
+    """Draw the actual decrease of the loss in a step against the decrease that the quadratic model predicted.
 
-    The actual decrease is known in steps that were recorded, and where a strategy or a rule asks for it.
+    The actual decrease is known in recorded steps, and if a strategy or a step rule requires it.
 
     Args:
-        runs: A run, or several.
+        runs: A `RunRecord`, or several.
         ax: Axes to draw on.
     """
     ax = current(ax)
@@ -78,7 +78,7 @@ def predicted_and_actual(runs: Run | Sequence[Run], ax: Axes | None = None) -> A
 
 
 def value_of(event: Evaluation, quantity: str) -> float:
-    """Return a loss or a metric of an evaluation; NaN if it has none of that name."""
+    """Return a loss or a metric of an evaluation, or NaN if it has none of that name."""
     value = event.test_metrics.get(quantity, getattr(event, quantity, None))
     return math.nan if value is None else float(value)
 

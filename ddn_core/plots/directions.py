@@ -1,4 +1,4 @@
-"""What is known of each direction, and what each does for the step."""
+"""Slope, curvature, noise and share of each direction."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RANK = "k, largest eigenvalue first"
 
 
 def derivatives(given: HasChoice | DampedChoice | Directions, ax: Axes | None = None) -> Axes:
-    """Draw slope and curvature along each direction, and its damping: `|γ̄_k|`, `λ̄_k`, `δ_k`.
+    """Draw slope, curvature and damping of each direction: `|γ̄_k|`, `λ̄_k`, `δ_k`.
 
     Args:
         given: A recorded group, a choice of directions with dampings, or directions alone.
@@ -38,7 +38,7 @@ def derivatives(given: HasChoice | DampedChoice | Directions, ax: Axes | None = 
 
 
 def noise(given: HasChoice | DampedChoice | Directions, ax: Axes | None = None) -> Axes:
-    """Draw the signal-to-noise ratio of each directional gradient; pure noise is at 1, on average.
+    """Draw the signal-to-noise ratio of each directional gradient; pure noise has 1 on average.
 
     Args:
         given: A recorded group, a choice of directions with dampings, or directions alone.
@@ -61,7 +61,7 @@ def noise(given: HasChoice | DampedChoice | Directions, ax: Axes | None = None) 
 
 
 def shares(given: HasChoice | DampedChoice, ax: Axes | None = None) -> Axes:
-    """Draw which directions carry the step: their part in its squared norm and in the decrease, added up.
+    """Draw the cumulative shares of the directions in the squared norm of the step and in the predicted decrease.
 
     Args:
         given: A recorded group, or a choice of directions with dampings.
@@ -91,6 +91,6 @@ def _parts(given: HasChoice | DampedChoice | Directions) -> tuple[Directions, Da
 
 
 def _ranks(directions: Directions) -> list[int]:
-    """Return the place of each direction, 1 for the largest eigenvalue."""
+    """Return the rank of each direction, 1 for the largest eigenvalue."""
     ranks: list[int] = (directions.evals.argsort(descending=True).argsort() + 1).tolist()
     return ranks

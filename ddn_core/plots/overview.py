@@ -1,4 +1,4 @@
-"""The picture of a run: the loss, and the spectrum of each group's Gram matrix."""
+"""The picture of a run: the loss, and the spectrum of each group."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def run_picture(history: RunHistory) -> Figure:
-    """Return a figure with the loss over steps at the left and the eigenvalues at the right."""
+    """Return a figure with the loss over steps on the left and the eigenvalues on the right."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")

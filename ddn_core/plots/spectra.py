@@ -1,4 +1,4 @@
-"""Eigenvalues: at one step, and over time."""
+"""Eigenvalues at one step and over time."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ddn_core.plots.subjects import HasSpectra
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SHOWN_RANGE = 1e-9
-"""What is smaller, relative to the largest eigenvalue, is mostly rounding, and not shown."""
+DRAWN_RANGE = 1e-9
+"""Smallest eigenvalue that is drawn, relative to the largest; smaller ones are mostly rounding."""
 
 AXES = {"xlabel": "k, largest first", "ylabel": "eigenvalue λ_k, loss/param²", "xscale": "log", "yscale": "log"}
 
@@ -39,7 +39,7 @@ def spectrum(
         largest = max(largest, float(shown.max()) if len(shown) else 0.0)
         ax.plot(range(1, len(shown) + 1), shown.tolist(), label=name or None, **style)
     if largest > 0:
-        ax.set_ylim(bottom=SHOWN_RANGE * largest)
+        ax.set_ylim(bottom=DRAWN_RANGE * largest)
     if any(named):
         ax.legend(frameon=False)
     return tidy(ax, title=title, **AXES)
@@ -48,10 +48,10 @@ def spectrum(
 def spectrum_over_time(
     source: HasSpectra | Mapping[int, Sequence[Tensor]], group: int = 0, ax: Axes | None = None
 ) -> Axes:
-    """Draw the eigenvalues of a group at all steps that are known, coloured by step.
+    """Draw the eigenvalues of a group at all known steps, coloured by step.
 
     Args:
-        source: A trace; a run, with the spectra of its epochs; or eigenvalues of each group by step.
+        source: A `Trace`; a `RunRecord`, which has the spectra of its epochs; or the eigenvalues of each group by step.
         group: Number of the group.
         ax: Axes to draw on.
     """
@@ -68,7 +68,7 @@ def spectrum_over_time(
         ends = place in (0, len(spectra) - 1)
         ax.plot(range(1, len(shown) + 1), shown.tolist(), color=color, label=f"step {step}" if ends else None)
     if largest > 0:
-        ax.set_ylim(bottom=SHOWN_RANGE * largest)
+        ax.set_ylim(bottom=DRAWN_RANGE * largest)
     if spectra:
         ax.legend(frameon=False)
     return tidy(ax, title=f"Spectrum over time, group {group}", **AXES)
