@@ -199,7 +199,8 @@ def _strategies(name: str, candidate: Candidate, groups: Sequence[int]) -> dict[
     if isinstance(candidate, Config):
         if candidate.optimizer is not None:
             raise ArgumentError(
-                f"{name} is a config of the torch optimizer {candidate.optimizer.kind!r}, which has no strategies to replay."
+                f"{name} is a config of the torch optimizer {candidate.optimizer.kind!r}, which has no strategies to "
+                "replay."
             )
         made = [(group.criterion, group.damping, group.lr) for group in candidate.groups]
     elif isinstance(candidate, list):
@@ -210,8 +211,8 @@ def _strategies(name: str, candidate: Candidate, groups: Sequence[int]) -> dict[
         made = made * len(groups)
     if len(made) != len(groups):
         raise ArgumentError(
-            f"{name} has {len(made)} groups, and the trace has {len(groups)}. Give one group for all of them, or as many "
-            "groups as the trace has."
+            f"{name} has {len(made)} groups, and the trace has {len(groups)}. Give one group for all of them, or as "
+            "many groups as the trace has."
         )
     found = {}
     for number, (criterion, damping, lr) in zip(groups, made, strict=True):
