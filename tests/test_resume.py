@@ -409,7 +409,7 @@ def test_batches_that_draw_random_numbers_go_on(cut):
     events, seen, state = first.events(), [], None
     for event in events:
         seen.append(event)
-        if len(seen) >= cut and first.at_rest:
+        if len(seen) >= cut and first.is_resumable:
             state = first.state_dict({})
             break
     torch.rand(7)

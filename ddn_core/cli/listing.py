@@ -34,9 +34,9 @@ def check_report(config: Config, source: str) -> tuple[RenderableType, list[str]
     for index, (group, names) in enumerate(zip(config.groups, assignment.taken, strict=True)):
         numbers = sum(parameters[name].numel() for name in names if parameters[name].requires_grad)
         frozen = [name for name in names if not parameters[name].requires_grad]
-        shown = ", ".join(name + (" (frozen)" if name in frozen else "") for name in names) or "none"
+        names_text = ", ".join(name + (" (frozen)" if name in frozen else "") for name in names) or "none"
         table.add_row(
-            str(index), Text(shown), str(numbers), Text(_phrase(group.criterion)), Text(_phrase(group.damping))
+            str(index), Text(names_text), str(numbers), Text(_phrase(group.criterion)), Text(_phrase(group.damping))
         )
     notes = [
         Text(f"{name} is named by groups {', '.join(map(str, groups))}; group {groups[0]} takes it")

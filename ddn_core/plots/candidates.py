@@ -23,9 +23,11 @@ def candidate_dampings(replay: CandidateResults, step: int, group: int = 0, ax: 
     ax = current(ax)
     for result, color, marker in zip(replay.at(step, group), COLORS * 9, markers(), strict=False):
         deltas = result.choice.deltas
-        shown = deltas.isfinite() & (deltas > 0)
+        drawable = deltas.isfinite() & (deltas > 0)
         evals = result.choice.every.evals[result.choice.kept]
-        ax.plot(evals[shown].tolist(), deltas[shown].tolist(), marker, color=color, ms=4, alpha=0.8, label=result.name)
+        ax.plot(
+            evals[drawable].tolist(), deltas[drawable].tolist(), marker, color=color, ms=4, alpha=0.8, label=result.name
+        )
     ax.legend(frameon=False)
     return tidy(
         ax,

@@ -47,8 +47,8 @@ def learning_curves(
             ax.fill_between(places, lows, highs, color=style["color"], alpha=0.15, linewidth=0)
     if named:
         ax.legend(frameon=False)
-    shown = quantity.replace("_", " ")
-    return tidy(ax, xlabel=XLABELS[x], ylabel=shown, yscale="log" if quantity.endswith("loss") else "linear")
+    label = quantity.replace("_", " ")
+    return tidy(ax, xlabel=XLABELS[x], ylabel=label, yscale="log" if quantity.endswith("loss") else "linear")
 
 
 def predicted_and_actual(runs: Run | Sequence[Run], ax: Axes | None = None) -> Axes:

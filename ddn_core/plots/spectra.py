@@ -35,9 +35,9 @@ def spectrum(
     named: Mapping[str, Directions | Tensor] = spectra if isinstance(spectra, Mapping) else {"": spectra}
     largest = 0.0
     for (name, given), style in zip(named.items(), styles(), strict=False):
-        shown = _descending(given.all_evals if isinstance(given, Directions) else given)
-        largest = max(largest, float(shown.max()) if len(shown) else 0.0)
-        ax.plot(range(1, len(shown) + 1), shown.tolist(), label=name or None, **style)
+        values = _descending(given.all_evals if isinstance(given, Directions) else given)
+        largest = max(largest, float(values.max()) if len(values) else 0.0)
+        ax.plot(range(1, len(values) + 1), values.tolist(), label=name or None, **style)
     if largest > 0:
         ax.set_ylim(bottom=DRAWN_RANGE * largest)
     if any(named):
@@ -62,11 +62,11 @@ def spectrum_over_time(
     colors = colormaps[SEQUENCE]
     largest = 0.0
     for place, (step, evals) in enumerate(spectra.items()):
-        shown = _descending(evals)
-        largest = max(largest, float(shown.max()) if len(shown) else 0.0)
+        values = _descending(evals)
+        largest = max(largest, float(values.max()) if len(values) else 0.0)
         color = colors(0.9 * place / max(len(spectra) - 1, 1))
         ends = place in (0, len(spectra) - 1)
-        ax.plot(range(1, len(shown) + 1), shown.tolist(), color=color, label=f"step {step}" if ends else None)
+        ax.plot(range(1, len(values) + 1), values.tolist(), color=color, label=f"step {step}" if ends else None)
     if largest > 0:
         ax.set_ylim(bottom=DRAWN_RANGE * largest)
     if spectra:

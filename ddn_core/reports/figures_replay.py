@@ -116,8 +116,8 @@ def _by_eigenvalue(result: Replayed) -> tuple[list[float], list[float]]:
     """Return eigenvalues and dampings of the kept directions, the largest eigenvalue first, thinned."""
     evals = result.choice.every.evals[result.choice.kept].double()
     order = evals.argsort(descending=True)
-    shown = order[torch.tensor(ranks_shown(len(order)), dtype=torch.long)]
-    return evals[shown].tolist(), result.choice.deltas.double()[shown].tolist()
+    drawn = order[torch.tensor(ranks_shown(len(order)), dtype=torch.long)]
+    return evals[drawn].tolist(), result.choice.deltas.double()[drawn].tolist()
 
 
 def _kept(names: Sequence[str], results: Sequence[Replayed]) -> Frame:

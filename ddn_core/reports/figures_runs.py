@@ -85,10 +85,10 @@ def learning_section(runs: Sequence[RunRecord]) -> Section | None:
     return Section("learning", "Learning curves", text, figures, [switch], notes=_notes(runs), keys=keys)
 
 
-def keys_of(names: Sequence[str], shown: Collection[int] | None = None, look: Look = "line") -> list[Key]:
+def keys_of(names: Sequence[str], chosen: Collection[int] | None = None, look: Look = "line") -> list[Key]:
     """Return the legend of a section about runs or candidates, which is empty for a single one."""
     keys = [
-        Key(name, plot_text(name), index, look) for index, name in enumerate(names) if shown is None or index in shown
+        Key(name, plot_text(name), index, look) for index, name in enumerate(names) if chosen is None or index in chosen
     ]
     return keys if len(keys) > 1 else []
 

@@ -38,11 +38,11 @@ def decrease_section(runs: Sequence[RunRecord]) -> Section | None:
     notes = ["The loss after the step is known for " + "; ".join(part) + "."]
     positive = [[event for event in events if _on_logarithmic(event)] for events in known]
     fewer = sum(map(len, known)) - sum(map(len, positive))
-    shown = sum(map(len, positive)) > _LEAST_PART * sum(map(len, known))
+    logarithmic = sum(map(len, positive)) > _LEAST_PART * sum(map(len, known))
     frames = {"0": _scatter(runs, positive, logarithmic=True), "1": _scatter(runs, known, logarithmic=False)}
-    if fewer and shown:
+    if fewer and logarithmic:
         notes.append(f"Logarithmic axes leave out {fewer} steps in which one of the two is not a decrease.")
-    switch = Switch("scale", "Scale", ["Logarithmic", "Linear"], chosen=0 if shown else 1)
+    switch = Switch("scale", "Scale", ["Logarithmic", "Linear"], chosen=0 if logarithmic else 1)
     figures = [
         Figure("decrease-scatter", "Actual against predicted decrease", frames, ("scale",)),
         Figure("decrease-ratio", "Actual over predicted decrease", {"": _ratio(runs, known)}),

@@ -54,7 +54,7 @@ class Training:
 
     Attributes:
         history: Events and spectra up to now.
-        at_rest: Whether a run can be resumed from its current state, because no evaluation is due before the next step.
+        is_resumable: Whether a run can be resumed from its current state: no evaluation is due before the next step.
         recorder: Recorder of the curvature; `None` if no step is recorded.
     """
 
@@ -71,7 +71,7 @@ class Training:
         self._epoch_start = random_state(self._loaders)
         self._begun = time.perf_counter()
         self.history = History()
-        self.at_rest = True
+        self.is_resumable = True
 
     @classmethod
     def of(cls, config: Config, source: str) -> Training:
@@ -117,18 +117,18 @@ class Training:
             for inputs, targets in self._rest_of_epoch():
                 event = self._step(inputs, targets)
                 due = settings.evaluate_every is not None and progress.step % settings.evaluate_every == 0
-                self.at_rest = not due and progress.batches != self._batches_per_epoch
+                self.is_resumable = not due and progress.batches != self._batches_per_epoch
                 yield event
                 if due:
                     evaluation = self._evaluation(ends_epoch=False)
-                    self.at_rest = progress.batches != self._batches_per_epoch
+                    self.is_resumable = progress.batches != self._batches_per_epoch
                     yield evaluation
             if not progress.batches:
                 raise PluginError(f"{problem_label(self._config)} has no training batch in epoch {progress.epoch}.")
             self._note_spectra()
             if self._scheduler is not None and settings.scheduler is not None and settings.scheduler.every == "epoch":
                 self._scheduler.step()
-            progress.ended, self.at_rest = True, True
+            progress.ended, self.is_resumable = True, True
             yield self._evaluation(ends_epoch=True)
 
     def state_dict(self, resolved: dict[str, Any]) -> dict[str, Any]:

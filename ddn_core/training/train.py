@@ -172,7 +172,7 @@ def _run(
             folder.record(event)
         if on_event is not None:
             on_event(event)
-        if not training.at_rest:
+        if not training.is_resumable:
             continue
         stopped = should_stop is not None and should_stop()
         if folder is not None:
