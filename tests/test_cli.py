@@ -179,7 +179,7 @@ def test_a_config_without_a_problem(tmp_path):
     result = ddn("check", tmp_path / "c.toml")  # it is for an optimizer of the user's own
     assert result.returncode == 0
     assert "constant(value=1.0)" in result.stdout
-    assert "no [problem]: which parameters the groups take is for your own model to say" in result.stdout
+    assert "There is no [problem], so the parameters of the groups depend on your own model." in result.stdout
 
 
 def test_a_device_that_is_not_there(tmp_path):
@@ -222,3 +222,30 @@ def test_odd_names_of_run_folders_are_only_text(tmp_path):
 def test_groups_that_do_not_fit_are_one_error_for_train_too():
     result = ddn("train", DIGITS, "--set", 'groups.1.params=["4.weight"]')
     assert result.stderr.startswith("error: digits.toml: 1 error\n  groups: no group takes 4.bias; add a group")
+
+
+def commands(command, path=()):
+    """Yield every command with its name, those of groups too."""
+    yield path, command
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from commands(inner, (*path, name))
+
+
+def test_help_is_printed_as_it_is_written():
+    """Rich takes words in square brackets for markup and swallows them, unless they are escaped."""
+    import typer
+    from typer.testing import CliRunner
+
+    from ddn_core.cli.app import app
+
+    lost = []
+    runner = CliRunner(env={"COLUMNS": "500", "NO_COLOR": "1"})
+    for path, command in commands(typer.main.get_command(app)):
+        printed = " ".join(runner.invoke(app, [*path, "--help"]).output.split())
+        texts = [command.help, *(getattr(parameter, "help", None) for parameter in command.params)]
+        written = [" ".join(text.replace("\\[", "[").split()) for text in texts if text]
+        lost += [f"ddn {' '.join(path)}: {text}" for text in written if text not in printed]
+        assert "......" not in printed
+        assert "...]..." not in printed
+    assert lost == []
+    assert "The table [record] of the config" in " ".join(runner.invoke(app, ["train", "--help"]).output.split())

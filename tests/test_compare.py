@@ -66,10 +66,10 @@ NEWTON = {
 @pytest.mark.parametrize("noisy", [False, True])
 def test_every_optimizer_starts_from_the_same_model_and_sees_the_same_batches(noisy):
     """Whatever random numbers its steps take, and however often it is evaluated."""
-    from ddn_core.cli.stepping import stepper_of
-    from ddn_core.cli.training import Training
     from ddn_core.config import parse_config
     from ddn_core.plugins.problem import ProblemParts
+    from ddn_core.training.loop import Training
+    from ddn_core.training.stepping import stepper_of
 
     def trained(table, **training):
         config = parse_config({"problem": {"kind": "digits-mlp"}, "training": {"epochs": 3, **training}, **table})

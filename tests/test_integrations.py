@@ -118,7 +118,9 @@ def test_accumulated_micro_batches_make_the_step_of_the_whole_batch():
 
 @LIGHTNING
 def test_accumulation_and_a_loss_after_the_step_do_not_go_together():
-    with pytest.raises(ArgumentError, match="accumulate_grad_batches is 2, and the loss after the step is needed"):
+    with pytest.raises(
+        ArgumentError, match="accumulate_grad_batches is 2, and a strategy or a step rule needs the loss after the step"
+    ):
         trained(Mixed(step={"on_increase": "undo"}), batch_size=4, accumulate_grad_batches=2)
 
 
@@ -128,7 +130,9 @@ def test_the_mixin_is_for_our_optimizer():
         def configure_optimizers(self):
             return torch.optim.SGD(self.model.parameters(), lr=0.1)
 
-    with pytest.raises(ArgumentError, match="is for one DirectionalDampedNewton; the module has SGD"):
+    with pytest.raises(
+        ArgumentError, match="needs exactly one optimizer, a DirectionalDampedNewton, and the module has SGD"
+    ):
         trained(Other())
 
 

@@ -79,7 +79,7 @@ def test_what_has_no_curvature_is_not_recorded(place, tmp_path):
     assert "record: an optimizer of torch has no curvature to record" in output
     assert not (tmp_path / "run").exists()
     output = ddn("train", "--resume", place / "run", "--record", status=1)
-    assert "leave --out, --set and --record out" in output
+    assert "Leave out --out, --set and --record" in output
 
 
 def test_a_replay_is_shown_and_written(place, tmp_path):
@@ -105,15 +105,15 @@ def test_the_shipped_trace_has_a_name(place, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["replay", "nowhere", "config.toml"], "nowhere is no trace"),
-        (["replay", "adam", "config.toml"], "is no trace: it has no index.json. Make one with ddn train --record"),
-        (["replay", "run", "adam.toml"], "names 'adam' of torch; it has no strategies"),
+        (["replay", "nowhere", "config.toml"], "There is no trace in nowhere"),
+        (["replay", "adam", "config.toml"], "index.json is missing. Record one with `ddn train --record`"),
+        (["replay", "run", "adam.toml"], "is a config of the torch optimizer 'adam', which has no strategies"),
         (["replay", "run", "missing.toml"], "missing.toml"),
         (["replay", "run", "config.toml", "--out", "run"], "is not empty. Name a new folder"),
         (["spectrum", "config.toml", "--checkpoint", "nowhere"], "--checkpoint: there is no file"),
         (["spectrum", "config.toml", "--checkpoint", "config.toml"], "--checkpoint: "),
         (["spectrum", "config.toml", "--checkpoint", "tensor.pt"], "neither a checkpoint of ddn train nor a model's"),
-        (["spectrum", "config.toml", "--checkpoint", "run", "--set", "problem.hidden=[9]"], "is of another model"),
+        (["spectrum", "config.toml", "--checkpoint", "run", "--set", "problem.hidden=[9]"], "belongs to another model"),
         (["spectrum", "config.toml", "--checkpoint", "run", "--out", "run"], "is not empty. Name a new folder"),
     ],
 )
@@ -141,9 +141,9 @@ def test_the_spectrum_of_a_trained_model(place, tmp_path, name, data):
 
 def test_the_spectrum_is_that_of_the_dense_matrix(place, tmp_path):
     """Of the same weights and samples, by autograd."""
-    from ddn_core.cli.problem import load_problem
     from ddn_core.config import load_config
     from ddn_core.testing import dense_ggn
+    from ddn_core.training.problem import load_problem
 
     config = place / "config.toml"
     double = ["--set", "training.dtype='float64'"]

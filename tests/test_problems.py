@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from ddn_core.cli.problem import load_problem
-from ddn_core.cli.training import Training
 from ddn_core.config import parse_config
 from ddn_core.errors import PluginError
 from ddn_core.plugins.registry import installed_registry
 from ddn_core.runs.events import EvaluationEvent
+from ddn_core.training.loop import Training
+from ddn_core.training.problem import load_problem
 from ddn_plugins.problems._batches import split, training_batches
 from ddn_plugins.problems._batches import test_batches as batches_in_order
 from ddn_plugins.problems._digits import load_digits

@@ -18,7 +18,10 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PAGES = [
     ROOT / "docs" / f"{name}.md"
-    for name in ("config", "engine", "migration", "optimizer", "plugins", "quickstart", "replay", "report", "spectrum")
+    for name in (
+        *("config", "engine", "migration", "optimizer", "plugins", "quickstart", "replay", "report", "spectrum"),
+        "training",
+    )
 ]
 ELSEWHERE = [ROOT / "docs" / "compare.md"]  # where there are runs: test_compare.py
 

@@ -17,7 +17,7 @@ from ddn_core.cli.app import app
 from ddn_core.cli.report import unique_names
 from ddn_core.errors import ArgumentError
 from ddn_core.reports import Section, Table, write_report
-from ddn_core.reports.curves import joined, plot_text, ranks_shown, spread_evenly, thinned
+from ddn_core.reports.curves import plot_text, ranks_shown, spread_evenly, summarized, thinned
 from ddn_core.reports.palette import DARK, DARK_ORDER, DARK_SERIES, LIGHT, LIGHT_ORDER, LIGHT_SERIES
 from ddn_core.runs import RunRecord
 from ddn_core.testing import digits_trace
@@ -456,7 +456,7 @@ def test_thinning_keeps_spikes_and_gaps():
 
 
 def test_seeds_become_a_median_with_a_band():
-    curve = joined([([0, 1], [1.0, 5.0]), ([0, 1], [2.0, float("nan")]), ([0, 1], [9.0, 6.0])])
+    curve = summarized([([0, 1], [1.0, 5.0]), ([0, 1], [2.0, float("nan")]), ([0, 1], [9.0, 6.0])])
     assert (curve.y, curve.low, curve.high) == ([2, None], [1, None], [9, None])
 
 

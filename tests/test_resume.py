@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddn_core.cli.randomness import generators_in, random_state, set_random_state
 from ddn_core.errors import ArgumentError
 from ddn_core.runs.checkpoints import CheckpointFolder, load_checkpoint, save_checkpoint
+from ddn_core.training.randomness import generators_in, random_state, set_random_state
 from tests.test_cli import ddn
 
 CONFIG = """
@@ -258,21 +258,21 @@ def test_errors_of_resume(interrupted, whole, tmp_path):
         assert "Traceback" not in result.stderr
         return result.stderr
 
-    assert f"the run in {whole} is finished" in refused("--resume", whole)
-    assert "there is no such folder" in refused("--resume", tmp_path / "nothing")
-    assert "it has no config.resolved.json" in refused("--resume", tmp_path)
-    assert "leave --out, --set and --record out" in refused("--resume", whole, "--set", "training.epochs=9")
-    assert "name a CONFIG, or a run folder" in refused()
+    assert f"The run in {whole} is finished" in refused("--resume", whole)
+    assert "the folder does not exist" in refused("--resume", tmp_path / "nothing")
+    assert "config.resolved.json is missing" in refused("--resume", tmp_path)
+    assert "Leave out --out, --set and --record" in refused("--resume", whole, "--set", "training.epochs=9")
+    assert "Name a CONFIG, or a run folder" in refused()
     assert f"ddn train --resume {interrupted}" in refused(whole / "config.resolved.json", "--out", interrupted)
     before = (interrupted / "metrics.jsonl").read_bytes()
     (interrupted / "metrics.jsonl").write_bytes(before[:100])
-    assert "it was changed" in refused("--resume", interrupted)
+    assert "metrics.jsonl was changed" in refused("--resume", interrupted)
     (interrupted / "metrics.jsonl").write_bytes(before)
     for path in CheckpointFolder(interrupted).paths():
         state = load_checkpoint(path)
         state["config"]["training"]["seed"] = 5
         save_checkpoint(path, state)
-    assert "is of a run with another config" in refused("--resume", interrupted)
+    assert "has another config than config.resolved.json" in refused("--resume", interrupted)
     for path in CheckpointFolder(interrupted).paths():
         damage_empty(path)
     assert "no checkpoint can be used" in refused("--resume", interrupted)
@@ -387,10 +387,10 @@ def test_batches_that_draw_random_numbers_go_on(cut):
     """With dropout in the model, and a test loader that draws too: cut after some events, and resumed."""
     from torch import nn
 
-    from ddn_core.cli.stepping import stepper_of
-    from ddn_core.cli.training import Training
     from ddn_core.config import parse_config
     from ddn_core.plugins.problem import ProblemParts
+    from ddn_core.training.loop import Training
+    from ddn_core.training.stepping import stepper_of
 
     group = {"params": ["*"], "criterion": {"kind": "all"}, "damping": {"kind": "constant"}, "lr": 0.1}
     config = parse_config({"problem": {"kind": "digits-mlp"}, "training": {"epochs": 2}, "groups": [group]})
@@ -409,7 +409,7 @@ def test_batches_that_draw_random_numbers_go_on(cut):
     events, seen, state = first.events(), [], None
     for event in events:
         seen.append(event)
-        if len(seen) >= cut and first.at_rest:
+        if len(seen) >= cut and first.is_resumable:
             state = first.state_dict({})
             break
     torch.rand(7)

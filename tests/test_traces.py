@@ -185,12 +185,12 @@ def test_there_are_no_directions_of_fallbacks_and_of_reused_ones():
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (lambda folder: shutil.rmtree(folder), "is no trace: it has no index.json"),
-        (lambda folder: (folder / "index.json").write_text("{}"), "is no index of a trace"),
+        (lambda folder: shutil.rmtree(folder), "There is no trace in .*: index.json is missing"),
+        (lambda folder: (folder / "index.json").write_text("{}"), "is not an index of a trace"),
         (lambda folder: (folder / "step-00000000.safetensors").unlink(), "cannot be read: No such file"),
         (lambda folder: (folder / "step-00000000.safetensors").write_bytes(b"\0" * 100), "is damaged"),
         (lambda folder: (folder / "index.json").write_text(emptied(folder)), "holds no step"),
-        (lambda folder: (folder / "index.json").write_text(regrouped(folder)), "does not have what the index says"),
+        (lambda folder: (folder / "index.json").write_text(regrouped(folder)), "does not match the index of the trace"),
     ],
 )
 def test_a_damaged_trace_is_an_error_that_names_the_file(tmp_path, harm, message):
@@ -495,8 +495,8 @@ def test_a_wrong_answer_names_candidate_step_and_group():
 @pytest.mark.parametrize(
     ("candidates", "error", "message"),
     [
-        ({RECORDED: Doubled()}, ArgumentError, "'recorded' is what the run did"),
-        ({"one": [(Doubled(), Doubled())] * 2}, ArgumentError, "one has 2 groups, and the trace 1"),
+        ({RECORDED: Doubled()}, ArgumentError, "'recorded' is the name of the run itself"),
+        ({"one": [(Doubled(), Doubled())] * 2}, ArgumentError, "one has 2 groups, and the trace has 1"),
         ({"one": (Doubled(),)}, ArgumentError, "no pair of criterion and damping"),
         ({"one": {"kind": "constnt"}}, ConfigError, "Did you mean 'constant'"),
         ({"one": 3}, ConfigError, "one"),

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from backpack import backpack, extend
 
-from ddn_core.cli.run_folder import RunFolder
-from ddn_core.cli.training import Training
 from ddn_core.config import Config, parse_config
 from ddn_core.engine import Capture, Context, CurvatureCapture, Wanted, damped_newton_step
 from ddn_core.plugins.resolve import group_choice
 from ddn_core.runs.events import StepEvent
+from ddn_core.training.loop import Training
+from ddn_core.training.run_folder import RunFolder
 
 CASES: dict[str, dict[str, Any]] = {
     "top 10": {"criterion": {"kind": "top-k", "k": 10}, "damping": {"kind": "constant", "value": 1.0}},

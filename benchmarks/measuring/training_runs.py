@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from ddn_core.cli.training import Training
 from ddn_core.config import load_config
-from ddn_core.runs.events import EvaluationEvent
+from ddn_core.runs.events import EvaluationEvent, StepEvent
+from ddn_core.training import train as run
 
 FOLDER = Path(__file__).parents[2] / "docs" / "evidence"
 FAR = 10**9
@@ -31,18 +31,25 @@ def train(name: str, seed: int, overrides: Sequence[str] = (), until: Until = la
         overrides: Assignments as of `--set`.
         until: Says whether a run is far enough.
     """
-    path = FOLDER / f"{name}.toml"
-    config = load_config(path, [*overrides, f"training.seed={seed}"])
     points: list[Point] = []
-    for event in Training.of(config, path.name).events():
-        if isinstance(event, EvaluationEvent):
+    reached = False
+
+    def note(event: StepEvent | EvaluationEvent) -> None:
+        nonlocal reached
+        if isinstance(event, EvaluationEvent) and not reached:
             loss = event.train_loss if event.whole_train_loss is None else event.whole_train_loss
             points.append(
                 {"step": event.step, "seconds": event.step_seconds, "loss": loss, "test": event.test_loss}
                 | event.test_metrics
             )
-            if until(points[-1]):
-                break
+            reached = until(points[-1])
+
+    run(
+        FOLDER / f"{name}.toml",
+        overrides=[*overrides, f"training.seed={seed}"],
+        on_event=note,
+        should_stop=lambda: reached,
+    )
     return points
 
 

@@ -1,17 +1,19 @@
 """The `ddn` command.
 
-app.py          the commands and their options
-training.py     the training loop, as a stream of events
-run_folder.py   what a run writes
-display.py      what a run shows
-plot.py         the picture of a run
-listing.py      tables of `ddn check` and `ddn plugins`
+app.py             the commands and their options
+options.py         options and helpers that several commands share
+train.py           `ddn train`: progress and interrupts around `ddn_core.training.train`
+display.py         progress bar, lines and summary of a run
+listing.py         `ddn check`, `ddn plugins` and `ddn schema`
 component_page.py  `ddn plugins show KIND`
-schema_file.py  `ddn schema`
-trials/         many runs, each a process of its own
-sweep/          `ddn sweep`: one config with many values
-compare/        `ddn compare`: several configs with the same seeds
-new_plugin.py   `ddn new-plugin NAME`: fills in the files of template/
+estimate.py        `ddn estimate`: cost of a step by group and layer
+replay.py          `ddn replay`: strategies on recorded curvature
+spectrum.py        `ddn spectrum`: curvature of a trained model
+report.py          `ddn report`: runs as one HTML file
+trials/            many runs, each in a process of its own
+sweep/             `ddn sweep`: one config with many values
+compare/           `ddn compare`: several configs with the same seeds
+new_plugin.py      `ddn new-plugin NAME`: fills in the files of template/
 """
 
 from __future__ import annotations

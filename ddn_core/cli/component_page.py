@@ -1,4 +1,4 @@
-"""What `ddn plugins show KIND` shows."""
+"""The page of `ddn plugins show KIND`."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ METHODS = {"criterion": "select", "damping": "damp", "problem": "load"}
 
 
 def component_page(kind: str, registry: Registry) -> RenderableType:
-    """Return all that there is to know of a kind; of each family that has it.
+    """Return the description, the fields, an example and the formula of a kind, in each family that has it.
 
     Raises:
-        PluginError: No family has the kind, or its plugin is broken.
+        PluginError: No family has the kind, or its plugin failed to load.
     """
     found, errors = [], []
     for family in FAMILIES:
@@ -37,7 +37,7 @@ def component_page(kind: str, registry: Registry) -> RenderableType:
         except PluginError as error:
             errors.append(error)
     if not found:
-        if not str(errors[0]).startswith("no "):  # the plugin itself is missing, broken or off
+        if not str(errors[0]).startswith("no "):  # the plugin itself is missing, broken or switched off
             raise errors[0]
         kinds = [name for record in registry.plugins() for some in record.components.values() for name in some]
         same = [name for name in kinds if name.endswith(f"/{kind}")]
@@ -47,7 +47,7 @@ def component_page(kind: str, registry: Registry) -> RenderableType:
 
 
 def config_example(cls: type[Component]) -> str:
-    """Return an example config, or the part of one, with a component."""
+    """Return an example config with a component, or the part of a config that names it."""
     table = tomlkit.document()
     if cls.family == "problem":
         table["problem"] = {key: _toml(value) for key, value in example(cls).items()}
@@ -58,7 +58,7 @@ def config_example(cls: type[Component]) -> str:
     for family, given in others.items():
         if family != cls.family:
             group[family] = _toml(given)
-    own = tomlkit.table()  # not in one line, which may be long: TOML has no line breaks within such a table
+    own = tomlkit.table()  # not an inline table: it may be long, and TOML allows no line breaks in one
     own.update({key: _toml(value) for key, value in example(cls).items()})
     group[cls.family] = own
     groups = tomlkit.aot()
@@ -101,7 +101,7 @@ def _code(text: str, language: str) -> Syntax:
 
 
 def _toml(value: Any) -> Any:
-    """Return a value as TOML has it, tables in one line."""
+    """Return a value as TOML, with tables in one line."""
     if isinstance(value, Component):
         value = value.table()
     if isinstance(value, dict):

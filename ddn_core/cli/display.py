@@ -1,4 +1,4 @@
-"""What a run shows: a progress bar, a line for each epoch, a summary."""
+"""Display of a run: a progress bar, a line for each epoch, a summary."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from rich.text import Text
 from ddn_core.runs.events import EvaluationEvent, History, StepEvent
 from ddn_core.runs.record import CHECKPOINT, CONFIG, METRICS, PICTURE
 from ddn_core.traces import Recorder
+from ddn_core.training import RunStart
 
 
 class TrainingDisplay:
-    """Shows the events of a run as they come."""
+    """Progress bar, lines and summary of a run in the terminal."""
 
-    def __init__(self, console: Console, total_steps: int | None) -> None:
+    def __init__(self, console: Console) -> None:
         self._console = console
         self._progress = Progress(
             TextColumn("[bold]training"),
@@ -30,7 +31,7 @@ class TrainingDisplay:
             console=console,
             transient=True,
         )
-        self._task = self._progress.add_task("training", total=total_steps)
+        self._task = self._progress.add_task("training", total=None)
         self._steps: list[StepEvent] = []
         self._header_shown = False
 
@@ -43,16 +44,14 @@ class TrainingDisplay:
     ) -> None:
         self._progress.stop()
 
-    def begin_at(self, step: int) -> None:
-        """Set the bar to where a resumed run goes on."""
-        self._progress.update(self._task, completed=step)
-
-    def note(self, text: str) -> None:
-        """Print a line about the run."""
-        self._print(f"note: {text}")
+    def begin(self, start: RunStart) -> None:
+        """Set the bar to the first step, and print the notes on a resumed run."""
+        for note in start.notes:
+            self._print(f"note: {note}")
+        self._progress.update(self._task, total=start.total_steps, completed=start.step)
 
     def show(self, event: StepEvent | EvaluationEvent) -> None:
-        """Advance the bar after a step, print a line after an epoch."""
+        """Advance the bar after a step, and print a line after an epoch."""
         if isinstance(event, StepEvent):
             self._steps.append(event)
             self._progress.advance(self._task)
@@ -74,7 +73,7 @@ class TrainingDisplay:
         self._steps.clear()
 
     def summarize(self, history: History, folder: Path, recorder: Recorder | None = None) -> None:
-        """Print how the run ended and what it wrote."""
+        """Print the final losses and metrics, and the files of the run."""
         last = history.epochs[-1]
         table = Table(title="Run finished", show_header=False, title_justify="left")
         table.add_row("steps", f"{last.step} in {last.seconds:.1f} s")

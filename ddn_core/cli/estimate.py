@@ -1,4 +1,4 @@
-"""The table of `ddn estimate`: what a step will take, by group and layer."""
+"""The table of `ddn estimate`: the cost of a step by group and layer."""
 
 from __future__ import annotations
 
@@ -12,25 +12,28 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from ddn_core.cli.problem import checked_batches, load_problem, model_assignment, problem_label
 from ddn_core.config import Config
 from ddn_core.config.load import config_error
 from ddn_core.engine import Context, GroupRequest, StageEstimate, Subsampling, estimate, outputs_per_sample
 from ddn_core.errors import PluginError
 from ddn_core.plugins.resolve import group_choice
+from ddn_core.training.problem import checked_batches, load_problem, model_assignment, problem_label
 
 UNITS = (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3))
 
 
 def estimate_report(config: Config, source: str) -> RenderableType:
-    """Return a table of what each stage of a training step takes, without making one.
+    """Return a table of the cost of each stage of a training step, without making one.
 
     Raises:
         ConfigError: The config has no problem, or its groups do not fit the model.
         CurvatureError: A layer or the loss is not supported, or the memory budget is too small.
     """
     if config.optimizer is not None:
-        raise config_error(source, [f"optimizer: {config.optimizer.kind} of torch has no curvature to estimate"])
+        raise config_error(
+            source,
+            [f"optimizer: {config.optimizer.kind} of torch computes no curvature, so there is nothing to estimate"],
+        )
     parts = load_problem(config, source)
     assignment, problems = model_assignment(config, parts.model)
     if problems:
@@ -79,7 +82,7 @@ def _first_batch(config: Config, batches: Any) -> tuple[Tensor, Tensor]:
     for inputs, targets in checked_batches(batches, config):
         dtype = getattr(torch, config.training.dtype) if inputs.is_floating_point() else inputs.dtype
         return inputs.to(dtype), targets
-    raise PluginError(f"{problem_label(config)} gave no training batch.")
+    raise PluginError(f"{problem_label(config)} has no training batch.")
 
 
 def _row(stage: StageEstimate) -> tuple[str, ...]:

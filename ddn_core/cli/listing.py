@@ -1,7 +1,9 @@
-"""The tables of `ddn check` and `ddn plugins`."""
+"""The tables of `ddn check` and `ddn plugins`, and the text of `ddn schema`."""
 
 from __future__ import annotations
 
+import json
+import sys
 import traceback
 from typing import Any
 
@@ -11,18 +13,19 @@ from rich.table import Table
 from rich.text import Text
 
 from ddn_core.config import Config, FirstOrder
+from ddn_core.config.json_schema import config_schema
 from ddn_core.plugins.component import Component
 from ddn_core.plugins.registry import PluginRecord, Registry
 
 
 def check_report(config: Config, source: str) -> tuple[RenderableType, list[str]]:
-    """Return a table of what each group takes, and a line for each thing that keeps the config from being used.
+    """Return a table of the parameters of each group, and a line for each reason why the config cannot be used.
 
-    A config without a problem is for an optimizer of the user's own: there is no model to compare the groups with.
+    A config without a problem is meant for a model of the user, so the groups cannot be checked against a model.
     """
     if config.problem is None:
         return _without_problem(config, source), []
-    from ddn_core.cli.problem import load_problem, model_assignment  # here, and torch with it: a model is needed
+    from ddn_core.training.problem import load_problem, model_assignment  # here, because it imports torch
 
     model = load_problem(config, source).model
     parameters = dict(model.named_parameters())
@@ -31,9 +34,9 @@ def check_report(config: Config, source: str) -> tuple[RenderableType, list[str]
     for index, (group, names) in enumerate(zip(config.groups, assignment.taken, strict=True)):
         numbers = sum(parameters[name].numel() for name in names if parameters[name].requires_grad)
         frozen = [name for name in names if not parameters[name].requires_grad]
-        shown = ", ".join(name + (" (frozen)" if name in frozen else "") for name in names) or "none"
+        names_text = ", ".join(name + (" (frozen)" if name in frozen else "") for name in names) or "none"
         table.add_row(
-            str(index), Text(shown), str(numbers), Text(_phrase(group.criterion)), Text(_phrase(group.damping))
+            str(index), Text(names_text), str(numbers), Text(_phrase(group.criterion)), Text(_phrase(group.damping))
         )
     notes = [
         Text(f"{name} is named by groups {', '.join(map(str, groups))}; group {groups[0]} takes it")
@@ -44,7 +47,7 @@ def check_report(config: Config, source: str) -> tuple[RenderableType, list[str]
 
 
 def _torch_notes(config: Config, left: list[str]) -> list[Text]:
-    """Return a line for what an optimizer of torch takes."""
+    """Return a line for the parameters of an optimizer of torch."""
     if config.optimizer is not None:
         return [Text(f"{_phrase(config.optimizer)} of torch takes all parameters")]
     if config.fallback is not None:
@@ -58,7 +61,7 @@ def _without_problem(config: Config, source: str) -> RenderableType:
         table.add_row(
             str(index), Text(", ".join(group.params)), Text(_phrase(group.criterion)), Text(_phrase(group.damping))
         )
-    return Group(table, Text("no [problem]: which parameters the groups take is for your own model to say"))
+    return Group(table, Text("There is no [problem], so the parameters of the groups depend on your own model."))
 
 
 def broken_report(registry: Registry) -> tuple[str, int]:
@@ -69,11 +72,11 @@ def broken_report(registry: Registry) -> tuple[str, int]:
         assert record.error is not None
         trace = traceback.format_exception(record.error.__cause__ or record.error)
         texts.append(f"{record.error}\n\n{''.join(trace)}")
-    return "\n".join(texts) or "every plugin that may be loaded can be", len(broken)
+    return "\n".join(texts) or "All plugins that may be loaded were loaded.", len(broken)
 
 
 def plugin_report(registry: Registry) -> RenderableType:
-    """Return a table of every strategy and problem, and those of the plugins that failed to load or are off."""
+    """Return a table of all strategies and problems, and tables of the plugins that failed or are switched off."""
     table = _table("Strategies and problems", "kind", "family", "what it does", "fields, with defaults", "from")
     broken = _table("Plugins that failed to load (tracebacks: ddn plugins --broken)", "plugin", "from", "error")
     off = _table("Plugins that are switched off", "plugin", "from", "by")
@@ -88,8 +91,16 @@ def plugin_report(registry: Registry) -> RenderableType:
     return Group(table, *(other for other in (broken, off) if other.row_count))
 
 
+def schema_text(registry: Registry) -> str:
+    """Return the JSON Schema of config files, and report the plugins that it lacks on standard error."""
+    for record in registry.plugins():
+        if record.error is not None:
+            print(f"The schema lacks the kinds of a plugin: {record.error}", file=sys.stderr)
+    return json.dumps(config_schema(registry), indent=2, ensure_ascii=False)
+
+
 def _table(title: str, *columns: str) -> Table:
-    """Return an empty table that wraps what does not fit, but for its first column, rather than cut it off."""
+    """Return an empty table that wraps long text in all columns but the first."""
     table = Table(title=Text(title), title_justify="left", title_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold", no_wrap=column == columns[0])
@@ -101,7 +112,7 @@ def _origin(record: PluginRecord) -> str:
 
 
 def _phrase(component: Component | FirstOrder) -> str:
-    """Return a component as one writes it: `top-k(k=10)`, `maximum(of=[constant(value=1.0), relative(...)])`."""
+    """Return a component in short notation: `top-k(k=10)`, `maximum(of=[constant(value=1.0), relative(...)])`."""
     names = [name for name in type(component).model_fields if name != "kind"]
     return f"{component.kind}({', '.join(f'{name}={_value(getattr(component, name))}' for name in names)})"
 

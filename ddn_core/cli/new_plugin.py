@@ -1,4 +1,4 @@
-"""What `ddn new-plugin NAME` writes: a package with a damping, a criterion and their tests."""
+"""The files of `ddn new-plugin NAME`: a package with a damping, a criterion and their tests."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from ddn_core.cli.options import new_folder
 from ddn_core.errors import ArgumentError
 from ddn_core.plugins.discovery import API_VERSION, installed_entries
 
 SUFFIX = ".jinja"
 RESERVED = ("builtin", "core", "plugins")
-"""Names of our own packages and plugin."""
+"""Names that ddn itself uses."""
 
 
 def write_plugin(name: str, folder: Path | None = None) -> str:
-    """Write the package of a new plugin, and return what to do next.
+    """Write the package of a new plugin, and return instructions for the next steps.
 
     Args:
-        name: Name of the plugin: lower-case letters, digits and hyphens; `ddn-` in front is left out.
+        name: Name of the plugin: lower-case letters, digits and hyphens; a leading `ddn-` is dropped.
         folder: Folder to write; `ddn-NAME` by default.
 
     Raises:
-        ArgumentError: The name cannot be used, or the folder exists and is not empty, or cannot be written.
+        ArgumentError: The name cannot be used, or the folder is not empty or cannot be written.
     """
     plugin = name.removeprefix("ddn-")
     _check_name(plugin)
     folder = folder or Path(f"ddn-{plugin}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ArgumentError(f"{folder} is not empty. Name a new folder with --out.")
+    new_folder(folder)
     module = f"ddn_{plugin.replace('-', '_')}"
     values = {
         "name": plugin,
@@ -53,10 +53,10 @@ def write_plugin(name: str, folder: Path | None = None) -> str:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_text(text, encoding="utf-8")
     except OSError as error:
-        raise ArgumentError(f"{folder} cannot be written: {error.strerror}") from error
+        raise ArgumentError(f"The output folder {folder} cannot be written: {error.strerror}.") from error
     written = "\n".join(f"  {path}" for path in sorted(made))
     return (
-        f"Wrote {folder}:\n{written}\n\nInstall it, run its tests, and look at what it brings:\n"
+        f"Wrote {folder}:\n{written}\n\nInstall it, run its tests, and look at its damping:\n"
         f"  cd {folder}\n  pip install --editable '.[test]'\n  pytest\n"
         f"  ddn plugins show {plugin}/spectral-floor"
     )
@@ -68,7 +68,7 @@ def _check_name(plugin: str) -> None:
             f"{plugin!r} cannot be the name of a plugin. Use lower-case letters, digits and hyphens, such as 'acme'."
         )
     if plugin in RESERVED:
-        raise ArgumentError(f"{plugin!r} is taken by ddn itself. Choose another name.")
+        raise ArgumentError(f"{plugin!r} is a name of ddn itself. Choose another name.")
     for entry in installed_entries():
         if entry.name == plugin:
             raise ArgumentError(f"plugin {plugin!r} is installed already ({entry}). Choose another name.")

@@ -1,4 +1,4 @@
-"""What the commands share: options, the plugins, and how errors are told."""
+"""Options and helpers that several commands share."""
 
 from __future__ import annotations
 
@@ -11,25 +11,37 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ddn_core.errors import DdnError
+from ddn_core.errors import ArgumentError, DdnError
 from ddn_core.plugins.registry import Registry
 
-ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A .toml or .json file.")]
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="Config, a .toml or a .json file.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="PATH=VALUE", help="Change a value, a TOML literal; may be given again."),
+    typer.Option(
+        "--set",
+        metavar="PATH=VALUE",
+        help="Change a value of the config; VALUE is a TOML literal. The option can be repeated.",
+    ),
 ]
 
-# Of the commands that run many trials.
-RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Run trials that failed again.")]
+# Options of the commands that run many trials.
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Run the failed trials again.")]
 Jobs = Annotated[
-    int | None, typer.Option(min=1, help="Trials at a time; they share the cores. One a core, or one on a GPU.")
+    int | None,
+    typer.Option(
+        min=1,
+        help="Number of trials that run at the same time and share the cores. "
+        "By default, one for each core, or one if the config names a GPU.",
+    ),
 ]
-Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", min=0, help="Stop a trial after this.")]
+Timeout = Annotated[
+    float | None, typer.Option(metavar="SECONDS", min=0, help="Stop a trial after this number of seconds.")
+]
 Metric = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Rank by this of the last epoch; train_loss by default.")
+    str | None,
+    typer.Option(metavar="NAME", help="Rank by this loss or metric after the last epoch. By default, train_loss."),
 ]
-Maximize = Annotated[bool, typer.Option("--maximize", help="The largest metric is the best.")]
+Maximize = Annotated[bool, typer.Option("--maximize", help="Rank the largest value first.")]
 
 
 def registry_of(context: typer.Context) -> Registry:
@@ -38,14 +50,29 @@ def registry_of(context: typer.Context) -> Registry:
     return registry
 
 
-def default_folder(config: Path) -> Path:
-    """Return a new folder for what comes of a config."""
-    return Path("runs") / f"{config.stem}-{datetime.now():%Y%m%d-%H%M%S}"
+def default_folder(name: str) -> Path:
+    """Return the path of an output folder in `runs`, with a name and the time."""
+    return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def new_folder(path: Path) -> Path:
+    """Return an empty folder, and create it if it does not exist.
+
+    Raises:
+        ArgumentError: The folder is not empty, or cannot be written.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ArgumentError(f"The output folder {path} is not empty. Name a new folder with --out.")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArgumentError(f"The output folder {path} cannot be written: {error.strerror}.") from error
+    return path
 
 
 @contextmanager
-def errors_told() -> Iterator[None]:
-    """Print an error of ours without traceback, and end with exit status 1."""
+def reported_errors() -> Iterator[None]:
+    """Print an error of `ddn` without its traceback, and end with exit status 1."""
     try:
         yield
     except DdnError as error:

@@ -1,4 +1,4 @@
-"""`ddn replay`: strategies of config files on recorded curvature, as a table and as files."""
+"""`ddn replay`: the strategies of config files on recorded curvature, as a table and as files."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ddn_core.cli.folders import new_folder
+from ddn_core.cli.options import new_folder
 from ddn_core.config import load_config
 from ddn_core.plugins.registry import Registry
 from ddn_core.reports import check_installed, size_text, write_report
-from ddn_core.runs.tables import shown
+from ddn_core.tables import short_text
 from ddn_core.testing import digits_trace
 from ddn_core.traces import Replay, Replayed, Trace, replay
 
@@ -31,12 +31,12 @@ def replay_files(
     seed: int,
     out: Path,
 ) -> None:
-    """Replay configs on a trace, show what they do, and write it.
+    """Replay configs on a trace, print the results, and write them to files.
 
     Args:
-        trace: Folder of a trace or of a run, or the name of the shipped one.
-        configs: Config files; each is named by its file.
-        overrides: Assignments for all of them.
+        trace: Folder of a trace or of a run, or the name of the trace in the package.
+        configs: Config files, which give the candidates their names.
+        overrides: Assignments for all configs.
         registry: The plugins.
         splits: Number of random splits into halves.
         seed: Seed of the splits.
@@ -45,7 +45,7 @@ def replay_files(
     Raises:
         ArgumentError: The trace cannot be read, or a config does not fit it.
         ConfigError: A config is wrong.
-        StrategyError: A strategy raised, or returned the wrong thing.
+        StrategyError: A strategy raised, or returned an invalid result.
     """
     check_installed()
     loaded = digits_trace() if trace == SHIPPED and not Path(trace).exists() else Trace.read(trace)
@@ -61,7 +61,7 @@ def replay_files(
 
 
 def write_replay(result: Replay, folder: Path, console: Console) -> None:
-    """Write the figures and the report into a folder, and say so."""
+    """Write the figures and the report into a folder, and print their paths."""
     result.write_csv(folder / "replay.csv")
     size = write_report(folder / "report.html", replay=result)
     console.print(
@@ -87,10 +87,10 @@ def replay_table(result: Replay) -> Table:
             Text(one.name),
             f"{row['kept']}/{row['directions']}",
             _dampings(one),
-            shown(row["step_norm"]),
-            shown(row["predicted_decrease"]),
+            short_text(row["step_norm"]),
+            short_text(row["predicted_decrease"]),
             expected,
-            shown(row["milliseconds"]) if one.name != result.names[0] else "",
+            short_text(row["milliseconds"]) if one.name != result.names[0] else "",
             end_section=one.name == result.names[-1],
         )
     table.caption = "predicted: decrease of the loss by the quadratic model; expected: by held-out halves of samples"
@@ -99,5 +99,5 @@ def replay_table(result: Replay) -> Table:
 
 def _dampings(one: Replayed) -> str:
     row = one.to_dict()
-    low, high = shown(row["damping_min"]), shown(row["damping_max"])
+    low, high = short_text(row["damping_min"]), short_text(row["damping_max"])
     return low if low == high else f"{low}-{high}"

@@ -14,14 +14,14 @@ REPORT = "report.html"
 
 
 def report_runs(folders: Sequence[Path], out: Path | None) -> str:
-    """Write a report of runs, and return what is told of it.
+    """Write a report of runs, and return a line with its path and its size.
 
     Args:
         folders: The run folders.
-        out: The file; by default within the folder of a single run, and in `runs` for several.
+        out: The file. By default, it is in the folder of a single run, or in `runs` for several.
 
     Raises:
-        ArgumentError: A folder is no run folder, or plotly is not installed, or the file cannot be written.
+        ArgumentError: A folder is not a run folder, plotly is not installed, or the file cannot be written.
     """
     check_installed()
     folders = list({folder.resolve(): folder for folder in folders}.values())
@@ -33,7 +33,7 @@ def report_runs(folders: Sequence[Path], out: Path | None) -> str:
 
 
 def unique_names(folders: Sequence[Path]) -> list[str]:
-    """Return the name of each folder, with as many of those it is in as it takes to tell them apart."""
+    """Return the names of folders, with as many parent folders as distinguish them."""
     parts = [folder.resolve().parts for folder in folders]
     names = [own[-1] for own in parts]
     for depth in range(2, max(map(len, parts)) + 1):

@@ -1,4 +1,4 @@
-"""`ddn spectrum`: the curvature of a trained model on given data, in figures."""
+"""`ddn spectrum`: the curvature of a trained model on given data, as a table and figures."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from ddn_core.cli.folders import new_folder
-from ddn_core.cli.problem import checked_batches, load_problem
-from ddn_core.cli.stepping import stepper_of
+from ddn_core.cli.options import new_folder
 from ddn_core.config import Config
 from ddn_core.config.provenance import resolved_config
 from ddn_core.errors import ArgumentError
@@ -27,8 +25,10 @@ from ddn_core.reports import check_installed, size_text, write_report
 from ddn_core.runs import RunRecord
 from ddn_core.runs.checkpoints import load_checkpoint
 from ddn_core.runs.record import CHECKPOINT
-from ddn_core.runs.tables import shown
+from ddn_core.tables import short_text
 from ddn_core.traces import Recorder, Trace, TraceGroup, signal_to_noise
+from ddn_core.training.problem import checked_batches, load_problem
+from ddn_core.training.stepping import stepper_of
 
 PICTURE = "spectrum.png"
 REPORT = "report.html"
@@ -43,19 +43,19 @@ def spectrum_report(
     samples: int,
     out: Path,
 ) -> None:
-    """Compute the curvature of a trained model, show it, and write it.
+    """Compute the curvature of a trained model, print a summary, and write figures and a report.
 
     Args:
-        config: The problem, and the groups; one group of all parameters where an optimizer of torch has none.
+        config: The problem and the groups. A config of a torch optimizer has no groups: one group has all parameters.
         source: Name of its file, for messages.
         registry: The plugins.
         checkpoint: A checkpoint of `ddn train`, a run folder, or a file with the model's `state_dict`.
         data: Which data of the problem.
-        samples: Number of samples, the first ones that the problem gives with its seed.
+        samples: Number of samples; the first samples that the problem yields with its seed are used.
         out: Folder to write.
 
     Raises:
-        DdnError: Config, checkpoint or data are wrong, or there is no curvature.
+        DdnError: Config, checkpoint or data are wrong, or the curvature cannot be computed.
     """
     check_installed()
     weights, resolved = _weights(checkpoint), resolved_config(config, registry)
@@ -64,7 +64,7 @@ def spectrum_report(
     try:
         parts.model.load_state_dict(weights)
     except RuntimeError as error:
-        raise ArgumentError(f"--checkpoint: {checkpoint} is of another model: {error}") from error
+        raise ArgumentError(f"--checkpoint: {checkpoint} belongs to another model: {error}") from error
     inputs, targets = _samples(config, parts, data, samples)
     folder = new_folder(out)
     parts.model.eval()
@@ -83,7 +83,7 @@ def spectrum_report(
 
 
 def _weights(checkpoint: Path) -> Any:
-    """Return the model's `state_dict` in a checkpoint, a run folder, or a file with nothing else."""
+    """Return the `state_dict` of the model in a checkpoint, a run folder, or a file of its own."""
     path = checkpoint / CHECKPOINT if checkpoint.is_dir() else checkpoint
     if not path.is_file():
         raise ArgumentError(f"--checkpoint: there is no file {path}.")
@@ -92,7 +92,7 @@ def _weights(checkpoint: Path) -> Any:
     except ArgumentError as error:
         try:
             weights = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception:  # torch's, for a file that is something else
+        except Exception:  # torch raises many types for a file of another kind
             raise ArgumentError(f"--checkpoint: {error}") from error
         if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
             raise ArgumentError(
@@ -102,7 +102,7 @@ def _weights(checkpoint: Path) -> Any:
 
 
 def _optimizer(config: Config, parts: ProblemParts, source: str) -> DirectionalDampedNewton:
-    """Put the model where the config wants it, and return an optimizer that captures its curvature."""
+    """Move the model to the device of the config, and return an optimizer that captures its curvature."""
     optimizer = stepper_of(config, parts, source).optimizer
     if isinstance(optimizer, DirectionalDampedNewton):
         return optimizer
@@ -118,7 +118,7 @@ def _samples(config: Config, parts: ProblemParts, data: str, count: int) -> tupl
         if sum(len(inputs) for inputs, _ in found) >= count:
             break
     if not found:
-        raise ArgumentError(f"the problem gives no {data} data.")
+        raise ArgumentError(f"The problem has no {data} data.")
     tensors = (torch.cat([batch[place] for batch in found])[:count] for place in (0, 1))
     dtype = getattr(torch, config.training.dtype)
     inputs, targets = (
@@ -136,12 +136,12 @@ def _table(trace: Trace, title: str) -> Table:
         table.add_column(f"group {group.entry.group}", justify="right")
     columns = [_figures(group) for group in groups]
     for name in columns[0]:
-        table.add_row(name, *(shown(column[name]) for column in columns))
+        table.add_row(name, *(short_text(column[name]) for column in columns))
     return table
 
 
 def _figures(group: TraceGroup) -> dict[str, str | int | float | None]:
-    """Return what a spectrum says in a few numbers."""
+    """Return a summary of a spectrum by name."""
     evals, directions = group.directions.all_evals.double(), group.directions
     largest = float(evals.max()) if len(evals) else None
     total = float(evals.sum())

@@ -1,71 +1,93 @@
-"""`ddn train`, in order: set up, write or find the run folder, train, finish."""
+"""`ddn train`: train with a progress bar, and stop at an interrupt from the keyboard."""
 
 from __future__ import annotations
 
+import signal
+import threading
+from contextlib import ExitStack
 from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
 
 import typer
 from rich.console import Console
 
 from ddn_core.cli.display import TrainingDisplay
-from ddn_core.cli.interrupt import Interrupt
-from ddn_core.cli.run_folder import RunFolder
-from ddn_core.cli.training import Training
 from ddn_core.config import Config
-from ddn_core.config.provenance import resolved_config
 from ddn_core.plugins.registry import Registry
-from ddn_core.runs.record import TRACE
-from ddn_core.traces import Recorder
+from ddn_core.training import RunStart, train
 
 INTERRUPTED = 130
 """Exit status after an interrupt from the keyboard."""
 
 
-def train_run(config: Config, source: str, registry: Registry, out: Path, resume: Path | None) -> None:
-    """Train to the end, and leave a finished run folder.
+def train_run(config: Config | None, source: str, registry: Registry, out: Path | None, resume: Path | None) -> None:
+    """Train to the end, and show the progress.
 
     Args:
-        config: What to train.
-        source: Name of its file, for messages.
+        config: The config of a new run.
+        source: Name of the config in error messages.
         registry: The plugins.
-        out: Folder to write.
-        resume: Folder of a run to go on with, in place of that.
+        out: Run folder of a new run.
+        resume: Folder of a run that continues, in place of config and output folder.
 
     Raises:
         DdnError: Config, problem or run folder is wrong, or a step failed.
+        typer.Exit: The user interrupted the run.
     """
-    resolved = resolved_config(config, registry)
-    training = Training.of(config, source)
     console = Console()
-    if resume is None:
-        folder, notes = RunFolder.begin(out, resolved), []
-    else:
-        folder = RunFolder(resume, resolved)
-        notes = folder.resume(training)
-    ended = False
-    try:
-        if config.record is not None:
-            training.recorder = Recorder(folder.path / TRACE, config.record)
-            training.recorder.resume(training.step_count)
-        with Interrupt() as interrupt, TrainingDisplay(console, training.total_steps) as display:
-            for note in notes:
-                display.note(note)
-            display.begin_at(training.step_count)
-            for event in training.events():
-                folder.record(event)
-                display.show(event)
-                if training.at_rest:
-                    folder.checkpoint(training, 0.0 if interrupt.noted else config.training.checkpoint_seconds)
-                    if interrupt.noted:
-                        break
-            else:
-                folder.finish(training)
-                ended = True
-    except Exception:
-        folder.give_up()
-        raise
-    if not ended:
-        folder.close()
-        console.print(f"interrupted; go on with: ddn train --resume {folder.path}", markup=False, soft_wrap=True)
+    display, interrupt = TrainingDisplay(console), Interrupt()
+    with ExitStack() as stack:
+
+        def begin(start: RunStart) -> None:
+            stack.enter_context(interrupt)  # not before: until the first step, an interrupt stops at once
+            stack.enter_context(display)
+            display.begin(start)
+
+        result = train(
+            config,
+            out,
+            resume=resume,
+            on_start=begin,
+            on_event=display.show,
+            should_stop=lambda: interrupt.noted,
+            source=source,
+            registry=registry,
+        )
+    assert result.folder is not None
+    if not result.finished:
+        message = f"interrupted; continue with: ddn train --resume {result.folder}"
+        console.print(message, markup=False, soft_wrap=True)
         raise typer.Exit(INTERRUPTED)
-    display.summarize(training.history, folder.path, training.recorder)
+    display.summarize(result.history, result.folder, result.recorder)
+
+
+class Interrupt:
+    """Notes the first interrupt from the keyboard, so that the run can stop after a step; a second one stops at once.
+
+    Attributes:
+        noted: Whether there was an interrupt.
+    """
+
+    def __init__(self) -> None:
+        self.noted = False
+        self._before: Any = None
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._restore()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.noted = True
+        self._restore()
+
+    def _restore(self) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+            self._before = None

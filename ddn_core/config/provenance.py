@@ -19,7 +19,7 @@ def resolved_config(config: Config, registry: Registry | None = None) -> dict[st
 
     The provenance names the versions of Python, ddn, torch and BackPACK, and each plugin that the config uses.
     """
-    table = config.model_dump(mode="json", exclude={"provenance"}, exclude_none=True, by_alias=True)
+    table = config_table(config)
     registry = registry or installed_registry()
     used = {registry.origin_of(kind) for kind in _kinds(config)}
     table["provenance"] = {
@@ -33,6 +33,11 @@ def resolved_config(config: Config, registry: Registry | None = None) -> dict[st
         ],
     }
     return table
+
+
+def config_table(config: Config) -> dict[str, Any]:
+    """Return the config as a table with all defaults, without provenance."""
+    return config.model_dump(mode="json", exclude={"provenance"}, exclude_none=True, by_alias=True)
 
 
 def _kinds(place: Any) -> Iterator[str]:

@@ -1,5 +1,5 @@
-"""What connects the optimizer with other packages: one module each, imported only where the package is.
+"""Integrations with other packages: one module for each, which is imported only if the package is installed.
 
-tensorboard.py  what a step did, as histograms and scalars
-lightning.py    gradient accumulation, and steps that need the loss again, under PyTorch Lightning
+tensorboard.py  figures of a step as histograms and scalars
+lightning.py    gradient accumulation and steps that evaluate the loss again, under PyTorch Lightning
 """

@@ -1,6 +1,6 @@
-"""PyTorch Lightning: what a module needs where micro-batches are accumulated, or the loss is needed after the step.
+"""PyTorch Lightning: a mixin for accumulated micro-batches, and for steps that need the loss after the step.
 
-Automatic optimization works without anything from here: `configure_optimizers` returns the optimizer, Lightning calls
+Without either, automatic optimization works as it is: `configure_optimizers` returns the optimizer, Lightning calls
 `optimizer.step(closure)`, and the closure is called in a curvature block.
 """
 
@@ -19,9 +19,9 @@ from ddn_core.optim import DirectionalDampedNewton
 class CurvatureModule:
     """Mixin for a `LightningModule` whose optimizer is `DirectionalDampedNewton`; put it before `LightningModule`.
 
-    Each backward pass has a curvature block of its own, so that with `accumulate_grad_batches=n` the step is that of
-    the n micro-batches together. Where a strategy or a step rule needs the loss after the step, `training_step` is
-    called again, without a backward pass; with n above 1 that would be the loss of the last micro-batch: an error.
+    Each backward pass has its own curvature block. With `accumulate_grad_batches=n`, the step uses the n micro-batches
+    together. If a strategy or a step rule needs the loss after the step, `training_step` is called again, without a
+    backward pass. This works only for n = 1, because the call would return the loss of the last micro-batch alone.
 
     Example:
         >>> class Classifier(CurvatureModule, LightningModule): ...
@@ -30,7 +30,7 @@ class CurvatureModule:
     _evaluates = False
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Go back through the loss, in a curvature block; not at all, where only the loss is needed."""
+        """Make the backward pass in a curvature block, or no pass if only the loss is needed."""
         if self._evaluates:
             return
         with self._newton().curvature(accumulate=True):
@@ -39,7 +39,7 @@ class CurvatureModule:
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
     ) -> None:
-        """Make the pass of the last micro-batch, and then the step.
+        """Make the backward pass of the last micro-batch, and then the step.
 
         Raises:
             ArgumentError: The loss after the step is needed, and micro-batches are accumulated.
@@ -49,8 +49,9 @@ class CurvatureModule:
         def loss_after() -> Any:
             if accumulated > 1:
                 raise ArgumentError(
-                    f"accumulate_grad_batches is {accumulated}, and the loss after the step is needed: that of one "
-                    "micro-batch is not comparable. Accumulate none, or use strategies and rules that do not need it."
+                    f"accumulate_grad_batches is {accumulated}, and a strategy or a step rule needs the loss after the "
+                    "step, which cannot be compared for a single micro-batch. Set accumulate_grad_batches to 1, or use "
+                    "strategies and rules that do not need that loss."
                 )
             assert optimizer_closure is not None
             return optimizer_closure()
@@ -67,10 +68,12 @@ class CurvatureModule:
         """Return the optimizer.
 
         Raises:
-            ArgumentError: The module has another one.
+            ArgumentError: The module has another optimizer, or several.
         """
         given = self.optimizers(use_pl_optimizer=False)  # type: ignore[attr-defined]
         if not isinstance(given, DirectionalDampedNewton):
             kind = type(given).__name__ if isinstance(given, Optimizer) else "more than one optimizer"
-            raise ArgumentError(f"CurvatureModule is for one DirectionalDampedNewton; the module has {kind}.")
+            raise ArgumentError(
+                f"CurvatureModule needs exactly one optimizer, a DirectionalDampedNewton, and the module has {kind}."
+            )
         return given

@@ -1,4 +1,4 @@
-"""What a step did, for TensorBoard: spectra and dampings as histograms, everything else as scalars."""
+"""Figures of a step for TensorBoard: spectra and dampings as histograms, everything else as scalars."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ddn_core.optim import DirectionalDampedNewton, StepReport
 
 
 class Writer(Protocol):
-    """What is used of `torch.utils.tensorboard.SummaryWriter`."""
+    """The part of `torch.utils.tensorboard.SummaryWriter` that `write_step` uses."""
 
     def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
         """Write a number."""
@@ -26,22 +26,21 @@ def write_step(
     loss: float | Tensor | None = None,
     prefix: str = "ddn",
 ) -> None:
-    """Write what the last step of an optimizer did.
+    """Write the figures of the last step of an optimizer.
 
-    For each group i there are, under `ddn/group i/`, the histograms `log10 evals` (all eigenvalues before the criterion
-    chose), `log10 deltas` and `log10 |gammas|` of what is positive and finite, and the scalars `directions`,
-    `step norm`, `predicted decrease`, `lr`, `clip`, `taken` and `seconds/STAGE`; under `ddn/` there are `loss`,
-    `skipped steps` and `undone steps`.
+    For each group i, `ddn/group i/` has the histograms `log10 evals` (of all eigenvalues, before the criterion),
+    `log10 deltas` and `log10 |gammas|`, each of the positive and finite values, and the scalars `directions`,
+    `step norm`, `predicted decrease`, `lr`, `clip`, `taken` and `seconds/STAGE`. The tags `loss`, `skipped steps` and
+    `undone steps` are directly under `ddn/`.
 
-    A step that was solved for without eigenvectors gets its spectrum now, which takes an eigendecomposition: write
-    every so many steps.
+    If the step was computed without eigenvectors, this call makes an eigendecomposition. Then write only some steps.
 
     Args:
         writer: A `torch.utils.tensorboard.SummaryWriter`.
         optimizer: The optimizer, after its step.
         step: Number of the step.
-        loss: Loss of the batch, if it is to be written.
-        prefix: What all tags begin with.
+        loss: Loss of the batch; by default, no loss is written.
+        prefix: Prefix of all tags.
     """
     if loss is not None:
         writer.add_scalar(f"{prefix}/loss", float(loss.detach() if isinstance(loss, Tensor) else loss), step)

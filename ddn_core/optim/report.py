@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ddn_core.engine import QuadraticModel, StepSummary, predicted_decrease
-from ddn_core.runs.tables import html_table
+from ddn_core.tables import html_table
 
 NAMES = ("evals", "gammas", "lambdas", "deltas", "coefficients", "sample_gammas", "sample_lambdas")
 """The tensors of a report."""

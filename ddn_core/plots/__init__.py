@@ -1,18 +1,21 @@
 """Figures of runs, traces and replays as matplotlib axes, for papers and notebooks.
 
-palette.py     colours that colour-blind people tell apart, and how axes look
+subjects.py    shapes of the objects that the plots draw
+palette.py     colours for all kinds of colour vision, and the style of axes
 curves.py      losses and metrics of runs; predicted against actual decrease
-spectra.py     eigenvalues, at one step and over time
-directions.py  what is known of each direction, and what each does for the step
-candidates.py  strategies on a trace, side by side
-notebook.py    a figure in the HTML that a notebook shows
+spectra.py     eigenvalues at one step and over time
+directions.py  slope, curvature, noise and share of each direction
+candidates.py  strategies on a trace, for comparison
+overview.py    the picture in a run folder
+notebook.py    a figure as HTML for a notebook
 
-Every function takes `ax`, the axes to draw on, or draws on pyplot's current ones, and returns the axes.
+Every function draws on the axes `ax`, or on the current axes of pyplot, and returns the axes.
 """
 
 from ddn_core.plots.candidates import candidate_dampings, candidate_decreases
 from ddn_core.plots.curves import learning_curves, predicted_and_actual
 from ddn_core.plots.directions import derivatives, noise, shares
+from ddn_core.plots.overview import run_picture
 from ddn_core.plots.spectra import spectrum, spectrum_over_time
 
 __all__ = [
@@ -22,6 +25,7 @@ __all__ = [
     "learning_curves",
     "noise",
     "predicted_and_actual",
+    "run_picture",
     "shares",
     "spectrum",
     "spectrum_over_time",

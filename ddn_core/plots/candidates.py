@@ -1,21 +1,21 @@
-"""Strategies on a trace, side by side."""
+"""Strategies on a trace, for comparison."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from ddn_core.plots.palette import COLORS, current, markers, tidy
-from ddn_core.traces import Replay
+from ddn_core.plots.subjects import CandidateResults
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def candidate_dampings(replay: Replay, step: int, group: int = 0, ax: Axes | None = None) -> Axes:
-    """Draw the damping of each direction against its eigenvalue, for each candidate; those left out are missing.
+def candidate_dampings(replay: CandidateResults, step: int, group: int = 0, ax: Axes | None = None) -> Axes:
+    """Draw the damping of each kept direction against its eigenvalue, for each candidate.
 
     Args:
-        replay: Strategies on a trace.
+        replay: A `Replay`.
         step: Number of the recorded step.
         group: Number of the group.
         ax: Axes to draw on.
@@ -23,9 +23,11 @@ def candidate_dampings(replay: Replay, step: int, group: int = 0, ax: Axes | Non
     ax = current(ax)
     for result, color, marker in zip(replay.at(step, group), COLORS * 9, markers(), strict=False):
         deltas = result.choice.deltas
-        shown = deltas.isfinite() & (deltas > 0)
+        drawable = deltas.isfinite() & (deltas > 0)
         evals = result.choice.every.evals[result.choice.kept]
-        ax.plot(evals[shown].tolist(), deltas[shown].tolist(), marker, color=color, ms=4, alpha=0.8, label=result.name)
+        ax.plot(
+            evals[drawable].tolist(), deltas[drawable].tolist(), marker, color=color, ms=4, alpha=0.8, label=result.name
+        )
     ax.legend(frameon=False)
     return tidy(
         ax,
@@ -37,16 +39,16 @@ def candidate_dampings(replay: Replay, step: int, group: int = 0, ax: Axes | Non
     )
 
 
-def candidate_decreases(replay: Replay, group: int = 0, ax: Axes | None = None) -> Axes:
-    """Draw the decrease that each candidate predicts at each step, and the one that held-out halves expect.
+def candidate_decreases(replay: CandidateResults, group: int = 0, ax: Axes | None = None) -> Axes:
+    """Draw the predicted decrease of each candidate at each step, and the expected decrease on held-out halves.
 
     Args:
-        replay: Strategies on a trace.
+        replay: A `Replay`.
         group: Number of the group.
         ax: Axes to draw on.
     """
     ax = current(ax)
-    steps = [step.entry.step for step in replay.trace]
+    steps = list(dict.fromkeys(one.step for one in replay.results))
     width = 0.8 / len(replay.names)
     for place, (name, color) in enumerate(zip(replay.names, COLORS * 9, strict=False)):
         found = [one for one in replay.results if one.name == name and one.group == group]

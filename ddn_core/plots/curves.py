@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from ddn_core.plots.palette import COLORS, GRAY, current, markers, styles, tidy
-from ddn_core.runs import EvaluationEvent, RunRecord
+from ddn_core.plots.subjects import Evaluation, Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,22 +17,22 @@ XLABELS = {"step": "step", "epoch": "epoch", "seconds": "seconds, with evaluatio
 
 
 def learning_curves(
-    runs: RunRecord | Sequence[RunRecord],
+    runs: Run | Sequence[Run],
     quantity: str = "test_loss",
     x: Literal["step", "epoch", "seconds"] = "step",
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw a loss or a metric over training; runs with the same name are seeds: their median, and their range.
+    """Draw a loss or a metric over training. For runs of the same name, which are seeds, draw median and range.
 
     Args:
-        runs: A run, or several.
+        runs: A `RunRecord`, or several.
         quantity: `"train_loss"`, `"test_loss"`, or the name of a metric.
-        x: What it is drawn over. Over seconds, the median is over those of the same evaluation.
+        x: Horizontal axis. The seconds of several seeds are the median at each evaluation.
         ax: Axes to draw on.
     """
     ax = current(ax)
-    named: dict[str, list[RunRecord]] = {}
-    for run in [runs] if isinstance(runs, RunRecord) else runs:
+    named: dict[str, list[Run]] = {}
+    for run in _listed(runs):
         named.setdefault(run.name, []).append(run)
     for (name, seeds), style in zip(named.items(), styles(), strict=False):
         rows = list(zip(*(seed.epochs if x == "epoch" else seed.evaluations for seed in seeds), strict=False))
@@ -47,22 +47,22 @@ def learning_curves(
             ax.fill_between(places, lows, highs, color=style["color"], alpha=0.15, linewidth=0)
     if named:
         ax.legend(frameon=False)
-    shown = quantity.replace("_", " ")
-    return tidy(ax, xlabel=XLABELS[x], ylabel=shown, yscale="log" if quantity.endswith("loss") else "linear")
+    label = quantity.replace("_", " ")
+    return tidy(ax, xlabel=XLABELS[x], ylabel=label, yscale="log" if quantity.endswith("loss") else "linear")
 
 
-def predicted_and_actual(runs: RunRecord | Sequence[RunRecord], ax: Axes | None = None) -> Axes:
-    """Draw the actual decrease of the loss in a step against the one that the quadratic model predicted.
+def predicted_and_actual(runs: Run | Sequence[Run], ax: Axes | None = None) -> Axes:
+    """Draw the actual decrease of the loss in a step against the decrease that the quadratic model predicted.
 
-    The actual decrease is known in steps that were recorded, and where a strategy or a rule asks for it.
+    The actual decrease is known in recorded steps, and if a strategy or a step rule requires it.
 
     Args:
-        runs: A run, or several.
+        runs: A `RunRecord`, or several.
         ax: Axes to draw on.
     """
     ax = current(ax)
     ends: list[float] = []
-    for run, marker, color in zip([runs] if isinstance(runs, RunRecord) else runs, markers(), COLORS * 9, strict=False):
+    for run, marker, color in zip(_listed(runs), markers(), COLORS * 9, strict=False):
         known = [
             (step.predicted_decrease, step.loss - step.loss_after)
             for step in run.steps
@@ -77,10 +77,14 @@ def predicted_and_actual(runs: RunRecord | Sequence[RunRecord], ax: Axes | None 
     return tidy(ax, title="Decrease of the loss", xlabel="predicted, loss", ylabel="actual, loss")
 
 
-def value_of(event: EvaluationEvent, quantity: str) -> float:
-    """Return a loss or a metric of an evaluation; NaN if it has none of that name."""
+def value_of(event: Evaluation, quantity: str) -> float:
+    """Return a loss or a metric of an evaluation, or NaN if it has none of that name."""
     value = event.test_metrics.get(quantity, getattr(event, quantity, None))
     return math.nan if value is None else float(value)
+
+
+def _listed(runs: Run | Sequence[Run]) -> Sequence[Run]:
+    return list(runs) if isinstance(runs, Iterable) else [runs]
 
 
 def _finite(values: Sequence[float]) -> list[float]:

@@ -1,4 +1,4 @@
-"""What is known of each direction, and what each does for the step."""
+"""Slope, curvature, noise and share of each direction."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from ddn_core.api import Directions
+from ddn_core.measures import DampedChoice, signal_to_noise
 from ddn_core.plots.palette import COLORS, GRAY, current, tidy
-from ddn_core.traces import DampedChoice, TraceGroup, signal_to_noise
+from ddn_core.plots.subjects import HasChoice
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 RANK = "k, largest eigenvalue first"
 
 
-def derivatives(given: TraceGroup | DampedChoice | Directions, ax: Axes | None = None) -> Axes:
-    """Draw slope and curvature along each direction, and its damping: `|γ̄_k|`, `λ̄_k`, `δ_k`.
+def derivatives(given: HasChoice | DampedChoice | Directions, ax: Axes | None = None) -> Axes:
+    """Draw slope, curvature and damping of each direction: `|γ̄_k|`, `λ̄_k`, `δ_k`.
 
     Args:
         given: A recorded group, a choice of directions with dampings, or directions alone.
@@ -36,8 +37,8 @@ def derivatives(given: TraceGroup | DampedChoice | Directions, ax: Axes | None =
     return tidy(ax, title="Slope, curvature, damping", xlabel=RANK, ylabel="along direction k", yscale="log")
 
 
-def noise(given: TraceGroup | DampedChoice | Directions, ax: Axes | None = None) -> Axes:
-    """Draw the signal-to-noise ratio of each directional gradient; pure noise is at 1, on average.
+def noise(given: HasChoice | DampedChoice | Directions, ax: Axes | None = None) -> Axes:
+    """Draw the signal-to-noise ratio of each directional gradient; pure noise has 1 on average.
 
     Args:
         given: A recorded group, a choice of directions with dampings, or directions alone.
@@ -59,8 +60,8 @@ def noise(given: TraceGroup | DampedChoice | Directions, ax: Axes | None = None)
     return tidy(ax, title="Signal-to-noise", xlabel=RANK, ylabel="γ̄_k² / var(γ̄_k)", yscale="log")
 
 
-def shares(given: TraceGroup | DampedChoice, ax: Axes | None = None) -> Axes:
-    """Draw which directions carry the step: their part in its squared norm and in the decrease, added up.
+def shares(given: HasChoice | DampedChoice, ax: Axes | None = None) -> Axes:
+    """Draw the cumulative shares of the directions in the squared norm of the step and in the predicted decrease.
 
     Args:
         given: A recorded group, or a choice of directions with dampings.
@@ -82,13 +83,14 @@ def shares(given: TraceGroup | DampedChoice, ax: Axes | None = None) -> Axes:
     )
 
 
-def _parts(given: TraceGroup | DampedChoice | Directions) -> tuple[Directions, DampedChoice | None]:
-    if isinstance(given, TraceGroup):
-        given = given.choice
-    return (given.every, given) if isinstance(given, DampedChoice) else (given, None)
+def _parts(given: HasChoice | DampedChoice | Directions) -> tuple[Directions, DampedChoice | None]:
+    if isinstance(given, Directions):
+        return given, None
+    choice = given if isinstance(given, DampedChoice) else given.choice
+    return choice.every, choice
 
 
 def _ranks(directions: Directions) -> list[int]:
-    """Return the place of each direction, 1 for the largest eigenvalue."""
+    """Return the rank of each direction, 1 for the largest eigenvalue."""
     ranks: list[int] = (directions.evals.argsort(descending=True).argsort() + 1).tolist()
     return ranks

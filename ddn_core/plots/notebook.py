@@ -1,4 +1,4 @@
-"""A figure in the HTML that a notebook shows."""
+"""A figure as HTML for a notebook."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def picture(panels: Sequence[Draw], description: str) -> str:
     """Return an HTML image with axes side by side.
 
     Args:
-        panels: Draw on the axes that they are given, from left to right.
-        description: What the image shows, for those who do not see it.
+        panels: Functions that draw on the axes that they receive, from left to right.
+        description: Description of the image for readers who cannot see it.
     """
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""Colours that colour-blind people tell apart, and how axes look."""
+"""Colours for all kinds of colour vision, and the style of axes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ LINES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GRAY = "0.55"
 SEQUENCE = "viridis"
-"""Colour map for what has an order, such as steps."""
+"""Colour map for ordered values, such as steps."""
 
 
 def styles() -> Iterator[Mapping[str, Any]]:
-    """Yield colours with lines, such that no two of the first 28 look alike."""
+    """Yield pairs of colour and line style; the first 28 all differ."""
     while True:
         for line in LINES:
             for color in COLORS:
@@ -28,12 +28,12 @@ def styles() -> Iterator[Mapping[str, Any]]:
 
 
 def markers() -> Iterator[str]:
-    """Yield markers, over and over."""
+    """Yield markers without end."""
     return cycle(MARKERS)
 
 
 def current(ax: Axes | None) -> Axes:
-    """Return axes to draw on: those given, or pyplot's."""
+    """Return the given axes, or the current axes of pyplot."""
     if ax is not None:
         return ax
     from matplotlib import pyplot
@@ -42,7 +42,7 @@ def current(ax: Axes | None) -> Axes:
 
 
 def tidy(ax: Axes, **labels: Any) -> Axes:
-    """Set labels and scales, a light grid, and no frame at the top and at the right."""
+    """Set labels and scales, add a light grid, and remove the frame at the top and at the right."""
     ax.set(**labels)
     ax.grid(alpha=0.25, linewidth=0.6)
     ax.spines[["top", "right"]].set_visible(False)

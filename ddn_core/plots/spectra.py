@@ -1,4 +1,4 @@
-"""Eigenvalues: at one step, and over time."""
+"""Eigenvalues at one step and over time."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from torch import Tensor
 
 from ddn_core.api import Directions
 from ddn_core.plots.palette import SEQUENCE, current, styles, tidy
-from ddn_core.runs import History, RunRecord
-from ddn_core.traces import Trace
+from ddn_core.plots.subjects import HasSpectra
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SHOWN_RANGE = 1e-9
-"""What is smaller, relative to the largest eigenvalue, is mostly rounding, and not shown."""
+DRAWN_RANGE = 1e-9
+"""Smallest eigenvalue that is drawn, relative to the largest; smaller ones are mostly rounding."""
 
 AXES = {"xlabel": "k, largest first", "ylabel": "eigenvalue λ_k, loss/param²", "xscale": "log", "yscale": "log"}
 
@@ -36,23 +35,23 @@ def spectrum(
     named: Mapping[str, Directions | Tensor] = spectra if isinstance(spectra, Mapping) else {"": spectra}
     largest = 0.0
     for (name, given), style in zip(named.items(), styles(), strict=False):
-        shown = _descending(given.all_evals if isinstance(given, Directions) else given)
-        largest = max(largest, float(shown.max()) if len(shown) else 0.0)
-        ax.plot(range(1, len(shown) + 1), shown.tolist(), label=name or None, **style)
+        values = _descending(given.all_evals if isinstance(given, Directions) else given)
+        largest = max(largest, float(values.max()) if len(values) else 0.0)
+        ax.plot(range(1, len(values) + 1), values.tolist(), label=name or None, **style)
     if largest > 0:
-        ax.set_ylim(bottom=SHOWN_RANGE * largest)
+        ax.set_ylim(bottom=DRAWN_RANGE * largest)
     if any(named):
         ax.legend(frameon=False)
     return tidy(ax, title=title, **AXES)
 
 
 def spectrum_over_time(
-    source: Trace | RunRecord | History | Mapping[int, Sequence[Tensor]], group: int = 0, ax: Axes | None = None
+    source: HasSpectra | Mapping[int, Sequence[Tensor]], group: int = 0, ax: Axes | None = None
 ) -> Axes:
-    """Draw the eigenvalues of a group at all steps that are known, coloured by step.
+    """Draw the eigenvalues of a group at all known steps, coloured by step.
 
     Args:
-        source: A trace; a run, with the spectra of its epochs; or eigenvalues of each group by step.
+        source: A `Trace`; a `RunRecord`, which has the spectra of its epochs; or the eigenvalues of each group by step.
         group: Number of the group.
         ax: Axes to draw on.
     """
@@ -63,29 +62,24 @@ def spectrum_over_time(
     colors = colormaps[SEQUENCE]
     largest = 0.0
     for place, (step, evals) in enumerate(spectra.items()):
-        shown = _descending(evals)
-        largest = max(largest, float(shown.max()) if len(shown) else 0.0)
+        values = _descending(evals)
+        largest = max(largest, float(values.max()) if len(values) else 0.0)
         color = colors(0.9 * place / max(len(spectra) - 1, 1))
         ends = place in (0, len(spectra) - 1)
-        ax.plot(range(1, len(shown) + 1), shown.tolist(), color=color, label=f"step {step}" if ends else None)
+        ax.plot(range(1, len(values) + 1), values.tolist(), color=color, label=f"step {step}" if ends else None)
     if largest > 0:
-        ax.set_ylim(bottom=SHOWN_RANGE * largest)
+        ax.set_ylim(bottom=DRAWN_RANGE * largest)
     if spectra:
         ax.legend(frameon=False)
     return tidy(ax, title=f"Spectrum over time, group {group}", **AXES)
 
 
-def spectra_of(source: Trace | RunRecord | History | Mapping[int, Sequence[Tensor]], group: int) -> dict[int, Tensor]:
+def spectra_of(source: HasSpectra | Mapping[int, Sequence[Tensor]], group: int) -> dict[int, Tensor]:
     """Return the eigenvalues of a group by step, in order."""
-    if isinstance(source, Trace):
-        return {
-            step.entry.step: own.directions.all_evals
-            for step in source
-            for own in step.groups
-            if own.entry.group == group
-        }
     table = source if isinstance(source, Mapping) else source.spectra
-    return {step: table[step][group] for step in sorted(table) if group < len(table[step])}
+    rows = {step: table[step] for step in sorted(table)}
+    numbered = {step: row if isinstance(row, Mapping) else dict(enumerate(row)) for step, row in rows.items()}
+    return {step: row[group] for step, row in numbered.items() if group in row}
 
 
 def _descending(evals: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Recorded steps of runs, as a report shows them: few enough to embed, directions by rank."""
+"""Recorded steps of runs for a report: few enough to embed, with directions by rank."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ddn_core.runs import RunRecord
 from ddn_core.traces import DampedChoice, Trace, TraceGroup, TraceStep, signal_to_noise
 
 MOST_STEPS = 12
-"""Recorded steps of a run that are shown, at most; of many runs fewer."""
+"""Largest number of recorded steps of a run in a report; with many runs, fewer."""
 _ALL_STEPS = 36  # of all runs together
 _FEWEST = 3
 
@@ -25,9 +25,9 @@ class Source:
     """A group of a run, with its recorded steps.
 
     Attributes:
-        label: The run, and the number of the group where there are several.
+        label: Name of the run, with the number of the group if there are several groups.
         group: Number of the group.
-        steps: The recorded steps that are shown.
+        steps: The recorded steps in the report.
     """
 
     label: str
@@ -35,17 +35,17 @@ class Source:
     steps: tuple[TraceStep, ...]
 
     def at(self, place: int) -> TraceGroup | None:
-        """Return the group in a step, if it was recorded there."""
+        """Return the group in a step, or `None` if the step did not record it."""
         return next((group for group in self.steps[place].groups if group.entry.group == self.group), None)
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """What is recorded of runs.
+    """Recorded curvature of runs.
 
     Attributes:
         sources: Groups of runs.
-        notes: What was left out, and traces that cannot be read.
+        notes: Remarks on omitted steps and directions, and on traces that cannot be read.
     """
 
     sources: list[Source] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Recorded:
 
 
 def recorded_steps(runs: Sequence[RunRecord]) -> Recorded:
-    """Return what is recorded of runs; a trace that cannot be read is told of."""
+    """Return the recorded curvature of runs, with a note for each trace that cannot be read."""
     found = Recorded()
     with_trace = [(label, run.trace) for label, run in zip(labels(runs), runs, strict=True) if run.trace is not None]
     most = max(_FEWEST, min(MOST_STEPS, _ALL_STEPS // max(len(with_trace), 1)))
@@ -81,16 +81,16 @@ def recorded_steps(runs: Sequence[RunRecord]) -> Recorded:
 
 @dataclass(frozen=True, eq=False)
 class Ranked:
-    """The directions of a group in a step, the largest eigenvalue first; rank 1 is place 0.
+    """The directions of a group in a step, the largest eigenvalue first; index 0 has rank 1.
 
     Attributes:
         slopes: |γ̄_k|, `[K]`.
         curvatures: λ̄_k, `[K]`.
         noise: Signal-to-noise, `[K]`.
-        kept: Which were kept, `[K]`.
-        deltas: Dampings, NaN where a direction was not kept, `[K]`.
-        shares: Share in the squared norm of the step, zero where a direction was not kept, `[K]`.
-        decreases: What it adds to the predicted decrease, zero where a direction was not kept, `[K]`.
+        kept: Mask of the directions that were kept, `[K]`.
+        deltas: Dampings, `[K]`; NaN if a direction was not kept.
+        shares: Shares in the squared norm of the step, `[K]`; zero if a direction was not kept.
+        decreases: Contributions to the predicted decrease, `[K]`; zero if a direction was not kept.
     """
 
     slopes: Tensor

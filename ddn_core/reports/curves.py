@@ -1,4 +1,4 @@
-"""Numbers made small enough to embed: rounded, thinned so that spikes stay, seeds joined to a median with a band."""
+"""Curves that are small enough to embed: rounded, thinned with their spikes, seeds summarized by median and band."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from html import escape
 from statistics import median
 
 MOST_POINTS = 2000
-"""Points of a line, at most."""
+"""Largest number of points of a line."""
 MOST_RANKS = 1200
-"""Directions in a figure, at most."""
+"""Largest number of directions in a figure."""
 MOST_LETTERS = 48
-"""Length of a name in a legend, at most."""
+"""Largest length of a name in a legend."""
 
 
 def rounded(value: float | None, digits: int = 5) -> float | None:
-    """Return a number with some digits; `None` for what is not finite, which is a gap in a line."""
+    """Return a number with some digits, or `None`, which is a gap in a line, if it is not finite."""
     if value is None or not math.isfinite(value):
         return None
     return float(f"{value:.{digits}g}")
@@ -29,7 +29,7 @@ def all_rounded(values: Iterable[float | None], digits: int = 5) -> list[float |
 
 
 def thinned(values: Sequence[float | None], most: int = MOST_POINTS) -> list[int]:
-    """Return the positions of at most about `most` values: the first, least, greatest and last gap of each bucket."""
+    """Return the positions of about `most` values: the first, least, greatest and last gap of each bucket."""
     if len(values) <= most:
         return list(range(len(values)))
     buckets = max(most // 4, 1)
@@ -39,7 +39,7 @@ def thinned(values: Sequence[float | None], most: int = MOST_POINTS) -> list[int
         finite = [(value, index) for index in range(start, stop) if _is_number(value := values[index])]
         kept.add(start)
         kept.update(
-            index for index in range(stop - 1, start, -1) if not _is_number(values[index]) and _gap(kept, index)
+            index for index in range(stop - 1, start, -1) if not _is_number(values[index]) and _begins_gap(kept, index)
         )
         if finite:
             kept |= {min(finite)[1], max(finite)[1]}
@@ -50,13 +50,13 @@ def _is_number(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def _gap(kept: set[int], index: int) -> bool:
-    """Return whether a gap is not shown already by the position after it."""
+def _begins_gap(kept: set[int], index: int) -> bool:
+    """Return whether the position after a gap is not kept yet, so that the gap must be kept."""
     return index + 1 not in kept
 
 
 def ranks_shown(count: int, most: int = MOST_RANKS) -> list[int]:
-    """Return which of `count` ranks are shown: all, or the first half of them and evenly spaced ones of the rest."""
+    """Return at most `most` of `count` ranks: all of them, or many leading ranks and evenly spaced ones of the rest."""
     if count <= most:
         return list(range(count))
     dense = most // 2
@@ -65,7 +65,7 @@ def ranks_shown(count: int, most: int = MOST_RANKS) -> list[int]:
 
 
 def spread_evenly(count: int, most: int) -> list[int]:
-    """Return at most `most` of `count` positions, the first and the last among them."""
+    """Return at most `most` of `count` positions, with the first and the last."""
     if count <= most:
         return list(range(count))
     if most == 1:
@@ -75,7 +75,7 @@ def spread_evenly(count: int, most: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Curve:
-    """Values over some axis; of several seeds with a band between the least and the greatest of them."""
+    """Values over an axis; for several seeds, with a band between the least and the greatest value."""
 
     x: list[float | None]
     y: list[float | None]
@@ -83,8 +83,8 @@ class Curve:
     high: list[float | None] | None = None
 
 
-def joined(lines: Sequence[tuple[Sequence[float | None], Sequence[float | None]]]) -> Curve:
-    """Return one line as it is, and several as their median, place by place, with a band; thinned and rounded."""
+def summarized(lines: Sequence[tuple[Sequence[float | None], Sequence[float | None]]]) -> Curve:
+    """Return a single line as it is, or the median of several lines with a band, thinned and rounded."""
     if len(lines) == 1:
         x, y = lines[0]
         kept = thinned(y)
@@ -95,7 +95,7 @@ def joined(lines: Sequence[tuple[Sequence[float | None], Sequence[float | None]]
         here = [(x[place], y[place]) for x, y in lines if place < len(y)]
         values = [value for _, value in here if value is not None and math.isfinite(value)]
         places = [at for at, _ in here if at is not None]
-        complete = len(values) == len(lines)  # where a seed has no value, the median of the others would flatter
+        complete = len(values) == len(lines)  # if a seed has no value, the median of the others would look too good
         xs.append(median(places) if places else None)
         middles.append(median(values) if complete else None)
         lows.append(min(values) if complete else None)
@@ -108,12 +108,12 @@ def joined(lines: Sequence[tuple[Sequence[float | None], Sequence[float | None]]
 
 
 def plot_text(text: str) -> str:
-    """Return text as Plotly shows it letter by letter, cut where it is long: it would read tags otherwise."""
+    """Return text with its tags escaped, because Plotly interprets them, and shortened if it is long."""
     return escape(text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 1]}…", quote=False)
 
 
 def figure_text(value: float | None) -> str:
-    """Return a number as a person reads it."""
+    """Return a number in short form."""
     if value is None:
         return "–"
     return f"{value:.4g}" if math.isfinite(value) else "not finite"

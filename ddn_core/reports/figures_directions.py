@@ -1,4 +1,4 @@
-"""Curvature over training: the spectrum over time, the directions of a step, and which of them carried it."""
+"""Curvature over training: spectrum over time, directions of a step, and the share of each direction."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ddn_core.reports.palette import SYMBOLS, in_order, line_style, series
 from ddn_core.reports.parts import Figure, Frame, Section, Switch
 from ddn_core.runs import RunRecord
 
-_RANKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # whose eigenvalues are followed over steps
-_SHOWN_RANGE = 1e-9  # what is smaller, relative to the largest eigenvalue, is mostly rounding
+_RANKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # ranks whose eigenvalues are drawn over the steps
+_DRAWN_RANGE = 1e-9  # relative to the largest eigenvalue; smaller ones are mostly rounding
 _MOST_SPECTRA = 12
 _K = {"title": "rank k", "type": "log"}
 _DIGITS = 4
 
 
 def spectrum_section(runs: Sequence[RunRecord], recorded: Recorded) -> Section | None:
-    """Return eigenvalues by step: recorded ones, or those of the first step and the last of each epoch."""
+    """Return the recorded eigenvalues by step, or those at the first step and at the last of each epoch."""
     spectra = _recorded_spectra(recorded)
     own = {source.label.partition(", group")[0] for source in recorded.sources}
     for label, run in zip(labels(runs), runs, strict=True):
@@ -32,8 +32,8 @@ def spectrum_section(runs: Sequence[RunRecord], recorded: Recorded) -> Section |
     if not spectra:
         return None
     text = (
-        "Eigenvalues λ of the generalized Gauss-Newton matrix (loss/param²), the largest first: all of them, one line "
-        "for each step; and how some of them change over the steps."
+        "Eigenvalues λ of the generalized Gauss-Newton matrix (loss/param²): all of them by rank, with one line for "
+        "each step, and some of them over the steps."
     )
     switch = Switch("spectrum", "Run", [label for label, _ in spectra], kind="list")
     over_rank = {str(number): _by_rank(by_step) for number, (_, by_step) in enumerate(spectra)}
@@ -46,11 +46,11 @@ def spectrum_section(runs: Sequence[RunRecord], recorded: Recorded) -> Section |
 
 
 def direction_sections(recorded: Recorded) -> list[Section]:
-    """Return the directions of recorded steps, and which of them carried the step."""
+    """Return the directions of recorded steps, and the share of each in the step."""
     sources = [source for source in recorded.sources if any(source.at(place) for place in range(len(source.steps)))]
     if not sources:
-        told = Section("directions", "Directions at a recorded step", "There is none to show.", notes=recorded.notes)
-        return [told] if recorded.notes else []
+        remarks = Section("directions", "Directions at a recorded step", "There is no direction.", notes=recorded.notes)
+        return [remarks] if recorded.notes else []
     steps = [[str(step.entry.step) for step in source.steps] for source in sources]
     switches = [
         Switch("source", "Run", [source.label for source in sources], kind="list"),
@@ -74,7 +74,7 @@ def direction_sections(recorded: Recorded) -> list[Section]:
         "Directions at a recorded step",
         "Each mark is an eigenvector of the generalized Gauss-Newton matrix. The step along it is -γ̄/(λ̄ + δ): slope "
         "over curvature and damping. Signal-to-noise is the squared slope over the variance of its mean; pure noise "
-        "has 1 on average, the dotted line. Filled marks were kept by the criterion, hollow ones left out.",
+        "has 1 on average, the dotted line. The criterion kept the filled marks and left out the hollow ones.",
         [
             figure("slopes", "Slope |γ̄|", "Absolute directional gradients by rank."),
             figure("curvatures", "Curvature λ̄ and damping δ", "Curvatures and dampings by rank."),
@@ -87,8 +87,8 @@ def direction_sections(recorded: Recorded) -> list[Section]:
         "carried",
         "Which directions carried the step",
         "Shares of each direction in the squared norm of the step and in the decrease of the loss that the quadratic "
-        "model predicts (without unit, 100 % are all directions of the group); one by one, and summed up from the "
-        "largest eigenvalue on.",
+        "model predicts. All directions of the group have 100 %. The second figure sums the shares from the largest "
+        "eigenvalue on.",
         [
             figure("shares", "Share of each direction", "Shares in squared norm and predicted decrease by rank."),
             figure("sums", "Shares summed up", "Cumulative shares in squared norm and predicted decrease by rank."),
@@ -127,7 +127,7 @@ def _by_rank(by_step: Spectrum) -> Frame:
     largest = max(float(evals.max()) for evals in by_step.values())
     for index, (step, evals) in enumerate(sorted(by_step.items())):
         values = evals.double().flip(0).tolist()
-        places = [place for place in ranks_shown(len(values)) if values[place] > _SHOWN_RANGE * largest]
+        places = [place for place in ranks_shown(len(values)) if values[place] > _DRAWN_RANGE * largest]
         traces.append(
             {
                 "type": "scatter",
@@ -170,7 +170,7 @@ def _by_step(by_step: Spectrum) -> Frame:
 
 
 def _marks(values: Tensor, chosen: Tensor, name: str, index: int, hollow: bool = False, **more: Any) -> dict[str, Any]:
-    """Return a mark for each of the chosen directions; on logarithmic axes what is not positive has none."""
+    """Return a mark for each chosen direction with a positive value, because the axes are logarithmic."""
     places = [place for place in ranks_shown(len(values)) if chosen[place] and values[place] > 0]
     symbol = SYMBOLS[index] + ("-open" if hollow else "")
     color = "$muted" if hollow else series(index)
@@ -222,7 +222,7 @@ def _noise(ranked: Ranked) -> Frame:
 
 
 def _parts(ranked: Ranked) -> list[tuple[str, Tensor]]:
-    """Return shares in squared norm and in predicted decrease; of a step that predicts none, only the former."""
+    """Return the shares in the squared norm and, if a decrease is predicted, in the predicted decrease."""
     total = float(ranked.decreases.sum())
     parts = [("squared norm", 100 * ranked.shares)]
     return [*parts, ("predicted decrease", 100 * ranked.decreases / total)] if total > 0 else parts
@@ -244,7 +244,7 @@ def _sums(ranked: Ranked) -> Frame:
 
 
 def _carrying_half(part: Tensor) -> int:
-    """Return how many directions it takes, the largest shares first, to come to 50 %."""
+    """Return the number of directions, the largest shares first, whose shares sum to 50 %."""
     return int((part.sort(descending=True).values.cumsum(0) < 50).sum()) + 1
 
 

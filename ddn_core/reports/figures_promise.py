@@ -1,4 +1,4 @@
-"""What candidates promise on recorded curvature: predicted and expected decrease, step norm."""
+"""Predicted and expected decrease and step norm of candidates on recorded curvature."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DIGITS = 4
 
 
 def promise_section(replay: Replay, every: Sequence[int], steps: Sequence[int], groups: Sequence[int]) -> Section:
-    """Return what candidates promise, by step and over steps; for all groups together, and for each."""
+    """Return decrease and step norm of the candidates, by step and over steps, for all groups together and for each."""
     choice = group_switch("summed", groups, together=True)
     sets = [[group] for group in groups] if len(groups) == 1 else [list(groups), *([group] for group in groups)]
     sums = [_sums(replay, chosen) for chosen in sets]
@@ -36,8 +36,8 @@ def promise_section(replay: Replay, every: Sequence[int], steps: Sequence[int], 
     norms = over_steps("step norm, param", lambda one: one.norm, False, True)
     text = (
         "Predicted is the decrease that the quadratic model gives for its own step, and is too large where gradients "
-        "are noisy. Expected is made of one half of the samples and judged by the other; its bars are the standard "
-        "deviation over random halves. Both are in units of the loss."
+        "are noisy. For the expected decrease, one half of the samples makes the step and the other half judges it; "
+        "the bars are the standard deviation over random halves. Both are in units of the loss."
     )
     if len(groups) > 1:
         text += " For all groups together, decreases are summed as if the groups did not interact."
@@ -57,7 +57,7 @@ def promise_section(replay: Replay, every: Sequence[int], steps: Sequence[int], 
 
 
 def group_switch(name: str, groups: Sequence[int], together: bool) -> Switch:
-    """Return the choice of a group, or of all of them."""
+    """Return the switch for a group, or for all groups together."""
     options = [f"Group {group}" for group in groups]
     return Switch(
         name, "Parameters", ["All groups", *options] if together and len(groups) > 1 else options, kind="list"
@@ -65,12 +65,12 @@ def group_switch(name: str, groups: Sequence[int], together: bool) -> Switch:
 
 
 def step_switch(steps: Sequence[int]) -> Switch:
-    """Return the choice of a recorded step."""
+    """Return the switch for a recorded step."""
     return Switch("replay-step", "Recorded step", [str(step) for step in steps], kind="slider")
 
 
 class _Sum:
-    """What a candidate promises in some groups of a step, together."""
+    """Decrease and step norm of a candidate, summed over groups of a step."""
 
     def __init__(self, results: Sequence[Replayed]) -> None:
         self.predicted = math.fsum(result.choice.predicted_decrease for result in results)

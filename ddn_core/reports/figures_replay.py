@@ -1,4 +1,4 @@
-"""Candidates on recorded curvature: dampings by direction, which are kept, the figures as a table."""
+"""Candidates on recorded curvature: dampings by direction, kept directions, and a table of figures."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ddn_core.traces import Replay, Replayed
 
 MOST_STEPS = 12
 _DIGITS = 4
-_ROOM = 4  # dampings that are infinite or zero stand this factor beyond the others
+_ROOM = 4  # factor by which infinite and zero dampings are drawn beyond the others
 
 
 def replay_sections(replay: Replay) -> list[Section]:
-    """Return the sections of a replay, if it has results."""
+    """Return the sections of a replay, or none if it has no results."""
     if not replay.results:
         return []
     every = sorted({result.step for result in replay.results})
@@ -45,9 +45,9 @@ def _damping_section(replay: Replay, steps: Sequence[int], groups: Sequence[int]
             dampings[f"{number}|{place}"] = _dampings(replay.names, results)
             kept[f"{number}|{place}"] = _kept(replay.names, results)
     text = (
-        "What each candidate answers to the recorded directions: the damping δ of each direction that it keeps, by "
-        "eigenvalue λ (both in loss/param²), and which directions it keeps. On the dotted line damping and eigenvalue "
-        "are equal, and the step along a direction is half of a Newton step."
+        "The choice of each candidate for the recorded directions: the damping δ of each direction that it keeps, by "
+        "eigenvalue λ (both in loss/param²), and the ranks of these directions. On the dotted line damping and "
+        "eigenvalue are equal, and the step along a direction is half of a Newton step."
     )
     figures = [
         Figure("replay-damping", "Damping by eigenvalue", dampings, ("damped", "replay-step")),
@@ -113,15 +113,15 @@ def _points(pairs: Sequence[tuple[float, float]], trace: dict[str, Any], hover: 
 
 
 def _by_eigenvalue(result: Replayed) -> tuple[list[float], list[float]]:
-    """Return eigenvalues of the kept directions, the largest first, and their dampings; thinned."""
+    """Return eigenvalues and dampings of the kept directions, the largest eigenvalue first, thinned."""
     evals = result.choice.every.evals[result.choice.kept].double()
     order = evals.argsort(descending=True)
-    shown = order[torch.tensor(ranks_shown(len(order)), dtype=torch.long)]
-    return evals[shown].tolist(), result.choice.deltas.double()[shown].tolist()
+    drawn = order[torch.tensor(ranks_shown(len(order)), dtype=torch.long)]
+    return evals[drawn].tolist(), result.choice.deltas.double()[drawn].tolist()
 
 
 def _kept(names: Sequence[str], results: Sequence[Replayed]) -> Frame:
-    """Return a row for each candidate, the first at the top, with a line where it keeps directions."""
+    """Return a row for each candidate, the first at the top, with lines over the ranks that it keeps."""
     traces: list[dict[str, Any]] = []
     for index, (name, result) in enumerate(zip(names, results, strict=True)):
         ranks = (len(result.choice.every) - result.choice.kept).sort().values.tolist()
@@ -150,7 +150,7 @@ def _kept(names: Sequence[str], results: Sequence[Replayed]) -> Frame:
 
 
 def _runs(ranks: Iterable[int]) -> list[tuple[int, int]]:
-    """Return the ranks that follow one another as pairs of the first and the last."""
+    """Return consecutive ranks as pairs of the first and the last."""
     found: list[tuple[int, int]] = []
     for rank in ranks:
         if found and rank == found[-1][1] + 1:
@@ -163,16 +163,16 @@ def _runs(ranks: Iterable[int]) -> list[tuple[int, int]]:
 def _table(replay: Replay) -> Section:
     rows = replay.rows()
     columns = list(rows[0])
-    cells = [[value if isinstance(value, str) else _shown(value) for value in row.values()] for row in rows]
+    cells = [[value if isinstance(value, str) else _cell(value) for value in row.values()] for row in rows]
     table = Table(
         "Figures by candidate, step and group", [name.replace("_", " ") for name in columns], cells, tall=len(rows) > 12
     )
     text = (
-        "Dampings are over the finite ones (loss/param²), step norms in units of the parameters, decreases in units of "
-        "the loss; milliseconds are those of criterion and damping."
+        "Ranges of the dampings (loss/param²) are over the finite ones. Step norms are in units of the parameters, "
+        "decreases in units of the loss. Milliseconds are those of criterion and damping."
     )
     return Section("replay-figures", "Figures of the replay", text, tables=[table])
 
 
-def _shown(value: int | float) -> str:
+def _cell(value: int | float) -> str:
     return str(value) if isinstance(value, int) else "–" if math.isnan(value) else figure_text(float(f"{value:.3g}"))

@@ -9,16 +9,16 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
-from ddn_core.reports.curves import Curve, joined, plot_text
+from ddn_core.reports.curves import Curve, plot_text, summarized
 from ddn_core.reports.palette import line_style, marker_style, series
 from ddn_core.reports.parts import Figure, Frame, Key, Look, Section, Switch
 from ddn_core.runs import EvaluationEvent, RunRecord
 
 AXES = ("step", "epoch", "seconds")
 _AXIS_TITLES = {"step": "steps made", "epoch": "epoch", "seconds": "seconds spent in steps"}
-_FEW = 60  # points that are marked one by one
+_FEW = 60  # lines with up to this number of points have a mark for each
 DASHED = 100
-"""Points up to which a line has dashes: longer ones wind too much for them to be seen."""
+"""Largest number of points of a dashed line; on longer lines, dashes cannot be seen."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Curves:
 
     @classmethod
     def of(cls, runs: Sequence[RunRecord]) -> list[Curves]:
-        """Return the runs by name, in order."""
+        """Return the runs grouped by name, in their order."""
         by_name: dict[str, list[RunRecord]] = {}
         for run in runs:
             by_name.setdefault(run.name, []).append(run)
@@ -38,7 +38,7 @@ class Curves:
 
 
 def labels(runs: Sequence[RunRecord]) -> list[str]:
-    """Return a name for each run; those of equal name have their seed in it."""
+    """Return a label for each run; labels of runs with the same name have the seed."""
     counts = Counter(run.name for run in runs)
     seen: Counter[str] = Counter()
     found = []
@@ -51,7 +51,7 @@ def labels(runs: Sequence[RunRecord]) -> list[str]:
 
 
 def merged_evaluations(run: RunRecord) -> list[EvaluationEvent]:
-    """Return one evaluation for each step: an epoch may end right after an evaluation, with no batch in between."""
+    """Return one evaluation for each step, because an epoch may end right after an evaluation within it."""
     return list({event.step: event for event in run.evaluations}.values())
 
 
@@ -75,9 +75,9 @@ def learning_section(runs: Sequence[RunRecord]) -> Section | None:
     )
     if any(len(curve.runs) > 1 for curve in curves):
         text += (
-            " Runs of one name are seeds of one config: the line is their median, the band reaches from the least to "
+            " Runs of the same name are seeds of one config: the line is their median, and the band reaches from the "
+            "least to the greatest value. There is a gap if a seed has no finite value."
         )
-        text += "the greatest, and a place is left out where a seed has no finite value."
     switch = Switch("axis", "Horizontal axis", [axis.capitalize() for axis in AXES])
     look: Look = "line" if max(len(run.evaluations) for run in runs) <= DASHED else "solid"
     figures = [solid(figure) for figure in figures] if look == "solid" else figures
@@ -85,16 +85,16 @@ def learning_section(runs: Sequence[RunRecord]) -> Section | None:
     return Section("learning", "Learning curves", text, figures, [switch], notes=_notes(runs), keys=keys)
 
 
-def keys_of(names: Sequence[str], shown: Collection[int] | None = None, look: Look = "line") -> list[Key]:
-    """Return the legend of a section whose figures show runs or candidates; a single one needs none."""
+def keys_of(names: Sequence[str], chosen: Collection[int] | None = None, look: Look = "line") -> list[Key]:
+    """Return the legend of a section about runs or candidates, which is empty for a single one."""
     keys = [
-        Key(name, plot_text(name), index, look) for index, name in enumerate(names) if shown is None or index in shown
+        Key(name, plot_text(name), index, look) for index, name in enumerate(names) if chosen is None or index in chosen
     ]
     return keys if len(keys) > 1 else []
 
 
 def solid(figure: Figure) -> Figure:
-    """Return the figure with solid lines."""
+    """Return a figure with solid lines."""
     frames = {
         key: {
             **frame,
@@ -106,7 +106,7 @@ def solid(figure: Figure) -> Figure:
 
 
 def curve_traces(curve: Curve, index: int, name: str, **more: Any) -> list[dict[str, Any]]:
-    """Return the traces of a line, with its band below it."""
+    """Return the traces of a line and of its band."""
     traces: list[dict[str, Any]] = []
     name = plot_text(name)
     if curve.low is not None and curve.high is not None:
@@ -139,7 +139,7 @@ def curve_traces(curve: Curve, index: int, name: str, **more: Any) -> list[dict[
     return traces
 
 
-def axis_range(traces: Sequence[Mapping[str, Any]], axis: str = "y") -> list[float]:
+def finite_values(traces: Sequence[Mapping[str, Any]], axis: str = "y") -> list[float]:
     """Return all finite values along an axis."""
     return [value for trace in traces for value in trace[axis] if value is not None]
 
@@ -147,8 +147,8 @@ def axis_range(traces: Sequence[Mapping[str, Any]], axis: str = "y") -> list[flo
 def frame_of(
     traces: list[dict[str, Any]], x: Mapping[str, Any], y: Mapping[str, Any], logarithmic: bool = False, note: str = ""
 ) -> Frame:
-    """Return a state of a figure; a logarithmic vertical axis is taken where all values are positive."""
-    values = axis_range(traces)
+    """Return a state of a figure; a logarithmic vertical axis is used only if all values are positive."""
+    values = finite_values(traces)
     layout: dict[str, Any] = {"xaxis": dict(x), "yaxis": dict(y)}
     if logarithmic and values and min(values) > 0:
         layout["yaxis"]["type"] = "log"
@@ -168,19 +168,19 @@ def _training_figure(curves: Sequence[Curves]) -> Figure:
         for index, group in enumerate(curves):
             if not any(run.evaluations for run in group.runs):  # cut off before the first: batches are all there is
                 batches = [(_step_axis(run, axis), [event.loss for event in run.steps]) for run in group.runs]
-                traces += curve_traces(joined(batches), index, group.name, hovertemplate=_hover("loss", axis))
+                traces += curve_traces(summarized(batches), index, group.name, hovertemplate=_hover("loss", axis))
                 continue
             if len(group.runs) == 1:
                 traces.append(_batches(group, index, axis))
             lines = [_evaluation_line(run, axis, lambda event: event.train_loss) for run in group.runs]
-            traces += curve_traces(joined(lines), index, group.name, hovertemplate=_hover("training loss", axis))
+            traces += curve_traces(summarized(lines), index, group.name, hovertemplate=_hover("training loss", axis))
         frames[str(number)] = frame_of(traces, {"title": _AXIS_TITLES[axis]}, {"title": "loss"}, logarithmic=True)
     return Figure("training-loss", "Training loss", frames, ("axis",))
 
 
 def _batches(group: Curves, index: int, axis: str) -> dict[str, Any]:
     (run,) = group.runs
-    curve = joined([(_step_axis(run, axis), [event.loss for event in run.steps])])
+    curve = summarized([(_step_axis(run, axis), [event.loss for event in run.steps])])
     name = plot_text(group.name)
     alone = sum(value is not None for value in curve.y) == 1
     return {
@@ -210,7 +210,7 @@ def _evaluated(
         traces: list[dict[str, Any]] = []
         for index, group in enumerate(curves):
             lines = [_evaluation_line(run, axis, value) for run in group.runs]
-            traces += curve_traces(joined(lines), index, group.name, hovertemplate=_hover(title.lower(), axis))
+            traces += curve_traces(summarized(lines), index, group.name, hovertemplate=_hover(title.lower(), axis))
         y = {"title": plot_text(unit)}
         frames[str(number)] = frame_of(traces, {"title": _AXIS_TITLES[axis]}, y, logarithmic=loss)
     return Figure(name, title, frames, ("axis",))
@@ -234,7 +234,7 @@ def _evaluation_line(
 
 
 def _step_axis(run: RunRecord, axis: str) -> Sequence[float | None]:
-    """Return where the batch of each step stands: before the step."""
+    """Return the position of the batch of each step, which is before the step."""
     if axis == "seconds":
         return list(accumulate((event.seconds for event in run.steps[:-1]), initial=0.0))[: len(run.steps)]
     if axis == "step":
@@ -244,7 +244,7 @@ def _step_axis(run: RunRecord, axis: str) -> Sequence[float | None]:
 
 
 def _epoch_progress(run: RunRecord) -> dict[int, float]:
-    """Return by number of steps made how many epochs have passed; an unfinished epoch is as long as the longest."""
+    """Return the number of epochs by the number of steps; an unfinished epoch counts as long as the longest one."""
     counts = Counter(event.epoch for event in run.steps)
     longest = max(counts.values(), default=1)
     ended = {event.epoch for event in run.epochs}
@@ -266,5 +266,5 @@ def _notes(runs: Sequence[RunRecord]) -> list[str]:
         elif gaps:
             notes.append(f"{name}: the loss is not finite in {len(gaps)} steps, first in step {gaps[0]}.")
         if not run.finished:
-            notes.append(f"{name}: the run has not come to its end; it has made {len(run.steps)} steps.")
+            notes.append(f"{name}: the run is not finished; it has made {len(run.steps)} steps.")
     return notes

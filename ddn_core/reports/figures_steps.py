@@ -1,4 +1,4 @@
-"""What is told of each step: predicted against actual decrease, range of the dampings, step norm."""
+"""Figures of the training steps: predicted against actual decrease, damping range, step norm."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ddn_core.reports.curves import all_rounded, joined, plot_text, rounded, spread_evenly
+from ddn_core.reports.curves import all_rounded, plot_text, rounded, spread_evenly, summarized
 from ddn_core.reports.figures_runs import DASHED, curve_traces, frame_of, keys_of, labels, solid
 from ddn_core.reports.palette import marker_style, series
 from ddn_core.reports.parts import Figure, Look, Section, Switch
@@ -14,41 +14,41 @@ from ddn_core.runs import RunRecord, StepEvent
 
 _MOST_MARKS = 1000  # steps of a run in the scatter plot
 _STEP_AXIS = {"title": "step"}
-_LEAST_PART = 0.1  # of the steps that have a decrease on logarithmic axes, for these to be worth choosing
+_LEAST_PART = 0.1  # share of steps with two decreases from which on logarithmic axes are the initial choice
 
 
 def decrease_section(runs: Sequence[RunRecord]) -> Section | None:
-    """Return predicted against actual decrease; without figures, and with the reason, if nothing is known."""
+    """Return predicted against actual decrease, or the reason why the actual decrease is unknown."""
     if not any(event.predicted_decrease is not None for run in runs for event in run.steps):
         return None
     known = [[event for event in run.steps if _known(event)] for run in runs]
     text = (
-        "How far the quadratic model can be trusted, in units of the loss: by how much it says that the loss of the "
-        "batch falls, and by how much it fell. On the dotted lines both agree; above them the loss fell further than "
-        "predicted."
+        "How far the quadratic model can be trusted: the decrease of the loss of the batch that it predicts, and the "
+        "actual decrease, both in units of the loss. On the dotted lines both agree; above them the loss fell further "
+        "than predicted."
     )
     name, title = "decrease", "Predicted and actual decrease"
     if not any(known):
         note = (
-            "The loss after the step is not known of any step. It is evaluated in recorded steps (ddn train --record), "
-            "and where a strategy or a rule of the step requires it."
+            "The loss after the step is not known for any step. It is evaluated in recorded steps (ddn train "
+            "--record), and if a strategy or a step rule requires it."
         )
         return Section(name, title, text, notes=[note])
     part = [f"{label}: {len(events)} of {len(run.steps)} steps" for label, run, events in _each(runs, known) if events]
     notes = ["The loss after the step is known for " + "; ".join(part) + "."]
     positive = [[event for event in events if _on_logarithmic(event)] for events in known]
     fewer = sum(map(len, known)) - sum(map(len, positive))
-    shown = sum(map(len, positive)) > _LEAST_PART * sum(map(len, known))
+    logarithmic = sum(map(len, positive)) > _LEAST_PART * sum(map(len, known))
     frames = {"0": _scatter(runs, positive, logarithmic=True), "1": _scatter(runs, known, logarithmic=False)}
-    if fewer and shown:
+    if fewer and logarithmic:
         notes.append(f"Logarithmic axes leave out {fewer} steps in which one of the two is not a decrease.")
-    switch = Switch("scale", "Scale", ["Logarithmic", "Linear"], chosen=0 if shown else 1)
+    switch = Switch("scale", "Scale", ["Logarithmic", "Linear"], chosen=0 if logarithmic else 1)
     figures = [
         Figure("decrease-scatter", "Actual against predicted decrease", frames, ("scale",)),
         Figure("decrease-ratio", "Actual over predicted decrease", {"": _ratio(runs, known)}),
     ]
-    told = {index for index, events in enumerate(known) if events}
-    return Section(name, title, text, figures, [switch], notes=notes, keys=keys_of(labels(runs), told, "mark"))
+    known_runs = {index for index, events in enumerate(known) if events}
+    return Section(name, title, text, figures, [switch], notes=notes, keys=keys_of(labels(runs), known_runs, "mark"))
 
 
 def damping_section(runs: Sequence[RunRecord]) -> Section | None:
@@ -59,7 +59,7 @@ def damping_section(runs: Sequence[RunRecord]) -> Section | None:
     named = [(label, run) for label, run in zip(labels(runs), runs, strict=True) if run in own]
     text = (
         "Dampings δ (loss/param²) over all groups, from the smallest finite one to the largest; the Euclidean norm of "
-        "the step (in units of the parameters); and how many directions it was made along."
+        "the step (in units of the parameters); and the number of directions that were kept."
     )
     figures = [
         _range_figure(named, [labels(runs).index(label) for label, _ in named]),
@@ -79,7 +79,7 @@ def _known(event: StepEvent) -> bool:
 
 
 def _decreases(event: StepEvent) -> tuple[float, float]:
-    """Return predicted and actual decrease of a step of which both are known."""
+    """Return the predicted and the actual decrease of a step for which both are known."""
     assert event.predicted_decrease is not None
     assert event.loss_after is not None
     return event.predicted_decrease, event.loss - event.loss_after
@@ -144,12 +144,12 @@ def _scatter(runs: Sequence[RunRecord], known: Sequence[list[StepEvent]], logari
 def _ratio(runs: Sequence[RunRecord], known: Sequence[list[StepEvent]]) -> dict[str, Any]:
     traces: list[dict[str, Any]] = []
     for index, (label, _, events) in enumerate(_each(runs, known)):
-        told = [event for event in events if _decreases(event)[0] > 0]
-        ratios = [actual / predicted for predicted, actual in map(_decreases, told)]
-        if told:
-            curve = joined([([event.step for event in told], ratios)])
+        falling = [event for event in events if _decreases(event)[0] > 0]
+        ratios = [actual / predicted for predicted, actual in map(_decreases, falling)]
+        if falling:
+            curve = summarized([([event.step for event in falling], ratios)])
             traces += curve_traces(curve, index, label, hovertemplate="actual/predicted %{y:.3~g}, step %{x}")
-    # Predictions near zero make ratios of any size: the axis begins with the middle nine tenths of them.
+    # Predictions near zero make arbitrarily large ratios, so the axis first shows the middle nine tenths.
     layout: dict[str, Any] = {
         "xaxis": dict(_STEP_AXIS),
         "yaxis": {"title": "actual / predicted"},
@@ -170,8 +170,8 @@ def _range_figure(named: Sequence[tuple[str, RunRecord]], places: Sequence[int])
     traces: list[dict[str, Any]] = []
     for index, (label, run) in zip(places, named, strict=True):
         steps: list[float | None] = [event.step for event in run.steps]
-        low = joined([(steps, [event.damping_min for event in run.steps])])
-        high = joined([(steps, [event.damping_max for event in run.steps])])
+        low = summarized([(steps, [event.damping_min for event in run.steps])])
+        high = summarized([(steps, [event.damping_max for event in run.steps])])
         name = plot_text(label)
         hover = {"hovertemplate": "smallest δ %{y:.3~g}, step %{x}"}
         lower = curve_traces(low, index, label, **hover, showlegend=False)[-1]
@@ -203,7 +203,7 @@ def _line_figure(
         if logarithmic:
             values = [None if number == 0 else number for number in values]
             zeros += [label] * (sum(map(_is_zero, map(value, run.steps))))
-        curve = joined([([event.step for event in run.steps], values)])
+        curve = summarized([([event.step for event in run.steps], values)])
         hover = f"{title.lower()} %{{y:.4~g}}, step %{{x}}"
         traces += curve_traces(curve, every.index(label), label, hovertemplate=hover)
     note = "; ".join(f"{label}: zero in {zeros.count(label)} steps" for label in dict.fromkeys(zeros))

@@ -1,4 +1,4 @@
-"""Sections as a page: one file, with all that it needs inside."""
+"""The page of a report: one file that needs no others."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ddn_core.errors import ArgumentError
+from ddn_core.files import write_atomically
 from ddn_core.reports.curvature import recorded_steps
 from ddn_core.reports.figures_directions import direction_sections, spectrum_section
 from ddn_core.reports.figures_replay import replay_sections
@@ -20,7 +21,6 @@ from ddn_core.reports.palette import DARK, LIGHT, css_variables, themes
 from ddn_core.reports.parts import Section
 from ddn_core.reports.tables import headline_section, settings_section, versions_section
 from ddn_core.runs import RunRecord
-from ddn_core.runs.files import write_atomically
 from ddn_core.traces import Replay
 
 ADVICE = "reports need plotly and jinja2: pip install 'ddn-core[report]'"
@@ -36,37 +36,37 @@ def write_report(
 ) -> int:
     """Write a report as one HTML file that needs no network, and return its size in bytes.
 
-    Sections are there where there is something to show. Equal input gives an equal file.
+    Empty sections are omitted. The same input gives the same file.
 
     Example:
         >>> write_report("report.html", [RunRecord.read("runs/digits"), RunRecord.read("runs/adam")])
 
     Args:
         path: The file.
-        runs: Runs to show; those of equal name are seeds of one config.
+        runs: The runs; runs of the same name are seeds of one config.
         replay: Candidates on recorded curvature.
-        extra_sections: What else is shown, before all else.
-        title: Heading of the page; made of the names of the runs by default.
+        extra_sections: Sections to show before all others.
+        title: Heading of the page; by default, the names of the runs.
 
     Raises:
-        ArgumentError: There is nothing to show, plotly is not installed, or the file cannot be written.
+        ArgumentError: There is nothing to report, plotly is not installed, or the file cannot be written.
     """
     check_installed()
     sections = [*_sections(runs, replay, extra_sections)]
     if not sections:
-        raise ArgumentError("there is nothing to report: give a run or a replay.")
+        raise ArgumentError("There is nothing to report. Give a run or a replay.")
     content = _page(sections, title or _title(runs, replay), _subtitle(runs, replay)).encode()
     content = content.replace(_SIZE.encode(), size_text(len(content)).rjust(len(_SIZE)).encode())
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(Path(path), content)
     except OSError as error:
-        raise ArgumentError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise ArgumentError(f"The report {path} cannot be written: {error.strerror or error}.") from error
     return len(content)
 
 
 def check_installed() -> None:
-    """Raise unless reports can be written.
+    """Raise an error unless reports can be written.
 
     Raises:
         ArgumentError: plotly or jinja2 is not installed.
@@ -154,6 +154,6 @@ def _page(sections: Sequence[Section], title: str, subtitle: str) -> str:
 
 
 def _json(data: Any) -> str:
-    """Return data as JSON that ends no script element."""
+    """Return data as JSON without characters that could end a script element."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

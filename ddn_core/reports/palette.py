@@ -1,6 +1,7 @@
-"""Colours, after Okabe and Ito: told apart by people with any colour vision, on a light ground and on a dark one.
+"""Colours after Okabe and Ito, which differ for all kinds of colour vision, on a light and on a dark background.
 
-Text has a contrast of at least 4.5 to 1 to its ground, lines of at least 3 to 1. Series also differ by dash and marker.
+The contrast of text to its background is at least 4.5 to 1, and that of lines at least 3 to 1. Series also differ in
+dash and marker.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ DARK_SERIES = ("#56b4e9", "#e69f00", "#2fc79a", "#e79fc8", "#f0e442", "#ff7043",
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "8px,2px,2px,2px,2px,2px", "1px,3px")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "triangle-down", "star", "cross")
 
-# What is in order (steps): viridis, from what is soft on the ground to what stands out. Later is stronger.
+# Ordered values, such as steps, use viridis, from colours close to the background to colours that stand out.
 LIGHT_ORDER = ("#35a37f", "#1f928c", "#277f8e", "#31688e", "#3e4989", "#472d7b", "#440154")
 DARK_ORDER = ("#4573a5", "#2f8fa3", "#1fa188", "#4ac16d", "#8bd646", "#c8e020", "#fde725")
 
 
 def themes() -> dict[str, dict[str, object]]:
-    """Return both themes, for the page."""
+    """Return the light and the dark theme for the page."""
     looks = {"dashes": DASHES, "symbols": SYMBOLS}
     return {
         "light": {**LIGHT, "series": LIGHT_SERIES, "order": LIGHT_ORDER, **looks},
@@ -47,17 +48,17 @@ def themes() -> dict[str, dict[str, object]]:
 
 
 def css_variables(theme: Mapping[str, str]) -> str:
-    """Return a theme's colours as custom properties."""
+    """Return the colours of a theme as CSS custom properties."""
     return " ".join(f"--{name}: {value};" for name, value in theme.items())
 
 
 def series(index: int, opacity: float | None = None) -> str:
-    """Return the name of the colour of a series; after eight they come again."""
+    """Return the name of the colour of a series; the eight colours repeat."""
     return f"$c{index % len(LIGHT_SERIES)}" + ("" if opacity is None else f"/{opacity:g}")
 
 
 def in_order(index: int, count: int) -> str:
-    """Return the name of the colour of one of several things in order; a single one is the last."""
+    """Return the name of the colour of an ordered value; a single value has the last colour."""
     return f"$q{index / (count - 1) if count > 1 else 1:.3f}"
 
 

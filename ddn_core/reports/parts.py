@@ -1,4 +1,4 @@
-"""What a report is made of: sections with figures, switches and tables, as plain data."""
+"""Parts of a report as plain data: sections with figures, switches and tables."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Frame = Mapping[str, Any]
-"""One state of a figure: `data` and `layout` as Plotly takes them, and a `note` below it.
+"""One state of a figure: `data` and `layout` for Plotly, and a `note` below the figure.
 
-A colour is a name that the page looks up in its theme: `$c0` to `$c7` for series, `$q0.3` on the scale for what is in
-order, `$accent`, `$muted`, `$line`; `$c0/0.2` is translucent.
+A colour is a name that the page looks up in its theme: `$c0` to `$c7` for series, `$q0.3` on the scale for ordered
+values, `$accent`, `$muted`, `$line`; `$c0/0.2` is translucent.
 """
 
 
 @dataclass(frozen=True)
 class Switch:
-    """A choice that figures of a section depend on; switches of equal name go together, in all sections.
+    """A choice on which figures depend. Switches of the same name, in any section, change together.
 
     Attributes:
-        name: Its name in the page.
-        label: What stands before it.
-        options: What can be chosen. A list of lists where they depend on the choice of another switch.
-        kind: Buttons, a list to choose from, or a slider.
-        of: Name of the switch that the options depend on, if they do.
-        chosen: Number of the option that is chosen first.
+        name: Name of the switch in the page.
+        label: Label in front of the switch.
+        options: The options; a list of lists if they depend on the choice of another switch.
+        kind: Form of the switch: buttons, a drop-down list, or a slider.
+        of: Name of the switch on which the options depend, if any.
+        chosen: Number of the initial option.
     """
 
     name: str
@@ -40,12 +40,13 @@ class Figure:
     """A plot that may depend on switches.
 
     Attributes:
-        name: Its name in the page, unique there.
-        title: What it shows, in words; with the unit.
-        frames: Its states by the numbers of the chosen options, joined by `|`: `"0|3"`. One without switches has `""`.
-        switches: Names of the switches that it depends on.
-        wide: Whether it takes the whole width.
-        about: What is read out in its place; the title by default.
+        name: Unique name of the figure in the page.
+        title: Title of the figure, with the unit.
+        frames: States of the figure. A key has the numbers of the chosen options with `|` between them, such as
+            `"0|3"`; without switches, the key is `""`.
+        switches: Names of the switches on which the figure depends.
+        wide: Whether the figure takes the whole width.
+        about: Description for screen readers; by default, the title.
     """
 
     name: str
@@ -61,13 +62,13 @@ class Table:
     """Rows of text.
 
     Attributes:
-        caption: What it shows.
-        columns: Head of each column; the first one names the rows.
-        rows: Cells.
-        marked: Numbers of rows that stand out.
-        folded: Whether it is opened by the reader.
-        numbers: Whether all columns but the first hold numbers, which stand at the right.
-        tall: Whether it scrolls within the page.
+        caption: Caption of the table.
+        columns: Heading of each column; the first column names the rows.
+        rows: The cells by row.
+        marked: Numbers of the highlighted rows.
+        folded: Whether the table is folded until the reader opens it.
+        numbers: Whether all columns but the first hold numbers, which are aligned at the right.
+        tall: Whether the table scrolls within the page.
     """
 
     caption: str
@@ -87,10 +88,10 @@ class Key:
     """An entry of the legend of a section.
 
     Attributes:
-        name: What is shown.
-        group: The `legendgroup` of its traces.
-        index: Number of its series, for colour, dash and marker.
-        look: Whether it is shown as lines with dashes and marks, as solid lines with marks, or as marks.
+        name: Name of the run or candidate.
+        group: The `legendgroup` of the traces.
+        index: Number of the series, which gives colour, dash and marker.
+        look: Style of the entry: dashed lines with marks, solid lines with marks, or marks alone.
     """
 
     name: str
@@ -104,14 +105,14 @@ class Section:
     """A part of the page.
 
     Attributes:
-        name: Its name in the page, unique there.
-        title: Its heading.
-        text: How its figures are read, in a sentence or two.
-        figures: Its figures.
-        switches: What they depend on.
-        tables: Its tables.
-        notes: What is to be known of the data: gaps, what was left out.
-        keys: Names of what all its figures show, in place of a legend in each; traces belong to one by `legendgroup`.
+        name: Unique name of the section in the page.
+        title: Heading of the section.
+        text: Explanation of the figures, in a sentence or two.
+        figures: The figures.
+        switches: The switches on which the figures depend.
+        tables: The tables.
+        notes: Remarks on the data, such as gaps and omissions.
+        keys: Common legend of all figures; `legendgroup` assigns a trace to its entry.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Tables of runs: how they ended, their settings side by side, the versions they ran with."""
+"""Tables of runs: final values, settings for comparison, versions of packages."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ddn_core.runs import EvaluationEvent, RunRecord
 
 _ABSENT = "–"
 _LONG = 14
-"""Number of rows from which on a table scrolls within the page."""
+"""Largest number of rows of a table that does not scroll within the page."""
 
 
 def headline_section(runs: Sequence[RunRecord]) -> Section | None:
-    """Return how each run ended, of those that have begun."""
+    """Return the final losses and metrics of all runs that have begun."""
     runs = [run for run in runs if run.steps or run.evaluations]
     if not runs:
         return None
@@ -27,14 +27,14 @@ def headline_section(runs: Sequence[RunRecord]) -> Section | None:
     rows = [_headline(label, run, metrics) for label, run in zip(labels(runs), runs, strict=True)]
     table = Table("Each run at its end", columns, rows, tall=len(rows) > _LONG)
     text = (
-        "Training loss is the mean over the last batches, since the evaluation before; test loss and metrics are those "
-        "of the last evaluation. Seconds are of the whole run, with evaluations."
+        "Training loss is the mean over the batches since the evaluation before the last; test loss and metrics are "
+        "those of the last evaluation. Seconds are those of the whole run, including evaluations."
     )
     return Section("headline", "How the runs ended" if len(runs) > 1 else "How the run ended", text, tables=[table])
 
 
 def settings_section(runs: Sequence[RunRecord]) -> Section | None:
-    """Return the resolved configs side by side, what differs first."""
+    """Return the resolved configs for comparison, with the differences first."""
     if not runs:
         return None
     flat = [flattened({name: value for name, value in run.config.items() if name != "provenance"}) for run in runs]
@@ -65,7 +65,7 @@ def settings_section(runs: Sequence[RunRecord]) -> Section | None:
 
 
 def versions_section(runs: Sequence[RunRecord]) -> Section | None:
-    """Return what each run ran with."""
+    """Return the versions of packages of each run."""
     if not any(run.config.get("provenance") for run in runs):
         return None
     flat = [_versions(run.config.get("provenance") or {}) for run in runs]
@@ -73,12 +73,12 @@ def versions_section(runs: Sequence[RunRecord]) -> Section | None:
     rows = [[name, *(one.get(name, _ABSENT) for one in flat)] for name in names]
     marked = frozenset(number for number, row in enumerate(rows) if len(set(row[1:])) > 1)
     table = Table("Versions", ["package", *labels(runs)], rows, marked, numbers=False)
-    text = "What the runs ran with, as they noted it." + (" Marked rows differ between runs." if marked else "")
+    text = "Versions of packages, as recorded by the runs." + (" Marked rows differ between runs." if marked else "")
     return Section("versions", "Versions", text, tables=[table])
 
 
 def flattened(table: Mapping[str, Any]) -> dict[str, str]:
-    """Return the values in nested tables by their path, as one writes it after `--set`."""
+    """Return the values in nested tables by their path, in the notation of `--set`."""
     found: dict[str, str] = {}
     _flatten(table, "", found)
     return found
@@ -108,14 +108,14 @@ def _headline(label: str, run: RunRecord, metrics: Sequence[str]) -> list[str]:
     events = merged_evaluations(run)
     last = events[-1] if events else None
 
-    def told(value: Callable[[EvaluationEvent], float | None]) -> str:
+    def text(value: Callable[[EvaluationEvent], float | None]) -> str:
         return _ABSENT if last is None else figure_text(value(last))
 
-    loss = told(lambda event: event.train_loss)
+    loss = text(lambda event: event.train_loss)
     if last is None and run.steps:
         loss = f"{figure_text(run.steps[-1].loss)} (last batch)"
     seconds = last.seconds if last is not None else math.fsum(event.seconds for event in run.steps)
-    cells = [told(lambda event: event.test_loss)]
-    cells += [told(lambda event, name=name: event.test_metrics.get(name)) for name in metrics]  # type: ignore[misc]
+    cells = [text(lambda event: event.test_loss)]
+    cells += [text(lambda event, name=name: event.test_metrics.get(name)) for name in metrics]  # type: ignore[misc]
     name = label if run.finished else f"{label} (not finished)"
     return [name, loss, *cells, str(len(run.steps)), f"{seconds:.1f}"]

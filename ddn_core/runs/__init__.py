@@ -5,7 +5,6 @@ checkpoints.py   the state of a run in a file, written atomically and read witho
 record.py        a run folder, read back: for leaderboards, plots and reports
 scores.py        what a run came to: last and best values, when it reached a target
 significance.py  what few paired runs can say about chance
-tables.py        rows of figures as CSV and HTML
 comparison.py    several configs with several seeds, side by side
 """
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written atomically, read without unpickling code, and checked before they are used."""
+"""Checkpoints of a run: written atomically, read without running code, and checked before use."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any
 import torch
 
 from ddn_core.errors import ArgumentError
-from ddn_core.runs.files import write_atomically
+from ddn_core.files import write_atomically
 
 FORMAT = "ddn checkpoint 1"
 FOLDER = "checkpoints"
 KEPT = 2
-"""Number of checkpoints that are kept: where the newest cannot be used, the one before it is."""
+"""Number of checkpoints that are kept. If the newest cannot be used, a resumed run uses the one before."""
 
 KEYS = ("model", "optimizer", "config", "progress", "random")
-"""What a checkpoint has beside its format."""
+"""Required entries of a checkpoint, besides its format."""
 
 
 def save_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
@@ -31,10 +31,10 @@ def save_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Return a checkpoint; no code in it is run.
+    """Return a checkpoint, without running code in it.
 
     Raises:
-        ArgumentError: The file is damaged, or no checkpoint of `ddn train`.
+        ArgumentError: The file is damaged, or is not a checkpoint of `ddn train`.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -46,7 +46,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise
     except OSError as error:
         raise ArgumentError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # zipfile's and torch's, for a file that is cut off or something else
+    except Exception as error:  # zipfile and torch raise many types for a file that is cut off or of another kind
         raise ArgumentError(
             f"{path}: is truncated, or no checkpoint ({type(error).__name__}: {str(error).splitlines()[0]})"
         ) from error
@@ -56,10 +56,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 class CheckpointFolder:
-    """The checkpoints of a run that is not finished, newest first."""
+    """The checkpoints of a run that is not finished."""
 
     def __init__(self, run: Path) -> None:
-        """Take the folder of a run."""
+        """Use the folder of a run."""
         self._folder = run / FOLDER
 
     def paths(self) -> list[Path]:
@@ -68,14 +68,14 @@ class CheckpointFolder:
         return sorted(found, key=lambda path: int(path.stem.removeprefix("step-")), reverse=True)
 
     def write(self, step: int, checkpoint: Mapping[str, Any]) -> None:
-        """Write the checkpoint after a step, and drop the oldest; the one before stays until it is there."""
+        """Write the checkpoint after a step, and then remove the oldest."""
         self._folder.mkdir(exist_ok=True)
         save_checkpoint(self._folder / f"step-{step:08}.pt", checkpoint)
         for path in self.paths()[KEPT:]:
             path.unlink()
 
     def newest(self) -> tuple[dict[str, Any] | None, list[str]]:
-        """Return the newest checkpoint that can be used, and a line for each that cannot."""
+        """Return the newest checkpoint that can be used, and a line for each newer one that cannot."""
         complaints: list[str] = []
         for path in self.paths():
             try:
@@ -85,7 +85,7 @@ class CheckpointFolder:
         return None, complaints
 
     def remove(self) -> None:
-        """Remove all of them, and what a killed process left: the run is finished."""
+        """Remove all checkpoints of a finished run, and the partial files of a killed process."""
         for path in [*self.paths(), *self._folder.glob(".*.partial")]:
             path.unlink(missing_ok=True)
         if self._folder.is_dir():

@@ -14,7 +14,7 @@ from ddn_core.runs.events import EvaluationEvent
 from ddn_core.runs.record import RunRecord
 from ddn_core.runs.scores import Score, Target, is_loss, metric_names, values_of
 from ddn_core.runs.significance import Pairing, pairings, statement
-from ddn_core.runs.tables import html_table
+from ddn_core.tables import html_table
 
 
 @dataclass(frozen=True)

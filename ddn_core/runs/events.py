@@ -1,4 +1,4 @@
-"""What happens in a run, as records."""
+"""Records of a run: its steps, its evaluations, and its history."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StepFigures:
-    """What is told of a step; `None` where an optimizer of torch made it, or nothing is known.
+    """Figures of a step; `None` where a figure is unknown, or an optimizer of torch made the step.
 
     Norms and ranges are over all groups, and ranges over the finite dampings. `loss_after` is the loss of the same
-    batch after the whole step, before any of it was taken back; known where a strategy or a rule requires it, and in
-    steps that are recorded.
+    batch after the whole step, before a part of the step was undone. It is known if a strategy or a step rule requires
+    it, and for recorded steps.
     """
 
     loss: float
@@ -44,14 +44,14 @@ class EvaluationEvent:
 
     Attributes:
         epoch: Number of the epoch, from 1.
-        step: Number of steps that were made.
-        train_loss: Mean of the losses of the batches since the last evaluation; its own, if there was no step since.
+        step: Number of steps before the evaluation.
+        train_loss: Mean loss of the batches since the last evaluation. Without a step since then, the mean before it.
         test_loss: Loss of the test data.
         test_metrics: Means of the metrics over the test data.
-        whole_train_loss: Loss of all training data as the model is now, if the config asks for it.
-        seconds: Seconds since the run began, with evaluations.
-        step_seconds: Seconds that steps took.
-        ends_epoch: Whether the epoch has ended.
+        whole_train_loss: Loss of all training data with the current model; `None` unless the config asks for it.
+        seconds: Seconds of training and evaluation since the run began.
+        step_seconds: Seconds spent in steps.
+        ends_epoch: Whether the evaluation is the one at the end of an epoch.
     """
 
     epoch: int
@@ -67,12 +67,12 @@ class EvaluationEvent:
 
 @dataclass
 class History:
-    """What a run leaves in memory for its picture and its summary.
+    """History of a run in memory, for its picture and its summary.
 
     Attributes:
-        steps: Every step.
-        epochs: Every epoch.
-        spectra: By step, the eigenvalues of each group, ascending: of the first step, and of the last of each epoch.
+        steps: All steps.
+        epochs: The evaluations at the end of each epoch.
+        spectra: By step, the eigenvalues of each group, ascending: at the first step, and at the last of each epoch.
     """
 
     steps: list[StepEvent] = field(default_factory=list)

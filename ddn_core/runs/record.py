@@ -111,6 +111,18 @@ class RunRecord:
         return {} if state is None else dict(state.get("spectra", {}))
 
 
+def stored_config(run: Path) -> Path:
+    """Return the path of the resolved config in a run folder.
+
+    Raises:
+        ArgumentError: The folder holds no run.
+    """
+    if not (run / CONFIG).is_file():
+        reason = "the folder does not exist" if not run.exists() else f"{CONFIG} is missing"
+        raise ArgumentError(f"There is no run in {run}: {reason}. Start one with `ddn train CONFIG --out {run}`.")
+    return run / CONFIG
+
+
 def read_events(path: Path) -> tuple[list[StepEvent], list[EvaluationEvent]]:
     """Return the steps and the evaluations in a file of metrics; the last line of a run that was killed is left out.
 

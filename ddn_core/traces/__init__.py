@@ -1,16 +1,15 @@
-"""Recorded curvature: written during a run, and tried with any strategy afterwards, without a model.
+"""Recorded curvature: written during a run, and later replayed with any strategies, without a model.
 
-index.py      everything but the tensors, as one JSON file
+index.py      all but the tensors, as one JSON file
 tensors.py    tensors in a file
-recording.py  a recorder, which writes a trace between backward pass and step
+recording.py  the recorder, which writes a trace between backward pass and step
 trace.py      a trace, read back
-measures.py   signal-to-noise, and what each direction does for the step
-halves.py     what a step is worth on samples that it has not seen
+halves.py     expected decrease of the loss on samples that did not make the step
 replay.py     strategies on a trace, side by side
 """
 
+from ddn_core.measures import DampedChoice, signal_to_noise
 from ddn_core.traces.halves import expected_decrease, halves
-from ddn_core.traces.measures import DampedChoice, signal_to_noise
 from ddn_core.traces.recording import Recorder
 from ddn_core.traces.replay import RECORDED, Replay, Replayed, replay
 from ddn_core.traces.trace import Trace, TraceGroup, TraceStep

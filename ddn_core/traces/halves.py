@@ -1,14 +1,15 @@
-"""What a step is worth on samples that it has not seen: it is made of one half of them, and judged by the other.
+"""Decrease of the loss on held-out samples: one half of the samples makes the step, the other half judges it.
 
 The decrease that a quadratic model predicts for its own minimizer is too large: gradient noise looks like slope there,
-and directions of low curvature in the samples look longer than they are (Tatzel et al. 2025, arXiv 2410.14325). With
-gradients and curvature of other samples, noise is as likely to harm as to help.
+and directions whose curvature the samples underestimate look too promising (Tatzel et al. 2025, arXiv 2410.14325).
+With the gradients and the curvature of other samples, noise is as likely to harm as to help.
 
-Nothing of the other half may be known where the step is made: not even its eigenvectors, for directions that are
-fitted to all samples make their gradients look unrelated. So each half gets directions of its own. They lie in the span
-of the recorded ones, where column (c, n) of V has the coordinates `√λ_k u_k[(c, n)]`, and the gradient of sample n has
-`γ[n, k]`: all that is needed is recorded. A step made of half of the samples is noisier than the one made of all: the
-figure is that of a batch of half the size. What is left out of the trace counts for nothing.
+The half that makes the step must know nothing of the other half, not even its eigenvectors: directions fitted to all
+samples would make the gradients of the two halves look unrelated. So each half has its own directions. They lie in the
+span of the recorded directions, in which column (c, n) of V has the coordinates `√λ_k u_k[(c, n)]` and the gradient of
+sample n has the coordinates `γ[n, k]`. Both are recorded. A step from half of the samples is noisier than a step from
+all of them, so the expected decrease is that of a batch of half the size. Directions that are missing in the trace are
+ignored.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from ddn_core.api import Directions, GivenNorms
 from ddn_core.engine import DampedDirections, eigendecompose
 
 Answer = Callable[[Directions], tuple[Tensor, Tensor]]
-"""Gives the indices of the kept directions, and their dampings."""
+"""Function that returns the indices of the kept directions, and their dampings."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,11 +32,11 @@ class Half:
     """One half of the samples, in the coordinates of K recorded directions.
 
     Attributes:
-        columns: V of these samples, scaled such that `columns columnsᵀ` is their GGN, `[K, R/2]`, √loss/param.
+        columns: V of these samples, scaled so that `columns columnsᵀ` is their GGN, `[K, R/2]`, √loss/param.
         gradient: Gradient of their loss, weight decay included, `[K]`, loss/param.
         decay: Coefficient of the L2 weight decay, loss/param².
         basis: Directions of these samples alone, in its columns, `[K, K/2]`.
-        directions: The same as a strategy sees them.
+        directions: The directions of these samples, as a strategy receives them.
     """
 
     columns: Tensor
@@ -45,33 +46,34 @@ class Half:
     directions: Directions
 
     def step(self, answer: Answer) -> Tensor:
-        """Return the damped Newton step that strategies make of these samples, without `lr`, `[K]`, param."""
+        """Return the damped Newton step of strategies on these samples, without `lr`, `[K]`, param."""
         kept, deltas = answer(self.directions)
         lengths = DampedDirections.of(self.directions.select(kept), deltas).coefficients
         return self.basis[:, kept] @ lengths.to(self.basis.dtype)
 
     def decrease(self, move: Tensor) -> float:
         """Return the decrease of the loss of these samples along a move `[K]`, by their quadratic model, loss."""
-        bend = (self.columns.T @ move).square().sum() + self.decay * move.square().sum()
-        return -float(self.gradient @ move + 0.5 * bend)
+        curvature = (self.columns.T @ move).square().sum() + self.decay * move.square().sum()
+        return -float(self.gradient @ move + 0.5 * curvature)
 
 
 Split = tuple[Half, Half]
 
 
 def expected_decrease(splits: Sequence[Split], answer: Answer, lr: float = 1.0) -> tuple[float, float]:
-    """Return the decrease of the loss that held-out halves of the samples expect, and its standard deviation.
+    """Return the expected decrease of the loss on held-out halves of the samples, and its standard deviation.
 
-    The step that strategies make of one half is judged by slope and curvature of the other. Each split is used both
-    ways; the mean is over all of them.
+    One half makes the step, and the gradient and curvature of the other half give the decrease. Each split is used in
+    both roles.
 
     Args:
-        splits: Splits into halves, of `halves`.
-        answer: What the strategies choose.
+        splits: Splits into halves, as `halves` returns them.
+        answer: The choice of the strategies.
         lr: Factor on the step.
 
     Returns:
-        Mean and standard deviation over the splits, each a mean of its two ways, in loss; NaN if there is no split.
+        Mean and standard deviation over the splits, in loss, where a split counts as the mean of its two roles. NaN if
+        there is no split.
     """
     found = [sum(judge.decrease(lr * maker.step(answer)) for maker, judge in (one, one[::-1])) / 2 for one in splits]
     if not found:
@@ -82,10 +84,10 @@ def expected_decrease(splits: Sequence[Split], answer: Answer, lr: float = 1.0) 
 
 @torch.no_grad()
 def halves(directions: Directions, splits: int, seed: int = 0, decay: float = 0.0) -> list[Split]:
-    """Return random splits of the samples into halves; none, if there is a single sample or no direction.
+    """Return random splits of the samples into halves, or no split for a single sample or no direction.
 
     Args:
-        directions: Directions with gammas of each sample.
+        directions: Directions with the gammas of each sample.
         splits: Number of splits.
         seed: Seed of the splits.
         decay: Coefficient of the L2 weight decay, which gammas and lambdas include, loss/param².
@@ -108,14 +110,14 @@ def halves(directions: Directions, splits: int, seed: int = 0, decay: float = 0.
 
 
 def _half(directions: Directions, gradient: Tensor, curvature: Tensor, decay: float) -> Half:
-    """Return what samples at these positions, of the gradient and of the GGN, say by themselves."""
+    """Return the half with the samples at these positions of the gradient and of the GGN."""
     whole, count = directions.context, len(directions)
     rows = directions.evecs.double().reshape(-1, whole.samples, count)[:, curvature]  # [C, N/2, K]
     outputs, samples = rows.shape[:2]
     scale = (whole.samples / samples) ** 0.5
     columns = scale * (rows.reshape(-1, count) * directions.evals.double().sqrt()).T  # [K, C N/2]
     given = directions.gammas.double()[gradient]
-    if directions.reduction == "sum":  # of as many samples as there were
+    if directions.reduction == "sum":  # scale the sum to the number of all samples
         given = given * (len(directions.gammas) / len(gradient))
     total = given.sum(0) if directions.reduction == "sum" else given.mean(0)
 

@@ -1,4 +1,4 @@
-"""The index of a trace: everything but the tensors, as one JSON file beside them."""
+"""The index of a trace: all but the tensors, as one JSON file in the same folder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ddn_core.errors import ArgumentError
-from ddn_core.runs.files import write_atomically
+from ddn_core.files import write_atomically
 
 INDEX = "index.json"
 FORMAT: Literal["ddn trace 1"] = "ddn trace 1"
@@ -19,7 +19,7 @@ class _Entry(BaseModel):
 
 
 class GroupEntry(_Entry):
-    """What is known of a group in a step, beyond its tensors.
+    """A group in a recorded step, without its tensors.
 
     Attributes:
         group: Number of the group.
@@ -35,8 +35,8 @@ class GroupEntry(_Entry):
         parameter_norm: Norm of the parameters, param.
         mean_curvature: Mean of the eigenvalues, zeros included, loss/param².
         weight_decay: Coefficient of the L2 weight decay, which gammas and lambdas include, loss/param².
-        found: Number of directions that there were; those that are recorded have the largest eigenvalues.
-        last: What the group's last step did, if a strategy asked.
+        found: Number of all directions. The recorded directions are those with the largest eigenvalues.
+        last: Outcome of the previous step of the group, if a strategy required it.
     """
 
     group: int
@@ -60,13 +60,13 @@ class StepEntry(_Entry):
     """A recorded step.
 
     Attributes:
-        step: Its number, from 0.
-        epoch: Number of its epoch, from 1; `None` where nobody counts.
+        step: Number of the step, from 0.
+        epoch: Number of the epoch, from 1; `None` if the caller counts no epochs.
         loss: Loss of the batch before the step.
         loss_after: Loss of the same batch after the whole step, if it was evaluated.
-        file: Name of the file with its tensors.
+        file: Name of the file with the tensors.
         bytes: Size of the file.
-        groups: Its groups.
+        groups: The recorded groups.
     """
 
     step: int
@@ -79,12 +79,12 @@ class StepEntry(_Entry):
 
 
 class Index(_Entry):
-    """All that is recorded.
+    """The index of a trace.
 
     Attributes:
         format: Version of this format.
-        megabytes: What the trace may take at most.
-        left_out: Numbers of the steps that did not fit.
+        megabytes: Largest size of the trace.
+        left_out: Numbers of the steps that did not fit into the trace.
         steps: The steps, in order.
     """
 
@@ -95,11 +95,11 @@ class Index(_Entry):
 
     @property
     def bytes(self) -> int:
-        """Size of all files with tensors."""
+        """Total size of the files with tensors."""
         return sum(entry.bytes for entry in self.steps)
 
     def before(self, step: int) -> Index:
-        """Return the index without what was recorded at a step or later."""
+        """Return the index without a step and all later ones."""
         kept = tuple(entry for entry in self.steps if entry.step < step)
         return self.model_copy(update={"steps": kept, "left_out": tuple(one for one in self.left_out if one < step)})
 
@@ -112,15 +112,17 @@ class Index(_Entry):
         """Return the index in a folder.
 
         Raises:
-            ArgumentError: There is none, or it cannot be read.
+            ArgumentError: The folder has no index, or the index cannot be read.
         """
         try:
             return cls.model_validate_json((folder / INDEX).read_bytes())
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ArgumentError(
-                f"{folder} is no trace: it has no {INDEX}. Make one with ddn train --record."
+                f"There is no trace in {folder}: {INDEX} is missing. Record one with `ddn train --record`."
             ) from error
         except OSError as error:
-            raise ArgumentError(f"{folder / INDEX}: cannot be read: {error.strerror}") from error
+            raise ArgumentError(f"{folder / INDEX} cannot be read: {error.strerror}") from error
         except ValidationError as error:
-            raise ArgumentError(f"{folder / INDEX}: is no index of a trace that this version of ddn reads.") from error
+            raise ArgumentError(
+                f"{folder / INDEX} is not an index of a trace that this version of ddn can read."
+            ) from error

@@ -19,11 +19,11 @@ from ddn_core.traces.index import INDEX, GroupEntry, Index, StepEntry
 from ddn_core.traces.tensors import check_installed, save_tensors
 
 STEP_SHARE = 8
-"""A step takes at most the eighth of what a trace may take."""
+"""A step takes at most this fraction, one eighth, of the size of a trace."""
 
 
 class Recorder:
-    """Writes a trace; the steps of the optimizer are the same, whether they are recorded or not.
+    """Writer of a trace. Recording does not change the steps of the optimizer.
 
     Example:
         >>> recorder = Recorder("trace")
@@ -37,14 +37,14 @@ class Recorder:
     """
 
     def __init__(self, folder: Path | str, settings: RecordConfig | Mapping[str, Any] | None = None) -> None:
-        """Begin a trace in a new folder, or go on with the one in it.
+        """Begin a trace in a new folder, or continue the trace in the folder.
 
         Args:
             folder: The folder.
-            settings: Which steps are recorded, and how much of them.
+            settings: The steps to record, and the size of the trace.
 
         Raises:
-            ArgumentError: The folder has something else in it, or cannot be written, or safetensors is not installed.
+            ArgumentError: The folder holds other files or cannot be written, or safetensors is not installed.
         """
         check_installed()
         self.folder = Path(folder)
@@ -54,15 +54,17 @@ class Recorder:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if any(not path.name.startswith(".") for path in self.folder.iterdir()):  # but for what a kill left
-                raise ArgumentError(f"{self.folder} is not empty, and holds no trace. Name a new folder.")
+            if any(
+                not path.name.startswith(".") for path in self.folder.iterdir()
+            ):  # a killed process leaves partial files
+                raise ArgumentError(f"The folder {self.folder} is not empty, and holds no trace. Name a new folder.")
             self.index = Index(megabytes=self._settings.megabytes)
             self.index.write(self.folder)
         except OSError as error:
-            raise ArgumentError(f"{self.folder} cannot be written: {error.strerror or error}") from error
+            raise ArgumentError(f"The folder {self.folder} cannot be written: {error.strerror or error}.") from error
 
     def resume(self, step: int) -> None:
-        """Forget what was recorded at a step or later: a run that was cut off will come to it again."""
+        """Remove a step and all later ones, because a resumed run will record them again."""
         kept = self.index.before(step)
         if kept != self.index:
             self.index = kept
@@ -73,11 +75,11 @@ class Recorder:
                 path.unlink()
 
     def is_due(self, step: int, last: int | None = None) -> bool:
-        """Return whether a step is to be recorded.
+        """Return whether a step should be recorded.
 
         Args:
-            step: Its number, from 0.
-            last: Number of the last step of the run, where it is known.
+            step: Number of the step, from 0.
+            last: Number of the last step of the run, if it is known.
         """
         if self._settings.steps is not None:
             return step in self._settings.steps
@@ -91,20 +93,20 @@ class Recorder:
         epoch: int | None = None,
         last: int | None = None,
     ) -> bool:
-        """Record the step that the optimizer will make, if it is due, and return whether it was.
+        """Record the next step of the optimizer if it is due, and return whether it was recorded.
 
-        Called after the backward pass and before `step()`. Groups that reuse directions of an earlier step, and groups
-        that an optimizer of torch moves, have none; a step at a loss that is not finite is not recorded.
+        Call this after the backward pass and before `step()`. Groups that reuse directions of an earlier step, and
+        groups of an optimizer of torch, have no directions to record. A step is not recorded if its loss is not finite.
 
         Args:
             optimizer: The optimizer.
             loss: Loss of the batch.
             epoch: Number of the epoch, from 1.
-            last: Number of the last step of the run, where it is known.
+            last: Number of the last step of the run, if it is known.
 
         Raises:
             CurvatureError: There was no curvature pass since the last step.
-            StrategyError: A criterion or a damping raised, or returned the wrong thing.
+            StrategyError: A criterion or a damping raised, or returned an invalid result.
         """
         if not self.is_due(optimizer.step_count, last):
             return False
@@ -119,7 +121,7 @@ class Recorder:
             try:
                 entry, own = self._of_group(optimizer, index, len(groups))
             except NonFiniteError:
-                return False  # whether that ends the run is for the step to say
+                return False  # the step itself decides whether the run ends
             entries.append(entry)
             tensors |= {f"{index}.{name}": tensor for name, tensor in own.items()}
         if not entries:
@@ -129,7 +131,7 @@ class Recorder:
         return True
 
     def note_loss_after(self, step: int, loss: float | None) -> None:
-        """Note the loss of the same batch after a recorded step."""
+        """Add the loss of the same batch after a recorded step."""
         if self.index.steps and self.index.steps[-1].step == step and loss is not None:
             entry = self.index.steps[-1].model_copy(update={"loss_after": loss})
             self.index = self.index.model_copy(update={"steps": (*self.index.steps[:-1], entry)})
@@ -173,7 +175,7 @@ class Recorder:
         return entry, {**tensors, "kept": kept[recorded] - start, "deltas": deltas[recorded]}
 
     def _count(self, directions: Directions, shares: int) -> int:
-        """Return how many directions of a group are recorded."""
+        """Return the number of directions of a group to record."""
         per_direction = len(directions.evecs) + 2 * directions.context.samples + 5
         most = self._settings.megabytes * 1e6 / STEP_SHARE / shares / directions.evals.element_size()
         fitting = int((most - len(directions.all_evals)) // per_direction)

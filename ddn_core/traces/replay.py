@@ -1,4 +1,4 @@
-"""Any strategies on recorded curvature, side by side: no model, no data, milliseconds a step."""
+"""Strategies on recorded curvature: no model, no data, milliseconds for a step."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from torch import Tensor
 from ddn_core.api import Criterion, Damping, Directions
 from ddn_core.config import Config
 from ddn_core.errors import ArgumentError, ConfigError, StrategyError
+from ddn_core.measures import DampedChoice
 from ddn_core.plugins.resolve import as_criterion, as_damping
+from ddn_core.tables import csv_text, html_table
 from ddn_core.traces.halves import Split, expected_decrease, halves
-from ddn_core.traces.measures import DampedChoice
 from ddn_core.traces.trace import Trace, TraceGroup
 
 RECORDED = "recorded"
-"""Name of what the run itself did, beside the candidates."""
+"""Name of the strategies of the run itself, which are listed with the candidates."""
 
 Candidate = Config | object
 """A config; a damping; a pair of criterion and damping; or a list of such pairs, one for each recorded group."""
@@ -27,17 +28,17 @@ Candidate = Config | object
 
 @dataclass(frozen=True, eq=False)
 class Replayed:
-    """What a candidate does in one group at one recorded step.
+    """Result of a candidate in one group at one recorded step.
 
     Attributes:
-        name: The candidate.
+        name: Name of the candidate.
         step: Number of the step.
         group: Number of the group.
-        choice: The directions that it keeps, and their dampings.
-        expected_decrease: Decrease of the loss that held-out halves of the samples expect, loss; NaN where samples are
-            too few, and for what the run did if its strategies cannot be made again.
-        expected_spread: Standard deviation of that over the splits, loss.
-        seconds: Seconds that criterion and damping took, together.
+        choice: The directions that the candidate keeps, and their dampings.
+        expected_decrease: Expected decrease of the loss on held-out halves of the samples, loss. NaN if there are too
+            few samples, or if the strategies of the run cannot be loaded again.
+        expected_spread: Standard deviation of the expected decrease over the splits, loss.
+        seconds: Seconds that criterion and damping took together.
     """
 
     name: str
@@ -49,7 +50,7 @@ class Replayed:
     seconds: float
 
     def to_dict(self) -> dict[str, str | int | float]:
-        """Return the figures as plain data; dampings are over the finite ones, NaN where there is none."""
+        """Return the figures as plain data, with the range of the finite dampings, or NaN if there are none."""
         finite = self.choice.deltas[self.choice.deltas.isfinite()].double()
         low, middle, high = (
             (float(finite.min()), float(finite.median()), float(finite.max())) if len(finite) else (float("nan"),) * 3
@@ -73,12 +74,12 @@ class Replayed:
 
 @dataclass(frozen=True, eq=False)
 class Replay:
-    """Strategies on recorded curvature.
+    """Results of candidates on recorded curvature.
 
     Attributes:
         trace: The recorded curvature.
-        names: Names of the candidates, what the run did first.
-        results: One for each recorded step, group and candidate, in this order.
+        names: Names of the candidates; the first is the run itself.
+        results: A result for each recorded step, group and candidate, in this order.
     """
 
     trace: Trace
@@ -95,15 +96,12 @@ class Replay:
 
     def write_csv(self, path: Path | str) -> None:
         """Write the figures as a table, one row for each result."""
-        from ddn_core.runs.tables import csv_text
-
         Path(path).write_text(csv_text(self.rows()), encoding="utf-8")
 
     def _repr_html_(self) -> str:
-        """Return dampings at the last step, decreases and figures, for a notebook."""
+        """Return pictures of dampings and decreases, and a table of all results, for a notebook."""
         from ddn_core.plots import candidate_dampings, candidate_decreases
         from ddn_core.plots.notebook import picture
-        from ddn_core.runs.tables import html_table
 
         last = self.results[-1]
         panels = [
@@ -114,10 +112,10 @@ class Replay:
 
 
 def replay(trace: Trace | Path | str, candidates: Mapping[str, Candidate], splits: int = 4, seed: int = 0) -> Replay:
-    """Return what strategies do on every recorded step.
+    """Apply strategies to every recorded step.
 
-    Strategies that adapt answer as they do before their first step: nothing is told to them. Momentum, clips and the
-    like are not applied: what is compared is criterion, damping and `lr`.
+    Only criterion, damping and `lr` are compared; momentum, clips and the like are not applied. Strategies that adapt
+    stay as they are before their first step, because no outcome is reported to them.
 
     Example:
         >>> from ddn_core.testing import digits_trace
@@ -126,20 +124,20 @@ def replay(trace: Trace | Path | str, candidates: Mapping[str, Candidate], split
 
     Args:
         trace: The trace, or its folder.
-        candidates: By name, what is tried: a config (with one group, which is used for every recorded one, or as many
-            as were recorded); a damping along all directions; a pair of criterion and damping; a list of such pairs.
+        candidates: The candidates by name. Each is a config, whose number of groups is one or that of the trace; a
+            damping, which is used along all directions; a pair of criterion and damping; or a list of such pairs.
             Strategies are objects, tables, or functions with ViViT's signatures.
-        splits: Number of random splits into halves that the expected decrease is a mean over; 0 for none.
+        splits: Number of random splits into halves for the expected decrease; 0 for no expected decrease.
         seed: Seed of the splits.
 
     Raises:
         ArgumentError: The trace cannot be read, or the groups of a candidate do not fit it.
-        ConfigError: A strategy is none, or its table is wrong.
-        StrategyError: A strategy raised, or returned the wrong thing.
+        ConfigError: An object is not a strategy, or the table of a strategy is wrong.
+        StrategyError: A strategy raised, or returned an invalid result.
     """
     trace = trace if isinstance(trace, Trace) else Trace.read(trace)
     if RECORDED in candidates:
-        raise ArgumentError(f"{RECORDED!r} is what the run did; name a candidate otherwise.")
+        raise ArgumentError(f"{RECORDED!r} is the name of the run itself. Give the candidate another name.")
     groups = sorted({entry.group for step in trace for entry in step.entry.groups})
     chosen = {name: _strategies(name, candidate, groups) for name, candidate in candidates.items()}
     results = []
@@ -155,7 +153,7 @@ def replay(trace: Trace | Path | str, candidates: Mapping[str, Candidate], split
 
 @dataclass(frozen=True, eq=False)
 class _Strategies:
-    """Criterion and damping of a group, fresh."""
+    """New criterion and damping for a group."""
 
     criterion: Criterion
     damping: Damping
@@ -169,14 +167,14 @@ class _Strategies:
 
 @torch.no_grad()
 def _recorded(step: int, group: TraceGroup, parts: Sequence[Split]) -> Replayed:
-    """Return what the run did; halves are asked with its strategies as they were before their first step."""
+    """Return the result of the run, with the expected decrease of its strategies before their first step."""
     entry = group.entry
     expected = spread = float("nan")
     try:
         fresh = _Strategies(as_criterion(entry.criterion, RECORDED), as_damping(entry.damping, RECORDED), entry.lr)
         expected, spread = expected_decrease(parts, fresh, entry.lr)
     except (ConfigError, StrategyError):
-        pass  # functions, or of a plugin that is not installed
+        pass  # the strategies are functions, or of a plugin that is not installed
     return Replayed(RECORDED, step, entry.group, group.choice, expected, spread, 0.0)
 
 
@@ -200,7 +198,10 @@ def _strategies(name: str, candidate: Candidate, groups: Sequence[int]) -> dict[
     made: list[tuple[object, object, float | None]]
     if isinstance(candidate, Config):
         if candidate.optimizer is not None:
-            raise ArgumentError(f"{name}: names {candidate.optimizer.kind!r} of torch; it has no strategies to replay.")
+            raise ArgumentError(
+                f"{name} is a config of the torch optimizer {candidate.optimizer.kind!r}, which has no strategies to "
+                "replay."
+            )
         made = [(group.criterion, group.damping, group.lr) for group in candidate.groups]
     elif isinstance(candidate, list):
         made = [(*_pair(name, item), None) for item in candidate]
@@ -210,8 +211,8 @@ def _strategies(name: str, candidate: Candidate, groups: Sequence[int]) -> dict[
         made = made * len(groups)
     if len(made) != len(groups):
         raise ArgumentError(
-            f"{name} has {len(made)} groups, and the trace {len(groups)}. Give one group, which is used for all, "
-            "or as many as were recorded."
+            f"{name} has {len(made)} groups, and the trace has {len(groups)}. Give one group for all of them, or as "
+            "many groups as the trace has."
         )
     found = {}
     for number, (criterion, damping, lr) in zip(groups, made, strict=True):
@@ -221,9 +222,9 @@ def _strategies(name: str, candidate: Candidate, groups: Sequence[int]) -> dict[
 
 
 def _pair(name: str, given: object) -> tuple[object, object]:
-    """Return criterion and damping of what a user gives for both."""
+    """Return the criterion and the damping of a candidate for one group."""
     if not isinstance(given, tuple):
         return {"kind": "all"}, given
     if len(given) != 2:
-        raise ArgumentError(f"{name}: {given!r} is no pair of criterion and damping.")
+        raise ArgumentError(f"{name}: {given!r} is not a pair of criterion and damping.")
     return given

@@ -1,4 +1,4 @@
-"""Tensors in a file: safetensors, which runs no code when it is read."""
+"""Tensors in a file of safetensors, which runs no code when it is read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddn_core.errors import ArgumentError
-from ddn_core.runs.files import write_atomically
+from ddn_core.files import write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,7 +17,7 @@ ADVICE = "traces need safetensors: pip install 'ddn-core[trace]'"
 
 
 def check_installed() -> None:
-    """Raise unless traces can be written.
+    """Raise an error unless traces can be written.
 
     Raises:
         ArgumentError: safetensors is not installed.
@@ -51,7 +51,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     try:
         found: dict[str, Tensor] = load(path.read_bytes())
     except OSError as error:
-        raise ArgumentError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise ArgumentError(f"{path} cannot be read: {error.strerror or error}") from error
     except (SafetensorError, ValueError) as error:
-        raise ArgumentError(f"{path}: is damaged: {error}") from error
+        raise ArgumentError(f"{path} is damaged: {error}") from error
     return found

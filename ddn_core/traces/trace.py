@@ -1,4 +1,4 @@
-"""A trace, read back: at some steps of a run, the directions of each group as strategies saw them."""
+"""Reading a trace: the directions of each group, as strategies received them, at some steps of a run."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from ddn_core.api import Context, Directions, GivenNorms, Outcome
 from ddn_core.errors import ArgumentError
+from ddn_core.measures import DampedChoice, signal_to_noise
 from ddn_core.runs.record import TRACE
+from ddn_core.tables import html_table
 from ddn_core.traces.index import GroupEntry, Index, StepEntry
-from ddn_core.traces.measures import DampedChoice, signal_to_noise
 from ddn_core.traces.tensors import load_tensors
 
 if TYPE_CHECKING:
@@ -24,10 +25,10 @@ class TraceGroup:
     """A group in a recorded step.
 
     Attributes:
-        entry: What is known of it beyond its tensors.
-        directions: The directions that its criterion was given; gammas and lambdas are there, and eigenvectors in
-            parameter space are not.
-        kept: Indices of the directions that the criterion kept, of those that are recorded.
+        entry: Entry of the group in the index.
+        directions: The directions that the criterion received, with gammas and lambdas, but without eigenvectors in
+            parameter space.
+        kept: Indices of the recorded directions that the criterion kept.
         deltas: Dampings of the kept directions, loss/param².
     """
 
@@ -38,7 +39,7 @@ class TraceGroup:
 
     @property
     def choice(self) -> DampedChoice:
-        """What the run chose, and the step along it."""
+        """The directions that the run chose, with their dampings."""
         return DampedChoice(self.directions, self.kept, self.deltas, self.entry.lr)
 
 
@@ -48,7 +49,7 @@ class TraceStep:
 
     Attributes:
         folder: Folder of the trace.
-        entry: What is known of it beyond its tensors: number, epoch, loss before and after.
+        entry: Entry of the step in the index: number, epoch, loss before and after.
     """
 
     folder: Path
@@ -56,7 +57,7 @@ class TraceStep:
 
     @cached_property
     def groups(self) -> tuple[TraceGroup, ...]:
-        """The groups, read from the file when first asked for.
+        """The groups, which are read from the file at the first access.
 
         Raises:
             ArgumentError: The file is missing or damaged.
@@ -66,7 +67,7 @@ class TraceStep:
         try:
             return tuple(_group(entry, tensors, self.entry.step) for entry in self.entry.groups)
         except (KeyError, RuntimeError, TypeError) as error:
-            raise ArgumentError(f"{path}: does not have what the index says: {error}") from error
+            raise ArgumentError(f"{path} does not match the index of the trace: {error}") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +79,8 @@ class Trace:
         >>> directions = trace.steps[0].groups[0].directions
 
     Attributes:
-        path: Its folder.
-        index: What is recorded.
+        path: Folder of the trace.
+        index: The index.
         steps: The recorded steps, in order.
     """
 
@@ -89,17 +90,19 @@ class Trace:
 
     @classmethod
     def read(cls, path: Path | str) -> Trace:
-        """Return the trace in a folder, or in a run folder; tensors are read when they are asked for.
+        """Return the trace in a folder or in a run folder, without reading the tensors yet.
 
         Raises:
-            ArgumentError: There is none, it holds no step, or its index cannot be read.
+            ArgumentError: There is no trace, the trace holds no step, or its index cannot be read.
         """
         folder = Path(path)
         if (folder / TRACE).is_dir():
             folder = folder / TRACE
         index = Index.read(folder)
         if not index.steps:
-            raise ArgumentError(f"{folder}: the trace holds no step; its run ended before the first, or none fitted.")
+            raise ArgumentError(
+                f"The trace in {folder} holds no step: the run ended before the first, or no step fitted."
+            )
         return cls(folder, index, tuple(TraceStep(folder, entry) for entry in index.steps))
 
     def __len__(self) -> int:
@@ -107,11 +110,11 @@ class Trace:
         return len(self.steps)
 
     def __iter__(self) -> Iterator[TraceStep]:
-        """Go through the recorded steps."""
+        """Iterate over the recorded steps."""
         return iter(self.steps)
 
     def __repr__(self) -> str:
-        """Return how much is recorded, on one line."""
+        """Return the path and the size of the trace, on one line."""
         numbers = [step.entry.step for step in self.steps]
         groups = max(len(step.entry.groups) for step in self.steps)
         return (
@@ -119,8 +122,13 @@ class Trace:
             f"{self.index.bytes / 1e6:.1f} MB)"
         )
 
+    @property
+    def spectra(self) -> dict[int, dict[int, Tensor]]:
+        """By step, the eigenvalues of each recorded group by its number, loss/param²."""
+        return {step.entry.step: {own.entry.group: own.directions.all_evals for own in step.groups} for step in self}
+
     def rows(self) -> list[dict[str, str | int | float | None]]:
-        """Return what is recorded as plain data, one row for each step and group."""
+        """Return the figures as plain data, one row for each step and group."""
         found: list[dict[str, str | int | float | None]] = []
         for step in self:
             for group in step.groups:
@@ -144,10 +152,9 @@ class Trace:
         return found
 
     def _repr_html_(self) -> str:
-        """Return spectrum, signal-to-noise and figures, for a notebook."""
+        """Return pictures of spectrum and signal-to-noise, and a table of all steps, for a notebook."""
         from ddn_core.plots import noise, spectrum_over_time
         from ddn_core.plots.notebook import picture
-        from ddn_core.runs.tables import html_table
 
         last = self.steps[-1].groups[0]
         panels = [lambda ax: spectrum_over_time(self, last.entry.group, ax), lambda ax: noise(last, ax)]

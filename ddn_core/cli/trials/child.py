@@ -11,19 +11,16 @@ import signal
 import threading
 
 
-def main() -> None:
-    """Run the `ddn` command as a trial."""
+def die_with_parent() -> None:
+    """End this process, and those that it started, as soon as its parent ends."""
     lifeline = os.dup(0)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)  # what runs here finds no input
     os.close(nothing)
-    threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
-    from ddn_core.cli import main as command
-
-    command()
+    threading.Thread(target=_wait_and_die, args=(lifeline,), daemon=True).start()
 
 
-def _die_with_parent(lifeline: int) -> None:
+def _wait_and_die(lifeline: int) -> None:
     os.read(lifeline, 1)
     if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)  # with the processes that load data, if there are any

@@ -22,7 +22,10 @@ OUTPUT = "output.log"
 ERRORS = "errors.log"
 
 _LOSSES = ("train_loss", "test_loss")
-_CHILD = [sys.executable, "-P", "-c", "from ddn_core.cli.trials.child import main; main()"]
+_CODE = (
+    "from ddn_core.cli.trials.child import die_with_parent; from ddn_core.cli import main; die_with_parent(); main()"
+)
+_CHILD = [sys.executable, "-P", "-c", _CODE]
 
 State = Literal["finished", "failed", "timed out"]
 

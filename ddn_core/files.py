@@ -1,4 +1,4 @@
-"""Files that are there wholly, or not at all."""
+"""Writing files that are never left half written."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that whenever the process is killed there is the old one or the new one, and no half of it."""
+    """Write a file so that a kill at any time leaves either the old file or the new one, and no partial file."""
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("wb") as file:
         file.write(content)

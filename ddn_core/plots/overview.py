@@ -1,16 +1,21 @@
-"""The picture of a run: the loss, and the spectrum of each group's Gram matrix."""
+"""The picture of a run: the loss, and the spectrum of each group."""
 
 from __future__ import annotations
 
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
-from ddn_core.plots import spectrum
 from ddn_core.plots.palette import COLORS, tidy
-from ddn_core.runs.events import History
+from ddn_core.plots.spectra import spectrum
+from ddn_core.plots.subjects import RunHistory
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
-def plot_run(history: History) -> Figure:
-    """Return a figure with the loss over steps at the left and the eigenvalues at the right."""
+def run_picture(history: RunHistory) -> Figure:
+    """Return a figure with the loss over steps on the left and the eigenvalues on the right."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(10, 4), layout="constrained")
     loss, right = figure.subplots(1, 2)
     loss.plot([event.step + 1 for event in history.steps], [event.loss for event in history.steps], color="0.6", lw=1)

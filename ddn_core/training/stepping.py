@@ -1,4 +1,4 @@
-"""One training step, by our optimizer or by one of torch's: the same loop runs both."""
+"""One training step, by `DirectionalDampedNewton` or by an optimizer of torch, so that one loop runs both."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from backpack import extend
 from torch import Tensor
 from torch.optim import Optimizer, lr_scheduler
 
-from ddn_core.cli.problem import model_assignment
 from ddn_core.config import Config
 from ddn_core.config.load import config_error
 from ddn_core.errors import ConfigError, DdnError, PluginError
 from ddn_core.optim import DirectionalDampedNewton, torch_optimizer
 from ddn_core.plugins.problem import ProblemParts
 from ddn_core.runs.events import StepFigures
+from ddn_core.training.problem import model_assignment
 
 SCHEDULERS: Mapping[str, Any] = {
     "step": lr_scheduler.StepLR,
@@ -28,15 +28,15 @@ SCHEDULERS: Mapping[str, Any] = {
 }
 
 Record = Callable[[DirectionalDampedNewton, float], object]
-"""What is called between backward pass and step, with the optimizer and the loss."""
+"""Callback between the backward pass and the step, with the optimizer and the loss."""
 
 
 class Stepper(Protocol):
-    """Makes training steps."""
+    """An optimizer that makes training steps on batches."""
 
     @property
     def optimizer(self) -> Optimizer:
-        """The optimizer that makes them."""
+        """The optimizer that makes the steps."""
 
     def step(self, inputs: Tensor, targets: Tensor, record: Record | None = None) -> StepFigures:
         """Make a step on a batch.
@@ -44,7 +44,7 @@ class Stepper(Protocol):
         Args:
             inputs: Inputs of the batch.
             targets: Targets of the batch.
-            record: Called before the step with what makes it and with the loss; the loss after it is told then.
+            record: Callback before the step. If it is given, the loss after the step is evaluated.
         """
 
     def spectra(self) -> list[Tensor]:
@@ -55,20 +55,20 @@ class NewtonStepper:
     """Steps of `DirectionalDampedNewton`."""
 
     def __init__(self, config: Config, parts: ProblemParts) -> None:
-        """Extend model and loss, and set the optimizer up."""
+        """Extend model and loss for BackPACK, and create the optimizer."""
         self._forward = Forward(parts, config)
         self._model = extend(parts.model)
         self._optimizer = DirectionalDampedNewton(self._model.named_parameters(), groups=config)
-        self._shortens = config.step.on_increase == "shorten"  # the first loss is that after the whole step
+        self._shortens = config.step.on_increase == "shorten"  # the first loss is the one after the whole step
         extend(parts.loss_function)
 
     @property
     def optimizer(self) -> DirectionalDampedNewton:
-        """The optimizer that makes them."""
+        """The optimizer that makes the steps."""
         return self._optimizer
 
     def step(self, inputs: Tensor, targets: Tensor, record: Record | None = None) -> StepFigures:
-        """Make a step on a batch; the loss after it is evaluated if something needs it."""
+        """Make a step on a batch, and evaluate the loss after it if something needs that loss."""
         optimizer = self._optimizer
         optimizer.zero_grad()
         with optimizer.curvature():
@@ -103,7 +103,7 @@ class NewtonStepper:
         return loss
 
     def _loss_aside(self, inputs: Tensor, targets: Tensor, seen: list[float]) -> None:
-        """Evaluate the loss such that the run goes on as if nobody had: random numbers and buffers are put back."""
+        """Evaluate the loss without a trace in the run: random numbers and buffers are restored."""
         buffers = {name: tensor.clone() for name, tensor in self._model.named_buffers()}
         with torch.random.fork_rng(devices=[inputs.device] if inputs.is_cuda else []):
             self._loss_after(inputs, targets, seen)
@@ -117,21 +117,21 @@ class NewtonStepper:
 
 
 class TorchStepper:
-    """Steps of an optimizer of torch; model and loss are left as they are."""
+    """Steps of an optimizer of torch, without BackPACK."""
 
     def __init__(self, config: Config, parts: ProblemParts) -> None:
-        """Set the optimizer up."""
+        """Create the optimizer."""
         assert config.optimizer is not None
         self._forward = Forward(parts, config)
         self._optimizer = torch_optimizer(config.optimizer, parts.model.parameters())
 
     @property
     def optimizer(self) -> Optimizer:
-        """The optimizer that makes them."""
+        """The optimizer that makes the steps."""
         return self._optimizer
 
     def step(self, inputs: Tensor, targets: Tensor, record: Record | None = None) -> StepFigures:
-        """Make a step on a batch; there is nothing to record."""
+        """Make a step on a batch; `record` is ignored, because there is no curvature."""
         losses: list[Tensor] = []
 
         def closure() -> float:
@@ -145,7 +145,7 @@ class TorchStepper:
         return StepFigures(loss=float(losses[0]))
 
     def spectra(self) -> list[Tensor]:
-        """Return nothing: there is no curvature."""
+        """Return an empty list, because there is no curvature."""
         return []
 
 
@@ -153,7 +153,7 @@ class Forward:
     """The loss of a batch."""
 
     def __init__(self, parts: ProblemParts, config: Config) -> None:
-        """Take model and loss of a problem."""
+        """Use the model and the loss of a problem."""
         self._parts = parts
         self._label = config.problem.label() if config.problem is not None else "the problem"
 
@@ -176,22 +176,22 @@ class Forward:
 
 
 def stepper_of(config: Config, parts: ProblemParts, source: str) -> Stepper:
-    """Put the model where the config wants it, and return what makes the steps.
+    """Move the model to the device and dtype of the config, and return its stepper.
 
     Raises:
-        ConfigError: The device is not there, or groups do not fit the model.
+        ConfigError: The device is not available, or the groups do not fit the model.
     """
     if config.optimizer is None and (problems := model_assignment(config, parts.model)[1]):
         raise config_error(source, problems)
     try:
         parts.model.to(device=config.training.device, dtype=getattr(torch, config.training.dtype))
-    except (RuntimeError, AssertionError) as error:  # torch's, for a device that is not there
+    except (RuntimeError, AssertionError) as error:  # torch raises these for a device that is not available
         raise ConfigError(f"{source}: training.device: {config.training.device!r}: {error}") from error
     return NewtonStepper(config, parts) if config.optimizer is None else TorchStepper(config, parts)
 
 
 def scheduler_of(config: Config, optimizer: Optimizer) -> Any | None:
-    """Return the scheduler of the learning rate that a config names, if any."""
+    """Return the learning-rate scheduler of a config, or `None`."""
     given = config.training.scheduler
     return None if given is None else SCHEDULERS[given.kind](optimizer, **given.options())
 

@@ -1,4 +1,4 @@
-"""What is read off directions and their dampings: signal-to-noise, and what each direction does for the step."""
+"""Measures of directions and their dampings: signal-to-noise, and the contribution of each direction to the step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def signal_to_noise(directions: Directions) -> Tensor:
     """Return the signal-to-noise ratio of each directional gradient, `[K]`, without unit.
 
     `γ̄_k² / (s_k² / N)`, with the mean γ̄_k and the unbiased variance s_k² of `γ[n, k]` over N samples: the square of the
-    t statistic. Pure noise has 1 on average. NaN for a single sample, and where all samples agree on zero.
+    t statistic. Pure noise has 1 on average. The ratio is NaN for a single sample, and where all samples are zero.
     """
     gammas = directions.gammas.double()
     if len(gammas) < 2:
@@ -29,7 +29,7 @@ class DampedChoice:
 
     Attributes:
         every: All directions.
-        kept: Indices of those that were kept, `[K]`.
+        kept: Indices of the directions that were kept, `[K]`.
         deltas: Their dampings, `[K]`, loss/param².
         lr: Factor on the step.
     """
@@ -55,7 +55,7 @@ class DampedChoice:
         return float(self.decreases().sum())
 
     def decreases(self) -> Tensor:
-        """Return what each kept direction adds to the predicted decrease, `[K]`, loss; float64.
+        """Return the contribution of each kept direction to the predicted decrease, `[K]`, loss; float64.
 
         `-(lr s_k γ̄_k + ½ lr² s_k² λ̄_k)` with the length s_k of the step along direction k.
         """

@@ -1,4 +1,4 @@
-"""Every random generator that a run may draw from, as plain data: what a resumed run goes on with."""
+"""State of every random generator that a run draws from, as plain data for a checkpoint."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ddn_core.errors import ArgumentError
 from ddn_core.plugins.problem import Batches
 
 DEPTH = 5
-"""How deep batches are searched for generators: loaders, loader, batch sampler, sampler, and one more."""
+"""Depth of attributes that are searched for generators: loaders, loader, batch sampler, sampler, and one more."""
 
 
 def seed_everything(seed: int) -> None:
-    """Seed torch's generators, Python's and NumPy's."""
+    """Seed the generators of torch, Python and NumPy."""
     torch.manual_seed(seed)
     random.seed(seed)
     if (numpy := sys.modules.get("numpy")) is not None:
@@ -27,15 +27,15 @@ def seed_everything(seed: int) -> None:
 
 
 def stream_of(seed: int, purpose: str) -> Generator:
-    """Return a generator for one purpose, which has nothing to do with what else the seed is for."""
+    """Return a generator for one purpose, independent of the other uses of the seed."""
     return Generator().manual_seed(random.Random(f"{purpose} {seed}").getrandbits(63))
 
 
 def drawn_from(stream: Generator, batches: Batches) -> Batches:
-    """Yield batches; what they draw from torch's own generator comes from a stream of theirs.
+    """Yield batches, which draw from `stream` in place of torch's global generator.
 
-    How many random numbers a step takes, for its Monte-Carlo samples or for dropout, is then nothing to the order of
-    the data: all optimizers see the same batches.
+    The order of the data then does not depend on the random numbers that a step needs for Monte-Carlo samples or for
+    dropout, and all optimizers see the same batches.
     """
     draws = iter(batches)
     while True:
@@ -52,10 +52,10 @@ def drawn_from(stream: Generator, batches: Batches) -> Batches:
 
 
 def random_state(batches: Any) -> dict[str, Any]:
-    """Return the states of torch's generators, Python's, NumPy's, and those that batches hold.
+    """Return the states of the generators of torch, Python and NumPy, and of those in `batches`.
 
     Args:
-        batches: What gives the batches; generators are looked for in its attributes and in theirs.
+        batches: The source of the batches; its attributes are searched for generators, and theirs in turn.
     """
     version, numbers, gauss = random.getstate()
     state: dict[str, Any] = {
@@ -71,13 +71,13 @@ def random_state(batches: Any) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any], batches: Any) -> None:
-    """Put every generator into the state that `random_state` told of.
+    """Restore the state of every generator that `random_state` returned.
 
     Raises:
-        ArgumentError: The batches have a generator that was not there.
+        ArgumentError: The batches have a generator that is missing in the state.
     """
     if missing := [path for path, _ in generators_in(batches) if path not in state["batches"]]:
-        raise ArgumentError(f"the checkpoint has no state of the generator{missing[0]} of the problem's batches.")
+        raise ArgumentError(f"The checkpoint has no state of the generator{missing[0]} in the batches of the problem.")
     torch.set_rng_state(state["torch"])
     if state["cuda"]:
         torch.cuda.set_rng_state_all(state["cuda"])
@@ -93,7 +93,7 @@ def set_random_state(state: dict[str, Any], batches: Any) -> None:
 
 
 def generators_in(place: Any, path: str = "", depth: int = DEPTH) -> Iterator[tuple[str, Generator]]:
-    """Yield the generators in an object's attributes, each once, with the path that leads there."""
+    """Yield each generator in the attributes of an object once, with its path."""
     seen: set[int] = set()
     waiting = [(path, place, depth)]
     while waiting:

@@ -1,4 +1,4 @@
-"""The training loop, as a stream of events that the run folder records and the display shows."""
+"""The training loop, as a stream of events."""
 
 from __future__ import annotations
 
@@ -12,30 +12,31 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 
-from ddn_core.cli.problem import checked_batches, load_problem, problem_label
-from ddn_core.cli.randomness import drawn_from, random_state, set_random_state, stream_of
-from ddn_core.cli.stepping import Stepper, learning_rates, scheduler_of, stepper_of
 from ddn_core.config import Config
 from ddn_core.errors import ArgumentError, DdnError, PluginError
 from ddn_core.plugins.problem import Batches, ProblemParts
 from ddn_core.runs.events import EvaluationEvent, History, StepEvent
 from ddn_core.traces import Recorder
+from ddn_core.training.problem import checked_batches, load_problem, problem_label
+from ddn_core.training.randomness import drawn_from, random_state, set_random_state, stream_of
+from ddn_core.training.stepping import Stepper, learning_rates, scheduler_of, stepper_of
 
 
 @dataclass
 class Progress:
-    """How far a run has come.
+    """Position of a run, which a checkpoint stores.
 
     Attributes:
-        epoch: Number of the current epoch, from 1; of the last, when the run has ended.
-        batches: Number of batches of the epoch that were trained on.
-        step: Number of steps that were made.
-        seconds: Seconds of training and evaluation, in all sittings.
-        step_seconds: Seconds that steps took.
+        epoch: Number of the current epoch, from 1. After the run has ended, number of the last epoch.
+        batches: Number of batches that the current epoch has trained on.
+        step: Number of steps that the run has made.
+        seconds: Seconds of training and evaluation, including those before the run was resumed.
+        step_seconds: Seconds spent in steps.
         losses: Losses of the steps since the last evaluation.
-        train_loss: Their mean when there were any: an epoch may end with the step that was evaluated last.
-        ended: Whether the epoch was evaluated.
+        train_loss: Mean of `losses` at the last evaluation that had any. An epoch may end without a step since then.
+        ended: Whether the evaluation at the end of the epoch has been made.
     """
 
     epoch: int = 1
@@ -49,12 +50,12 @@ class Progress:
 
 
 class Training:
-    """A problem, its optimizer, and the loop over both.
+    """The training loop of a problem and an optimizer.
 
     Attributes:
-        history: What was seen so far.
-        at_rest: Whether a run can go on from the state that it is in now: no evaluation is due before the next step.
-        recorder: Records the curvature of steps that are due; `None` where none is.
+        history: Events and spectra up to now.
+        is_resumable: Whether a run can be resumed from its current state: no evaluation is due before the next step.
+        recorder: Recorder of the curvature; `None` if no step is recorded.
     """
 
     recorder: Recorder | None = None
@@ -70,22 +71,27 @@ class Training:
         self._epoch_start = random_state(self._loaders)
         self._begun = time.perf_counter()
         self.history = History()
-        self.at_rest = True
+        self.is_resumable = True
 
     @classmethod
     def of(cls, config: Config, source: str) -> Training:
-        """Load the problem and set the optimizer up.
+        """Return the training loop of a config, after loading its problem.
 
         Raises:
-            ConfigError: The config has no problem, its device is not there, or its groups do not fit the model.
+            ConfigError: The config has no problem, its device is not available, or its groups do not fit the model.
             PluginError: The problem failed to load.
         """
         parts = load_problem(config, source)
         return cls(config, parts, stepper_of(config, parts, source))
 
     @property
+    def model(self) -> Module:
+        """The model of the problem."""
+        return self._parts.model
+
+    @property
     def total_steps(self) -> int | None:
-        """Number of steps of the whole run, where the problem tells."""
+        """Number of steps of the whole run; `None` if the problem does not know its number of batches."""
         batches = self._batches_per_epoch
         return None if batches is None else self._config.training.epochs * batches
 
@@ -98,11 +104,11 @@ class Training:
 
     @property
     def step_count(self) -> int:
-        """Number of steps that were made, in all sittings."""
+        """Number of steps that the run has made, including those before it was resumed."""
         return self._progress.step
 
     def events(self) -> Iterator[StepEvent | EvaluationEvent]:
-        """Train, from where the run is, and yield an event after each step and each evaluation."""
+        """Train from the current position, and yield an event after each step and each evaluation."""
         self._begun = time.perf_counter() - self._progress.seconds
         progress, settings = self._progress, self._config.training
         while not (progress.ended and progress.epoch >= settings.epochs):
@@ -111,22 +117,22 @@ class Training:
             for inputs, targets in self._rest_of_epoch():
                 event = self._step(inputs, targets)
                 due = settings.evaluate_every is not None and progress.step % settings.evaluate_every == 0
-                self.at_rest = not due and progress.batches != self._batches_per_epoch
+                self.is_resumable = not due and progress.batches != self._batches_per_epoch
                 yield event
                 if due:
                     evaluation = self._evaluation(ends_epoch=False)
-                    self.at_rest = progress.batches != self._batches_per_epoch
+                    self.is_resumable = progress.batches != self._batches_per_epoch
                     yield evaluation
             if not progress.batches:
-                raise PluginError(f"{problem_label(self._config)} gave no training batch in epoch {progress.epoch}.")
+                raise PluginError(f"{problem_label(self._config)} has no training batch in epoch {progress.epoch}.")
             self._note_spectra()
             if self._scheduler is not None and settings.scheduler is not None and settings.scheduler.every == "epoch":
                 self._scheduler.step()
-            progress.ended, self.at_rest = True, True
+            progress.ended, self.is_resumable = True, True
             yield self._evaluation(ends_epoch=True)
 
     def state_dict(self, resolved: dict[str, Any]) -> dict[str, Any]:
-        """Return all that the run goes on with, and the resolved config, as plain data."""
+        """Return the state from which the run can be resumed, with the resolved config, as plain data."""
         self._progress.seconds = time.perf_counter() - self._begun
         return {
             "model": self._parts.model.state_dict(),
@@ -140,10 +146,10 @@ class Training:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to where `state_dict` was taken; batches of the epoch that were trained on are drawn again and passed by.
+        """Restore a state of `state_dict`. The batches that the epoch has trained on will be drawn again and skipped.
 
         Raises:
-            ArgumentError: The state is of another model or optimizer.
+            ArgumentError: The state belongs to another model or optimizer.
         """
         try:
             self._parts.model.load_state_dict(state["model"])
@@ -154,39 +160,39 @@ class Training:
         except DdnError:
             raise
         except Exception as error:
-            raise ArgumentError(f"the checkpoint is of another model or optimizer: {error}") from error
+            raise ArgumentError(f"The checkpoint belongs to another model or optimizer: {error}") from error
         self.history.spectra = dict(state["spectra"])
         self._epoch_start, now = state["random"]["epoch"], state["random"]["now"]
         if self._progress.ended or not self._progress.batches:
             set_random_state(now, self._loaders)
         else:
-            self._now = now
+            self._loaded_state = now
 
-    _now: dict[str, Any] | None = None
-    """Random state of a loaded checkpoint, until the batches that were trained on have been passed by."""
+    _loaded_state: dict[str, Any] | None = None
+    """Random state of a loaded checkpoint, until the batches that it has trained on are skipped."""
 
     def _rest_of_epoch(self) -> Batches:
-        """Yield the batches of the epoch that were not trained on, with all generators where they belong."""
+        """Yield the batches that the epoch has not trained on, and restore the random state of a loaded checkpoint."""
         batches = self._parts.train_batches
-        if self._now is not None:
+        if self._loaded_state is not None:
             set_random_state(self._epoch_start, self._loaders)
         else:
             self._epoch_start = random_state(self._loaders)
-        passed = self._progress.batches
+        skipped = self._progress.batches
         self._parts.model.train()
         for number, batch in enumerate(drawn_from(self._draws, checked_batches(batches, self._config))):
-            if number < passed:
-                if number + 1 == passed:
-                    self._go_on()  # before the next batch is drawn: it may draw random numbers itself
+            if number < skipped:
+                if number + 1 == skipped:
+                    self._restore_random_state()  # before the next batch is drawn, which may need random numbers
                 continue
             yield self._cast(batch[0]), self._cast(batch[1])
-        self._go_on()
+        self._restore_random_state()
 
-    def _go_on(self) -> None:
-        """Put the generators to where they were when the checkpoint was written, if the run comes from one."""
-        if self._now is not None:
-            set_random_state(self._now, self._loaders)
-            self._now = None
+    def _restore_random_state(self) -> None:
+        """Restore the random state of a loaded checkpoint, once."""
+        if self._loaded_state is not None:
+            set_random_state(self._loaded_state, self._loaders)
+            self._loaded_state = None
 
     def _step(self, inputs: Tensor, targets: Tensor) -> StepEvent:
         progress, begun = self._progress, time.perf_counter()
@@ -246,7 +252,7 @@ class Training:
 
     @torch.no_grad()
     def _evaluated(self, batches: Batches, with_metrics: bool) -> tuple[float, dict[str, float]]:
-        """Return loss and metrics of data; the model is in evaluation mode meanwhile."""
+        """Return loss and metrics of data, with the model in evaluation mode."""
         model, loss_function = self._parts.model, self._parts.loss_function
         was_training = model.training
         model.eval()

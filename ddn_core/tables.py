@@ -23,12 +23,14 @@ def html_table(rows: Sequence[Row]) -> str:
     """Return rows as an HTML table, numbers with three digits."""
     names = list(rows[0]) if rows else []
     head = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in names)
-    body = "".join("<tr>" + "".join(f"<td>{escape(shown(row[name]))}</td>" for name in names) + "</tr>" for row in rows)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(short_text(row[name]))}</td>" for name in names) + "</tr>" for row in rows
+    )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def shown(value: str | int | float | None) -> str:
-    """Return a figure as a person reads it."""
+def short_text(value: str | int | float | None) -> str:
+    """Return a number in short form, and a dash if it is missing or NaN."""
     if value is None or value != value:
         return "-"
     return f"{value:.3g}" if isinstance(value, float) else str(value)

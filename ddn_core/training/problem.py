@@ -1,37 +1,37 @@
-"""A config's problem, loaded and checked: model, loss and batches."""
+"""The problem of a config, loaded and checked: model, loss and batches."""
 
 from __future__ import annotations
 
 import torch
 from torch.nn import Module
 
-from ddn_core.cli.randomness import seed_everything
 from ddn_core.config import Config
 from ddn_core.config.grouping import Assignment, assign_parameters
 from ddn_core.errors import ConfigError, PluginError
 from ddn_core.plugins.problem import Batches, ProblemParts
+from ddn_core.training.randomness import seed_everything
 
 
 def checked_batches(batches: Batches, config: Config) -> Batches:
-    """Yield the batches of a config's problem, or raise if one is no pair of tensors.
+    """Yield the batches of a problem, after checking that each is a pair of tensors.
 
     Raises:
-        PluginError: A batch is something else.
+        PluginError: A batch is not a pair of tensors.
     """
     for batch in batches:
         if not isinstance(batch, tuple | list) or [type(item) for item in batch] != [torch.Tensor, torch.Tensor]:
-            raise PluginError(f"{problem_label(config)} gave a batch that is no pair of tensors (inputs, targets).")
+            raise PluginError(f"{problem_label(config)} gave a batch that is not a pair of tensors (inputs, targets).")
         inputs, targets = batch
         yield inputs, targets
 
 
 def problem_label(config: Config) -> str:
-    """Return a config's problem, for messages."""
+    """Return the label of the problem, for error messages."""
     return config.problem.label() if config.problem is not None else "the problem"
 
 
 def load_problem(config: Config, source: str) -> ProblemParts:
-    """Seed torch and load the config's problem.
+    """Seed all generators and load the problem of a config.
 
     Raises:
         ConfigError: The config has no problem.
@@ -56,7 +56,7 @@ def load_problem(config: Config, source: str) -> ProblemParts:
 
 
 def model_assignment(config: Config, model: Module) -> tuple[Assignment, list[str]]:
-    """Return which group takes which parameter, and a line for all that keeps the groups from being used."""
+    """Return the parameters of each group, and a line for each reason why the groups do not fit the model."""
     parameters = dict(model.named_parameters())
     assignment = assign_parameters(list(parameters), [group.params for group in config.groups])
     needed = [name for name, parameter in parameters.items() if parameter.requires_grad]
