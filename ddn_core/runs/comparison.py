@@ -44,6 +44,12 @@ class Spread:
         """The largest."""
         return max(self.values, default=None)
 
+    def sort_key(self, maximize: bool) -> tuple[bool, bool, float]:
+        """Return a key that sorts the best first; those that lack a seed come later, those without values last."""
+        middle = self.median
+        sign = -1 if maximize else 1
+        return middle is None, len(self.values) < self.seeds, 0.0 if middle is None else sign * middle
+
     def text(self, digits: int = 3) -> str:
         """Return median and range, `0.2 [0.1..0.3]`."""
         return "-" if not self.values else f"{self.median_text(digits)} {self.range_text(digits)}".rstrip()
@@ -185,14 +191,8 @@ class Comparison:
         if seeds is None:
             seeds = sorted({seed for found in scores.values() for seed in found})
         standings = [Standing(name, {seed: found.get(seed) for seed in seeds}) for name, found in scores.items()]
-        sign = -1 if maximize else 1
-
-        def place(one: Standing) -> tuple[bool, bool, float]:
-            spread = one.final(metric)
-            middle = spread.median
-            return middle is None, len(spread.values) < len(seeds), 0.0 if middle is None else sign * middle
-
-        return cls(tuple(sorted(standings, key=place)), metric, maximize, tuple(seeds), tuple(targets))
+        standings.sort(key=lambda one: one.final(metric).sort_key(maximize))
+        return cls(tuple(standings), metric, maximize, tuple(seeds), tuple(targets))
 
     @property
     def metrics(self) -> list[str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from ddn_core.errors import ArgumentError
 from ddn_core.runs.events import EvaluationEvent
@@ -17,6 +18,14 @@ LOSSES = ("train_loss", "test_loss", "whole_train_loss")
 def is_loss(metric: str) -> bool:
     """Whether a metric is one of the losses: less of it is better. More is of all others."""
     return metric in LOSSES
+
+
+class Measured(Protocol):
+    """A run with metrics, by their names."""
+
+    @property
+    def metrics(self) -> Iterable[str]:
+        """The names of its metrics."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +127,6 @@ def finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def metric_names(scores: Sequence[Score]) -> list[str]:
-    """Return the names of all that was evaluated in runs, in order of appearance."""
-    return list(dict.fromkeys(name for score in scores for name in score.metrics))
+def metric_names(measured: Iterable[Measured]) -> list[str]:
+    """Return the names of all metrics of runs, in order of appearance."""
+    return list(dict.fromkeys(name for run in measured for name in run.metrics))
