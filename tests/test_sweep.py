@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from ddn_core.errors import ArgumentError, ConfigError, DdnError
 from ddn_core.plugins.registry import installed_registry
-from ddn_core.runs.scores import metric_names
+from ddn_core.runs.scores import distinct
 from ddn_core.trials import folder as trials_folder
 from ddn_core.trials import process as trials_process
 from ddn_core.trials.folder import opened
@@ -243,7 +243,7 @@ def test_the_ranking_is_by_the_median_and_what_failed_for_a_seed_comes_last(tmp_
     assert [one.first.number for one in (first, second, third)] == [3, 0, 6]
     least = ranking(made.model_copy(update={"maximize": False}), results)
     assert [one.trials[0].point for one in least] == [0, 1, 2]
-    assert metric_names(results.values()) == ["accuracy"]
+    assert distinct(result.metrics for result in results.values()) == ["accuracy"]
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def wait_if_held(moment):
 # Behaves like `ddn train` as far as its parent can see, without torch; may be held at the seed.
 TRAINER = f"""{WAITING}
 import json
-from ddn_core.trials.child import die_with_parent
+from ddn_core.trials.process import die_with_parent
 
 die_with_parent()
 arguments = sys.argv[1:]

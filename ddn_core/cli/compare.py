@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -15,7 +16,7 @@ from ddn_core.cli.options import default_folder
 from ddn_core.cli.trials import Report, Running, check_metrics, count, order_text, run_plan, say, titled
 from ddn_core.errors import ArgumentError
 from ddn_core.plugins.registry import Registry
-from ddn_core.runs.comparison import Comparison, Spread
+from ddn_core.runs.comparison import Comparison, Spread, Standing
 from ddn_core.runs.scores import Target
 from ddn_core.trials.comparison import CURVES, LEADERBOARD, ComparisonPlan, ComparisonTables, Contest
 from ddn_core.trials.folder import TABLE, TrialFolder
@@ -25,6 +26,8 @@ REPORT = "report.html"
 
 _METRICS = 3
 """Number of metrics that fit side by side on a narrow terminal."""
+_COSTS = {"epochs": "epoch", "steps": "step", "seconds": "seconds", "of them in steps": "step_seconds"}
+_TIMES = {"epochs": "epoch", "steps": "step", "seconds in steps": "step_seconds"}
 
 
 def compare(contest: Contest, resume: Path | None, out: Path | None, running: Running, registry: Registry) -> int:
@@ -60,10 +63,16 @@ class ComparisonReport(Report[ComparisonPlan]):
     def show(self, console: Console, results: Mapping[int, Result]) -> None:
         """Print the leaderboard, the costs, the times to targets, and the statement about chance; write the page."""
         comparison, path = self._tables.comparison(results), self.folder.path
-        console.print(_leaderboard(comparison))
-        console.print(_costs(comparison))
+        metrics, seeds = comparison.metrics[:_METRICS], count(len(comparison.seeds), "seed")
+        title = f"{comparison.metric} {order_text(comparison.maximize)}; median and range over {seeds}"
+        finals = {metric: partial(Standing.final, metric=metric) for metric in metrics}
+        console.print(_table(comparison, title, finals, finished=True))
+        costs = {name: partial(Standing.cost, what=what) for name, what in _COSTS.items()}
+        console.print(_table(comparison, "what the runs took", costs))
         for target in comparison.targets:
-            console.print(_times(comparison, target))
+            times = {name: partial(Standing.until, target=target, what=what) for name, what in _TIMES.items()}
+            reached = {"reached": partial(_reached, target=target)}
+            console.print(_table(comparison, f"to {target}", {**reached, **times}))
         for note in self.plan.notes:
             console.print(Text(f"note: {note}"))
         if len(comparison.standings) > 1:
@@ -91,46 +100,32 @@ def _section(comparison: Comparison) -> reports.Section:
     )
 
 
-def _leaderboard(comparison: Comparison) -> Table:
-    metrics = comparison.metrics[:_METRICS]
-    over = f"median and range over {count(len(comparison.seeds), 'seed')}"
-    table = _table(f"{comparison.metric} {order_text(comparison.maximize)}; {over}", metrics)
-    for one in comparison.standings:
-        name = f"{one.name}\n{one.finished} of {len(one.scores)} finished"
-        _add(table, name, [one.final(metric) for metric in metrics])
-    return table
-
-
-def _costs(comparison: Comparison) -> Table:
-    table = _table("what the runs took", ["epochs", "steps", "seconds", "of them in steps"])
-    for one in comparison.standings:
-        _add(table, one.name, [one.cost(what) for what in ("epoch", "step", "seconds", "step_seconds")])
-    return table
-
-
-def _times(comparison: Comparison, target: Target) -> Table:
-    table = _table(f"to {target}", ["reached", "epochs", "steps", "seconds in steps"])
-    for one in comparison.standings:
-        spreads = [one.until(target, what) for what in ("epoch", "step", "step_seconds")]
-        _add(table, one.name, spreads, f"{one.reached(target)} of {len(one.scores)}")
-    return table
-
-
-def _table(title: str, columns: Sequence[str]) -> Table:
+def _table(
+    comparison: Comparison,
+    title: str,
+    columns: Mapping[str, Callable[[Standing], Spread | str]],
+    finished: bool = False,
+) -> Table:
+    """Return a table with a row for each config; the first cell may say how many of its runs finished."""
     table = titled(title)
     table.box = SIMPLE_HEAD
     table.add_column("config", overflow="fold", max_width=24)
     for name in columns:
         table.add_column(Text(name), justify="right", overflow="fold")
+    for one in comparison.standings:
+        name = f"{one.name}\n{one.finished} of {len(one.scores)} finished" if finished else one.name
+        table.add_row(Text(name), *(_cell(column(one)) for column in columns.values()))
     return table
 
 
-def _add(table: Table, name: str, spreads: Sequence[Spread], *cells: str) -> None:
-    """Add a row: a name, cells of text, and spreads with the median above the range."""
-    table.add_row(Text(name), *cells, *map(_cell, spreads))
+def _reached(one: Standing, target: Target) -> str:
+    return f"{one.reached(target)} of {len(one.scores)}"
 
 
-def _cell(spread: Spread) -> Text:
+def _cell(spread: Spread | str) -> Text:
+    """Return a cell: text as it is, or the median of a spread above its range."""
+    if isinstance(spread, str):
+        return Text(spread)
     if spread.low == spread.high:
         return Text(spread.median_text(6 if spread.low is not None and spread.low.is_integer() else 3))
     digits = 6 if all(value.is_integer() for value in spread.values) else 3

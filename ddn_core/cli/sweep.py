@@ -13,7 +13,7 @@ from ddn_core.cli.options import default_folder
 from ddn_core.cli.trials import Report, Running, check_metrics, order_text, run_plan, say, titled
 from ddn_core.errors import ArgumentError
 from ddn_core.plugins.registry import Registry
-from ddn_core.runs.scores import metric_names
+from ddn_core.runs.scores import distinct
 from ddn_core.trials.folder import TABLE
 from ddn_core.trials.process import Result
 from ddn_core.trials.space import plain
@@ -66,7 +66,7 @@ class SweepReport(Report[SweepPlan]):
         if best is not None:
             say(console, f"best config: {self.folder.path / BEST} (trial {best.number}, {self.plan.label(best)})")
         say(console, f"all trials: {self.folder.path / TABLE}")
-        check_metrics(metric_names(results[number] for number in sorted(results)), [("--metric", self.plan.metric)])
+        check_metrics(distinct(results[number].metrics for number in sorted(results)), [("--metric", self.plan.metric)])
 
 
 def _table(plan: SweepPlan, ranked: list[Combination]) -> Table:

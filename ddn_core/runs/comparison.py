@@ -12,7 +12,7 @@ from typing import Any
 
 from ddn_core.runs.events import EvaluationEvent
 from ddn_core.runs.record import RunRecord
-from ddn_core.runs.scores import Score, Target, is_loss, metric_names, values_of
+from ddn_core.runs.scores import Score, Target, distinct, is_loss, values_of
 from ddn_core.runs.significance import Pairing, pairings, statement
 from ddn_core.tables import html_table
 
@@ -197,8 +197,12 @@ class Comparison:
     @property
     def metrics(self) -> list[str]:
         """The names of all that was evaluated, what is ranked by first."""
-        names = metric_names([x for one in self.standings for x in one.scores.values() if x is not None])
+        names = distinct(x.metrics for one in self.standings for x in one.scores.values() if x is not None)
         return sorted(names, key=lambda name: name != self.metric)
+
+    def maximizes(self, metric: str) -> bool:
+        """Return whether larger values of a metric are better."""
+        return self.maximize if metric == self.metric else not is_loss(metric)
 
     @property
     def best(self) -> Standing | None:

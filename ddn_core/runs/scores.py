@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 from ddn_core.errors import ArgumentError
 from ddn_core.runs.events import EvaluationEvent
@@ -18,14 +17,6 @@ LOSSES = ("train_loss", "test_loss", "whole_train_loss")
 def is_loss(metric: str) -> bool:
     """Whether a metric is one of the losses: less of it is better. More is of all others."""
     return metric in LOSSES
-
-
-class Measured(Protocol):
-    """A run with metrics, by their names."""
-
-    @property
-    def metrics(self) -> Iterable[str]:
-        """The names of its metrics."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +83,9 @@ class Score:
         return tuple(event for event in self.evaluations if event.ends_epoch)
 
     @property
-    def metrics(self) -> tuple[str, ...]:
-        """The names of all that was evaluated."""
-        return tuple(dict.fromkeys(name for event in self.evaluations for name in values_of(event)))
+    def metrics(self) -> list[str]:
+        """The names of all metrics."""
+        return distinct(map(values_of, self.evaluations))
 
     def final(self, metric: str) -> float | None:
         """Return the value after the last epoch; `None` if there is no finite one, or the run did not finish."""
@@ -127,6 +118,6 @@ def finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def metric_names(measured: Iterable[Measured]) -> list[str]:
-    """Return the names of all metrics of runs, in order of appearance."""
-    return list(dict.fromkeys(name for run in measured for name in run.metrics))
+def distinct(names: Iterable[Iterable[str]]) -> list[str]:
+    """Return the names of the metrics of several runs or evaluations, each once, in order of appearance."""
+    return list(dict.fromkeys(name for group in names for name in group))

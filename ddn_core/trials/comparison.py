@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from ddn_core.config import Config
-from ddn_core.errors import ArgumentError, ConfigError
+from ddn_core.errors import ArgumentError
 from ddn_core.files import write_atomically
 from ddn_core.plugins.registry import Registry
 from ddn_core.runs.comparison import Comparison, Standing
 from ddn_core.runs.events import EvaluationEvent
 from ddn_core.runs.record import RunRecord
-from ddn_core.runs.scores import Score, Target, finite, is_loss, values_of
+from ddn_core.runs.scores import Score, Target, finite, values_of
 from ddn_core.tables import Row, csv_text
 from ddn_core.trials.folder import TABLE, TrialFolder
 from ddn_core.trials.plan import SEED, TRIALS, Source, Task, TrialPlan, shown, trial_config
@@ -180,8 +180,7 @@ def _row(result: Result | None, score: Score | None, metrics: Sequence[str], com
     row: dict[str, str | int | float | None] = {"state": "waiting" if result is None else result.state}
     row |= _costs(score.evaluations[-1] if score is not None and score.evaluations else None)
     for metric in metrics:
-        upwards = comparison.maximize if metric == comparison.metric else not is_loss(metric)
-        best = None if score is None else score.best(metric, upwards)
+        best = None if score is None else score.best(metric, comparison.maximizes(metric))
         row[f"final_{metric}"] = None if score is None else score.final(metric)
         row[f"best_{metric}"] = None if best is None else values_of(best)[metric]
         row[f"best_epoch_{metric}"] = None if best is None else best.epoch
@@ -221,15 +220,14 @@ def _standing(one: Standing, comparison: Comparison) -> dict[str, Any]:
     def reached(target: Target) -> dict[str, Any]:
         return {"reached": one.reached(target), **{cost: one.until(target, of).table() for cost, of in _COSTS.items()}}
 
-    def ranked(metric: str) -> bool | None:
-        return comparison.maximize if metric == comparison.metric else None
-
     return {
         "config": one.name,
         "finished": one.finished,
         "final": {metric: one.final(metric).table() for metric in comparison.metrics},
-        "best": {metric: one.best(metric, ranked(metric)).table() for metric in comparison.metrics},
-        "best_epoch": {metric: one.best_epoch(metric, ranked(metric)).table() for metric in comparison.metrics},
+        "best": {metric: one.best(metric, comparison.maximizes(metric)).table() for metric in comparison.metrics},
+        "best_epoch": {
+            metric: one.best_epoch(metric, comparison.maximizes(metric)).table() for metric in comparison.metrics
+        },
         "cost": {cost: one.cost(of).table() for cost, of in _COSTS.items()},
         "targets": {str(target): reached(target) for target in comparison.targets},
     }
@@ -280,9 +278,7 @@ def _notes(names: Sequence[str], configs: Sequence[Config]) -> list[str]:
 
 
 def _problem(config: Config) -> dict[str, Any]:
-    if config.problem is None:
-        raise ConfigError("problem: is missing")
-    return config.problem.table()
+    return {} if config.problem is None else config.problem.table()
 
 
 def _told(problem: Mapping[str, Any], field: str) -> str:

@@ -1,4 +1,8 @@
-"""The process of one trial, and the result that the trial leaves."""
+"""The process of one trial, from both ends, and the result that the trial leaves.
+
+The parent holds the child's standard input open and never writes to it. However the parent ends, the system closes
+that end, a read in the child returns, and the child kills itself.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,7 +27,7 @@ from ddn_core.trials.plan import Task
 OUTPUT = "output.log"
 ERRORS = "errors.log"
 
-_CODE = "from ddn_core.trials.child import die_with_parent; die_with_parent(); from ddn_core.cli import main; main()"
+_CODE = "from ddn_core.trials.process import die_with_parent; die_with_parent(); from ddn_core.cli import main; main()"
 _CHILD = (sys.executable, "-P", "-c", _CODE)
 
 State = Literal["finished", "failed", "timed out"]
@@ -177,3 +182,19 @@ def _signal(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
+
+
+def die_with_parent() -> None:
+    """Kill this process, and those that it has started, as soon as its parent has ended."""
+    lifeline = os.dup(0)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)  # code of the trial that reads standard input finds it empty
+    os.close(nothing)
+    threading.Thread(target=_watch, args=(lifeline,), daemon=True).start()
+
+
+def _watch(lifeline: int) -> None:
+    os.read(lifeline, 1)
+    if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)  # workers that load data belong to the group
+    os._exit(1)

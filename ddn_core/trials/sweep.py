@@ -15,7 +15,7 @@ from ddn_core.files import write_atomically
 from ddn_core.plugins.registry import Registry
 from ddn_core.runs.comparison import Spread
 from ddn_core.runs.record import CONFIG
-from ddn_core.runs.scores import metric_names
+from ddn_core.runs.scores import distinct
 from ddn_core.tables import Row, csv_text
 from ddn_core.trials.folder import TABLE, TrialFolder
 from ddn_core.trials.plan import SEED, TRIALS, Source, Task, TrialPlan, trial_config
@@ -183,7 +183,7 @@ def ranking(plan: SweepPlan, results: Mapping[int, Result]) -> list[Combination]
 
 def write_trials(folder: TrialFolder, plan: SweepPlan, results: Mapping[int, Result]) -> None:
     """Write all trials with their results as CSV, one trial a row."""
-    metrics = metric_names(results[number] for number in sorted(results))
+    metrics = distinct(results[number].metrics for number in sorted(results))
     rows: list[Row] = []
     for trial in plan.trials:
         result = results.get(trial.number)
