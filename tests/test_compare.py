@@ -19,11 +19,23 @@ from ddn_core.plugins.registry import installed_registry
 from ddn_core.runs import Comparison, EvaluationEvent, RunRecord, Target
 from ddn_core.runs.scores import Score
 from ddn_core.runs.significance import holm, pairings, sign_test, statement
+from ddn_core.trials import process as trials_process
 from ddn_core.trials.comparison import ComparisonPlan, Contest
 from ddn_core.trials.folder import TrialFolder
 from ddn_core.trials.process import Result
 from tests.test_readme import ELSEWHERE, run_python
-from tests.trial_helpers import ddn, hold, install_damping, interrupt, kill, release, start, wait_for
+from tests.trial_helpers import (
+    code_with,
+    ddn,
+    hold,
+    install_damping,
+    interrupt,
+    kill,
+    release,
+    start,
+    trainer,
+    wait_for,
+)
 from tests.trial_helpers import table as rows
 
 # The same data for all
@@ -479,6 +491,44 @@ def test_if_all_fail_the_status_says_so(tmp_path):
     assert [row["config"] for row in rows(folder / "results.csv")] == ["c"]
 
 
+def test_a_comparison_that_is_killed_goes_on_where_it_was(tmp_path, monkeypatch):
+    (tmp_path / "newton.toml").write_text(NEWTON_TOML)
+    (tmp_path / "adam.toml").write_text(ADAM_TOML)
+    child = trainer(tmp_path)
+    options = ["compare", "adam.toml", "newton.toml", "--seeds", "2", "--jobs", "1", "--out", "out"]
+
+    hold(tmp_path, "out/runs/newton/seed-70")
+    with start(*options, cwd=tmp_path, code=code_with(child)) as process:
+        wait_for(tmp_path / "held", process)
+        kill(process, tmp_path / "out")
+    (tmp_path / "out/trials/adam/seed-70/result.json").unlink()  # as if it had been killed a moment earlier
+
+    hold(tmp_path, "out/runs/adam/seed-71")
+    with start(*options, cwd=tmp_path, code=code_with(child)) as process:
+        wait_for(tmp_path / "held", process)
+        output = interrupt(process)
+    assert "stopped; ddn compare --resume out goes on" in output
+    states = [row["state"] for row in rows(tmp_path / "out/results.csv")]
+    assert states == ["finished", "finished", "waiting", "waiting"]
+
+    release(tmp_path)
+    monkeypatch.setattr(trials_process, "_CHILD", child)
+    result = compare("--resume", "out", cwd=tmp_path)
+    assert result.exit_code == 0, result.stderr
+    assert [row["state"] for row in rows(tmp_path / "out/results.csv")] == ["finished"] * 4
+    sittings = {
+        f"{path.parent.parent.name}/{path.parent.name}": path.read_text()
+        for path in (tmp_path / "out/runs").glob("*/*/sittings")
+    }
+    assert sittings == {
+        "adam/seed-70": "begun ",  # it had ended
+        "newton/seed-70": "begun resumed ",
+        "adam/seed-71": "begun resumed ",
+        "newton/seed-71": "begun ",
+    }
+
+
+@pytest.mark.slow
 def test_what_was_cut_off_is_gone_on_with(tmp_path):
     """Killed, interrupted, and killed after the end of a run: the runs end as those that were never cut off."""
     newton_toml = NEWTON_TOML.replace("epochs = 2, seed = 5", "epochs = 3, seed = 5, checkpoint_seconds = 0")

@@ -7,7 +7,6 @@ import math
 import os
 import signal
 import subprocess
-import sys
 import tomllib
 
 import pytest
@@ -25,7 +24,7 @@ from ddn_core.trials.process import Process, Result
 from ddn_core.trials.runner import Share
 from ddn_core.trials.space import MOST, Choices, Range, combinations, dimensions, literal, plain
 from ddn_core.trials.sweep import Search, SweepPlan, ranking
-from tests.trial_helpers import CODE, TRAINER, ddn, hold, interrupt, kill, release, start, table, wait_for
+from tests.trial_helpers import code_with, ddn, hold, interrupt, kill, release, start, table, trainer, wait_for
 
 CONFIG = """
 problem = { kind = "digits-mlp", hidden = [8], batch_size = 256 }
@@ -434,20 +433,19 @@ def test_a_trial_ends_when_nobody_holds_its_input_any_more(tmp_path):
 
 def test_a_sweep_that_is_killed_goes_on_where_it_was(tmp_path, monkeypatch):
     (tmp_path / "c.toml").write_text(CONFIG)
-    (tmp_path / "trainer.py").write_text(TRAINER)
-    trainer = sys.executable, str(tmp_path / "trainer.py")
-    code = f"from ddn_core.trials import process; process._CHILD = {trainer!r}; {CODE}"
+    child = trainer(tmp_path)
+    code = code_with(child)
     options = ["sweep", "c.toml", "--seeds", "3", "--jobs", "1", "--out", "out"]
     trials = tmp_path / "out" / "trials"
 
-    hold(tmp_path, 6)
+    hold(tmp_path, "out/trials/0001/run")
     with start(*options, cwd=tmp_path, code=code) as process:
         wait_for(tmp_path / "held", process)
         kill(process, tmp_path / "out")
     first = (trials / "0000" / "result.json").read_bytes()
     assert not (trials / "0001" / "result.json").exists()
 
-    hold(tmp_path, 7)
+    hold(tmp_path, "out/trials/0002/run")
     with start(*options, cwd=tmp_path, code=code) as process:
         wait_for(tmp_path / "held", process)
         output = interrupt(process)
@@ -456,10 +454,11 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was(tmp_path, monkeypatch):
 
     release(tmp_path)
     (tmp_path / "c.toml").unlink()  # the folder has all that is needed
-    monkeypatch.setattr(trials_process, "_CHILD", trainer)
+    monkeypatch.setattr(trials_process, "_CHILD", child)
     result = sweep("--resume", "out", cwd=tmp_path)
     assert result.exit_code == 0, result.stderr
     assert (trials / "0000" / "result.json").read_bytes() == first
+    assert {path.read_text() for path in trials.glob("*/run/sittings")} == {"begun "}  # each was begun anew
     rows = table(tmp_path / "out/results.csv")
     assert [(row["state"], row["seed"]) for row in rows] == [("finished", str(seed)) for seed in (5, 6, 7)]
     assert [float(row["train_loss"]) for row in rows] == [1 / 5, 1 / 6, 1 / 7]

@@ -33,18 +33,24 @@ def wait_if_held(moment):
             time.sleep(60)
 '''
 
-# Behaves like `ddn train` as far as its parent can see, without torch; may be held at the seed.
+# Behaves like `ddn train` as far as its parent can see, without torch. It may be held after its run has begun.
 TRAINER = f"""{WAITING}
 import json
 from ddn_core.trials.process import die_with_parent
 
 die_with_parent()
 arguments = sys.argv[1:]
-run = Path(arguments[arguments.index("--out") + 1])
-seed = int(next(text.partition("=")[2] for text in arguments if text.startswith("training.seed=")))
-run.mkdir()
-(run / "config.resolved.json").write_text(json.dumps({{"training": {{"seed": seed}}}}))
-wait_if_held(seed)
+resumed = "--resume" in arguments
+run = Path(arguments[arguments.index("--resume" if resumed else "--out") + 1])
+config = run / "config.resolved.json"
+if not resumed:
+    run.mkdir()
+    seed = int(next(text.partition("=")[2] for text in arguments if text.startswith("training.seed=")))
+    config.write_text(json.dumps({{"training": {{"seed": seed}}}}))
+seed = json.loads(config.read_text())["training"]["seed"]
+with (run / "sittings").open("a") as sittings:
+    sittings.write("resumed " if resumed else "begun ")
+wait_if_held(run)
 epoch = {{"event": "epoch", "epoch": 1, "step": 1, "train_loss": 1 / seed, "test_loss": 1.0, "test_metrics": {{}}}}
 epoch |= {{"whole_train_loss": None, "seconds": 1.0, "step_seconds": 0.5, "ends_epoch": True}}
 (run / "metrics.jsonl").write_text(json.dumps(epoch) + "\\n")
@@ -78,6 +84,17 @@ def ddn(*arguments, cwd, columns=250):
     """Run a command in this process; its trials are processes of their own."""
     with contextlib.chdir(cwd):
         return CliRunner().invoke(app, list(map(str, arguments)), env={**ENVIRONMENT, "COLUMNS": str(columns)})
+
+
+def trainer(place):
+    """Write the stand-in for `ddn train` into a folder, and return its command."""
+    (place / "trainer.py").write_text(TRAINER)
+    return sys.executable, str(place / "trainer.py")
+
+
+def code_with(trainer):
+    """Return the code of a command whose trials are of another trainer."""
+    return f"from ddn_core.trials import process; process._CHILD = {trainer!r}; {CODE}"
 
 
 def start(*arguments, cwd, code=CODE, path=None):
