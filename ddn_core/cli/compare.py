@@ -43,7 +43,7 @@ def compare(contest: Contest, resume: Path | None, out: Path | None, running: Ru
     def begin() -> tuple[ComparisonPlan, Path]:
         if not contest.configs:
             raise ArgumentError("name the CONFIGs to compare, or a folder with --resume")
-        return ComparisonPlan.of(contest, registry), out or default_folder(Path("compare"))
+        return ComparisonPlan.of(contest, registry), out or default_folder("compare")
 
     defined = out is not None or contest != Contest()
     return run_plan(ComparisonReport, ComparisonPlan, resume, defined, begin, running, registry)

@@ -44,7 +44,7 @@ def sweep(
     def begin() -> tuple[SweepPlan, Path]:
         if config is None:
             raise ArgumentError("name a CONFIG, or a folder with --resume")
-        return SweepPlan.of(config, search, registry), out or default_folder(Path(f"sweep-{config.name}"))
+        return SweepPlan.of(config, search, registry), out or default_folder(f"sweep-{config.stem}")
 
     defined = config is not None or out is not None or search != Search()
     return run_plan(SweepReport, SweepPlan, resume, defined, begin, running, registry)

@@ -14,15 +14,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from ddn_core.cli.options import INTERRUPTED
 from ddn_core.errors import ArgumentError
 from ddn_core.plugins.registry import Registry
 from ddn_core.trials.folder import TrialFolder, opened, read_plan
 from ddn_core.trials.plan import Task, TrialPlan, trial_config
 from ddn_core.trials.process import Result
 from ddn_core.trials.runner import Share, run_trials
-
-INTERRUPTED = 130
-"""Exit status after an interrupt from the keyboard."""
 
 P = TypeVar("P", bound=TrialPlan)
 
