@@ -334,7 +334,7 @@ def test_notes_tell_what_else_differs(tmp_path):
         "c float32, c-2 float64)",
     ]
     (tmp_path / "one").mkdir()
-    assert "one config only" in plan(tmp_path / "one", ADAM_TOML).notes[0]
+    assert "only one config" in plan(tmp_path / "one", ADAM_TOML).notes[0]
 
 
 @pytest.mark.parametrize(
@@ -466,7 +466,7 @@ def test_another_metric_only_ranks_anew_and_another_comparison_is_refused(compar
     for arguments, message in (
         (["--resume", "out", "--metric", "acuracy"], "--metric: no trial has 'acuracy'; there are train_loss"),
         (["--resume", "out", "--metric", "train_loss", "--target", "acuracy=1"], "--target: no trial has 'acuracy'"),
-        (["--resume", "out", "--seeds", "2"], "--resume goes on with what is in its folder"),
+        (["--resume", "out", "--seeds", "2"], "--resume continues the comparison in its folder. Leave out CONFIG"),
         (["--resume", "."], "holds no comparison"),
         ([], "name the CONFIGs"),
         ([*options[:2], "--seeds", "3", "--out", "out"], "the configs: newton, adam, broken there, newton, adam now"),
@@ -507,7 +507,7 @@ def test_a_comparison_that_is_killed_goes_on_where_it_was(tmp_path, monkeypatch)
     with start(*options, cwd=tmp_path, code=code_with(child)) as process:
         wait_for(tmp_path / "held", process)
         output = interrupt(process)
-    assert "stopped; ddn compare --resume out goes on" in output
+    assert "interrupted; continue with: ddn compare --resume out" in output
     states = [row["state"] for row in rows(tmp_path / "out/results.csv")]
     assert states == ["finished", "finished", "waiting", "waiting"]
 
@@ -556,7 +556,7 @@ def test_what_was_cut_off_is_gone_on_with(tmp_path):
     with start(*options, cwd=tmp_path, path=site) as process:
         wait_for(tmp_path / "held", process)
         output = interrupt(process)
-    assert "stopped; ddn compare --resume out goes on" in output
+    assert "interrupted; continue with: ddn compare --resume out" in output
     assert sum(event["event"] == "step" for event in events(newton)) == 4 + 3
     assert [row["state"] for row in rows(tmp_path / "out/results.csv")] == ["finished", "waiting"]
     assert not (newton / "checkpoint.pt").exists()

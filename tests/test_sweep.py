@@ -154,7 +154,7 @@ def test_draws_spread_evenly():
         (["lr=1", "lr=2"], [], None, "lr is given twice"),
         (["lr=1"], ["lr=1..2"], 1, "lr is given twice"),
         (["lr=1,2"], [], 3, "there are only 2 combinations"),
-        ([], ["lr=1..2"], None, "say how often with --trials N"),
+        ([], ["lr=1..2"], None, "give the number of draws with --trials N"),
         ([], ["lr=1"], 1, "is no range"),
         ([], ["lr=2..1"], 1, "2 is not below 1"),
         ([], ["lr=log:0..1"], 1, "has no logarithm"),
@@ -379,7 +379,7 @@ def test_another_sweep_into_the_folder_is_refused(swept):
     assert "holds no sweep" in sweep(*options[:-1], ".", cwd=place).stderr
     assert contents(place / "out") == before
     result = sweep("--resume", "out", "--seeds", "2", cwd=place)
-    assert "--resume goes on with what is in its folder" in result.stderr
+    assert "--resume continues the sweep in its folder. Leave out CONFIG" in result.stderr
     assert "nowhere holds no sweep" in sweep("--resume", "nowhere", cwd=place).stderr
     assert "name a CONFIG" in sweep(cwd=place).stderr
     assert contents(place / "out") == before
@@ -449,7 +449,7 @@ def test_a_sweep_that_is_killed_goes_on_where_it_was(tmp_path, monkeypatch):
     with start(*options, cwd=tmp_path, code=code) as process:
         wait_for(tmp_path / "held", process)
         output = interrupt(process)
-    assert "stopped; ddn sweep --resume out goes on" in output
+    assert "interrupted; continue with: ddn sweep --resume out" in output
     assert [row["state"] for row in table(tmp_path / "out/results.csv")] == ["finished", "finished", "waiting"]
 
     release(tmp_path)

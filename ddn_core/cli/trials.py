@@ -96,11 +96,12 @@ def run_plan(
     else:
         if defined:
             raise ArgumentError(
-                "--resume goes on with what is in its folder: leave out CONFIG, --out and the options for new trials"
+                f"--resume continues the {kind.noun} in its folder. "
+                "Leave out CONFIG, --out, and the options that define new trials."
             )
         stored, path = read_plan(resume, kind), resume
         if stored is None:
-            raise ArgumentError(f"--resume: {path} holds no {kind.noun}")
+            raise ArgumentError(f"--resume: {path} holds no {kind.noun}. Name the folder of one.")
         plan = stored
     plan = running.ranked(plan)
     with opened(path, plan, resume is not None) as folder:
@@ -188,7 +189,7 @@ def _run_waiting(
                 under_way = len(started - set(results))
                 progress.update(bar, completed=len(results), running=under_way, failed=failed)
     except KeyboardInterrupt:
-        say(console, f"stopped; {plan.command} --resume {folder.path} goes on")
+        say(console, f"interrupted; continue with: {plan.command} --resume {folder.path}")
         return None
     return results
 

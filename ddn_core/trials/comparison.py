@@ -234,7 +234,7 @@ def _standing(one: Standing, comparison: Comparison) -> dict[str, Any]:
 
 
 def _names(configs: Sequence[Path]) -> list[str]:
-    """Return the names of files without their endings; a number tells those apart that are the same."""
+    """Return the names of files without their endings, with a number after a name that another file has, too."""
     names: list[str] = []
     stems = {path.stem for path in configs}
     for path in configs:
@@ -244,27 +244,27 @@ def _names(configs: Sequence[Path]) -> list[str]:
 
 
 def _check_alike(names: Sequence[str], configs: Sequence[Config]) -> None:
-    """Say whether all configs are of one problem."""
+    """Raise `ArgumentError` if the configs have different problems."""
     first, *others = [_problem(config) for config in configs]
     lines = [
-        f"{name}: problem.{field}: {_told(other, field)}, but {_told(first, field)} in {names[0]}"
+        f"{name}: problem.{field}: {_value(other, field)}, but {_value(first, field)} in {names[0]}"
         for name, other in zip(names[1:], others, strict=True)
         for field in dict.fromkeys([*first, *other])
         if field not in _LOADING and first.get(field) != other.get(field)
     ]
     if lines:
-        head = "these configs are of different problems, and what different problems come to cannot be compared:"
+        head = "these configs have different problems, whose results cannot be compared:"
         raise ArgumentError("\n".join([head, *(f"  {line}" for line in lines)]))
 
 
 def _notes(names: Sequence[str], configs: Sequence[Config]) -> list[str]:
-    """Return a line for each thing beside the optimizer in which configs differ."""
+    """Return a line for each difference between the configs, other than the optimizer, that affects the comparison."""
     if len(configs) == 1:
-        return ["there is one config only: nothing to compare it with"]
+        return ["there is only one config, and nothing to compare it with"]
     notes = []
     for field, what in (
-        ("batch_size", "batch sizes differ, and the order of the data with them"),
-        ("epochs", "numbers of epochs differ: values after the last epoch are of unlike budgets"),
+        ("batch_size", "batch sizes differ, and so does the order of the data"),
+        ("epochs", "numbers of epochs differ: values after the last epoch have different budgets"),
         ("evaluate_every", "evaluate_every differs: train_loss is the mean since the last evaluation"),
         ("dtype", "dtypes differ"),
         ("device", "devices differ"),
@@ -272,8 +272,8 @@ def _notes(names: Sequence[str], configs: Sequence[Config]) -> list[str]:
         places = [_problem(config) if field in _LOADING else config.training.model_dump() for config in configs]
         values = [place.get(field) for place in places]
         if any(value != values[0] for value in values):
-            told = ", ".join(f"{name} {shown(value)}" for name, value in zip(names, values, strict=True))
-            notes.append(f"{what} ({told})")
+            listed = ", ".join(f"{name} {shown(value)}" for name, value in zip(names, values, strict=True))
+            notes.append(f"{what} ({listed})")
     return notes
 
 
@@ -281,5 +281,5 @@ def _problem(config: Config) -> dict[str, Any]:
     return {} if config.problem is None else config.problem.table()
 
 
-def _told(problem: Mapping[str, Any], field: str) -> str:
-    return repr(problem[field]) if field in problem else "not there"
+def _value(problem: Mapping[str, Any], field: str) -> str:
+    return repr(problem[field]) if field in problem else "missing"
