@@ -427,7 +427,7 @@ def test_a_trial_ends_when_nobody_holds_its_input_any_more(tmp_path):
     (tmp_path / "c.toml").write_text(CONFIG.replace("epochs = 1", "epochs = 100000"))
     process = Process.start(task(tmp_path, tmp_path / "c.toml"), None, 1, None)
     process.popen.stdin.close()  # as the system does when the sweep is killed
-    assert process.popen.wait() == -signal.SIGKILL
+    assert process.popen.wait(timeout=300) == -signal.SIGKILL
     assert process.result().error == "killed by SIGKILL"
 
 

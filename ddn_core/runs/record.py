@@ -69,7 +69,7 @@ class RunRecord:
 
     @property
     def finished(self) -> bool:
-        """Whether the run trained to its end."""
+        """True if the run trained to its end."""
         return (self.path / CHECKPOINT).is_file()
 
     @property

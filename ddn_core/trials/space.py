@@ -112,7 +112,7 @@ class Range:
 
     @property
     def integers(self) -> bool:
-        """Whether only integers are drawn."""
+        """True if only integers are drawn."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
     @property
