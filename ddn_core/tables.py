@@ -10,10 +10,15 @@ from html import escape
 Row = Mapping[str, str | int | float | None]
 
 
-def csv_text(rows: Sequence[Row]) -> str:
-    """Return rows as CSV, numbers with all their digits."""
+def csv_text(rows: Sequence[Row], names: Sequence[str] = ()) -> str:
+    """Return rows as CSV, numbers with all their digits.
+
+    Args:
+        rows: The rows.
+        names: Names of the columns; by default those of the first row.
+    """
     text = io.StringIO()
-    table = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    table = csv.DictWriter(text, list(names or (rows[0] if rows else ())), lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
     return text.getvalue()

@@ -1,16 +1,10 @@
-"""`ddn compare`: the statistics against their definitions, the rest as real processes."""
+"""`ddn compare`: the statistics against their definitions, and the command with real trials."""
 
 from __future__ import annotations
 
-import csv
 import json
 import math
-import os
-import signal
 import statistics
-import subprocess
-import sys
-import time
 from itertools import product
 
 import pytest
@@ -20,15 +14,29 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from ddn_core.cli.compare.plan import Plan
-from ddn_core.cli.trials.folder import TrialFolder
-from ddn_core.cli.trials.process import Result
 from ddn_core.errors import ArgumentError, DdnError
 from ddn_core.plugins.registry import installed_registry
 from ddn_core.runs import Comparison, EvaluationEvent, RunRecord, Target
 from ddn_core.runs.scores import Score
 from ddn_core.runs.significance import holm, pairings, sign_test, statement
+from ddn_core.trials import process as trials_process
+from ddn_core.trials.comparison import ComparisonPlan, Contest
+from ddn_core.trials.folder import TrialFolder
+from ddn_core.trials.process import Result
 from tests.test_readme import ELSEWHERE, run_python
+from tests.trial_helpers import (
+    code_with,
+    ddn,
+    hold,
+    install_damping,
+    interrupt,
+    kill,
+    release,
+    start,
+    trainer,
+    wait_for,
+)
+from tests.trial_helpers import table as rows
 
 # The same data for all
 
@@ -107,10 +115,10 @@ def test_every_optimizer_starts_from_the_same_model_and_sees_the_same_batches(no
 
 @given(st.integers(0, 9), st.integers(0, 9))
 def test_the_sign_test_is_the_share_of_coin_tosses_that_are_as_uneven(wins, losses):
-    tosses = list(product([0, 1], repeat=wins + losses))
-    uneven = abs(wins - losses)
-    as_uneven = sum(abs(2 * sum(toss) - len(toss)) >= uneven for toss in tosses)
-    assert sign_test(wins, losses) == pytest.approx(as_uneven / len(tosses), abs=1e-15)
+    coins, uneven = wins + losses, abs(wins - losses)
+    heads = map(int.bit_count, range(2**coins))  # every toss of all coins, each bit a coin
+    as_uneven = sum(abs(2 * count - coins) >= uneven for count in heads)
+    assert sign_test(wins, losses) == pytest.approx(as_uneven / 2**coins, abs=1e-15)
 
 
 @given(st.lists(st.floats(0, 1), max_size=7))
@@ -303,16 +311,16 @@ def plan(place, *texts, **options):
         paths.append(place / str(index) / "c.toml")
         paths[-1].parent.mkdir()
         paths[-1].write_text(text)
-    return Plan.of(paths, registry=installed_registry(), **options)
+    return ComparisonPlan.of(Contest(paths, **options), installed_registry())
 
 
 def test_a_plan_has_the_same_seeds_for_all(tmp_path):
     made = plan(tmp_path, NEWTON_TOML, ADAM_TOML, ADAM_TOML, seeds=2, overrides=["training.epochs=3"])
     assert made.trials == [("c", 5), ("c-2", 5), ("c-3", 5), ("c", 6), ("c-2", 6), ("c-3", 6)]
     task = made.tasks(tmp_path)[4]
-    assert (task.run, task.goes_on) == (tmp_path / "runs/c-2/seed-6", True)
+    assert (task.run, task.resumes) == (tmp_path / "runs/c-2/seed-6", True)
     assert task.overrides == ("training.epochs=3", "training.seed=6")
-    assert Plan.model_validate_json(made.model_dump_json()) == made
+    assert ComparisonPlan.model_validate_json(made.model_dump_json()) == made
     assert made.differences(made) == list(made.notes) == []
 
 
@@ -326,7 +334,7 @@ def test_notes_tell_what_else_differs(tmp_path):
         "c float32, c-2 float64)",
     ]
     (tmp_path / "one").mkdir()
-    assert "one config only" in plan(tmp_path / "one", ADAM_TOML).notes[0]
+    assert "only one config" in plan(tmp_path / "one", ADAM_TOML).notes[0]
 
 
 @pytest.mark.parametrize(
@@ -352,18 +360,8 @@ def test_what_cannot_be_compared(tmp_path, other, options, message):
 # Real processes
 
 
-COMMAND = [sys.executable, "-W", "error", "-c", "from ddn_core.cli import main; main()", "compare"]
-ENVIRONMENT = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1", "PYTHONWARNINGS": "error"}
-
-
 def compare(*arguments, cwd):
-    command = [*COMMAND, *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
-
-
-def rows(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    return ddn("compare", *arguments, cwd=cwd, columns=80)
 
 
 def events(folder):
@@ -381,7 +379,7 @@ def compared(tmp_path_factory):
     options = ["newton.toml", "adam.toml", "broken.toml", "--seeds", "2", "--out", "out"]
     options += ["--target", "accuracy=0.2", "--target", "train_loss=1e-9"]
     result = compare(*options, cwd=place)
-    assert result.returncode == 0, result.stderr
+    assert result.exit_code == 0, result.stderr
     assert result.stderr == ""
     return place, options, result.stdout
 
@@ -461,14 +459,14 @@ def test_another_metric_only_ranks_anew_and_another_comparison_is_refused(compar
     place, options, _ = compared
     before = {path: path.read_bytes() for path in (place / "out/runs").rglob("*") if path.is_file()}
     result = compare("--resume", "out", "--metric", "accuracy", "--maximize", "--target", "test_loss=2.0", cwd=place)
-    assert result.returncode == 0, result.stderr
+    assert result.exit_code == 0, result.stderr
     assert "6 trials, 6 of them have ended" in result.stdout
     assert "accuracy after the last epoch, more is better" in result.stdout
     assert "to test_loss <= 2.0" in result.stdout
     for arguments, message in (
-        (["--resume", "out", "--metric", "acuracy"], "--metric: no run has 'acuracy'; there are train_loss"),
-        (["--resume", "out", "--metric", "train_loss", "--target", "acuracy=1"], "--target: no run has 'acuracy'"),
-        (["--resume", "out", "--seeds", "2"], "--resume goes on with what is in its folder"),
+        (["--resume", "out", "--metric", "acuracy"], "--metric: no trial has 'acuracy'; there are train_loss"),
+        (["--resume", "out", "--metric", "train_loss", "--target", "acuracy=1"], "--target: no trial has 'acuracy'"),
+        (["--resume", "out", "--seeds", "2"], "--resume continues the comparison in its folder. Leave out CONFIG"),
         (["--resume", "."], "holds no comparison"),
         ([], "name the CONFIGs"),
         ([*options[:2], "--seeds", "3", "--out", "out"], "the configs: newton, adam, broken there, newton, adam now"),
@@ -476,7 +474,7 @@ def test_another_metric_only_ranks_anew_and_another_comparison_is_refused(compar
         ([*options[:2], "--target", "x"], "'x' is no target"),
     ):
         result = compare(*arguments, cwd=place)
-        assert result.returncode == 1
+        assert result.exit_code == 1
         assert message in result.stderr
     assert before == {path: path.read_bytes() for path in (place / "out/runs").rglob("*") if path.is_file()}
 
@@ -484,7 +482,7 @@ def test_another_metric_only_ranks_anew_and_another_comparison_is_refused(compar
 def test_if_all_fail_the_status_says_so(tmp_path):
     (tmp_path / "c.toml").write_text("curvature = { subsampling_ggn = [999] }\n" + NEWTON_TOML)
     result = compare("c.toml", "--seeds", "1", cwd=tmp_path)
-    assert result.returncode == 1, result.stderr
+    assert result.exit_code == 1, result.stderr
     assert "1 trial failed" in result.stdout
     assert "subsampling_ggn has index" in result.stdout
     assert "nothing to compare it with" in result.stdout
@@ -493,52 +491,84 @@ def test_if_all_fail_the_status_says_so(tmp_path):
     assert [row["config"] for row in rows(folder / "results.csv")] == ["c"]
 
 
-def wait_for(condition, process):
-    end = time.monotonic() + 120
-    while not condition():
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < end
-        time.sleep(0.02)
+def test_a_comparison_that_is_killed_goes_on_where_it_was(tmp_path, monkeypatch):
+    (tmp_path / "newton.toml").write_text(NEWTON_TOML)
+    (tmp_path / "adam.toml").write_text(ADAM_TOML)
+    child = trainer(tmp_path)
+    options = ["compare", "adam.toml", "newton.toml", "--seeds", "2", "--jobs", "1", "--out", "out"]
+
+    hold(tmp_path, "out/runs/newton/seed-70")
+    with start(*options, cwd=tmp_path, code=code_with(child)) as process:
+        wait_for(tmp_path / "held", process)
+        kill(process, tmp_path / "out")
+    (tmp_path / "out/trials/adam/seed-70/result.json").unlink()  # as if it had been killed a moment earlier
+
+    hold(tmp_path, "out/runs/adam/seed-71")
+    with start(*options, cwd=tmp_path, code=code_with(child)) as process:
+        wait_for(tmp_path / "held", process)
+        output = interrupt(process)
+    assert "interrupted; continue with: ddn compare --resume out" in output
+    states = [row["state"] for row in rows(tmp_path / "out/results.csv")]
+    assert states == ["finished", "finished", "waiting", "waiting"]
+
+    release(tmp_path)
+    monkeypatch.setattr(trials_process, "_CHILD", child)
+    result = compare("--resume", "out", cwd=tmp_path)
+    assert result.exit_code == 0, result.stderr
+    assert [row["state"] for row in rows(tmp_path / "out/results.csv")] == ["finished"] * 4
+    sittings = {
+        f"{path.parent.parent.name}/{path.parent.name}": path.read_text()
+        for path in (tmp_path / "out/runs").glob("*/*/sittings")
+    }
+    assert sittings == {
+        "adam/seed-70": "begun ",  # it had ended
+        "newton/seed-70": "begun resumed ",
+        "adam/seed-71": "begun resumed ",
+        "newton/seed-71": "begun ",
+    }
 
 
+@pytest.mark.slow
 def test_what_was_cut_off_is_gone_on_with(tmp_path):
     """Killed, interrupted, and killed after the end of a run: the runs end as those that were never cut off."""
-    settings = "epochs = 12, seed = 5, checkpoint_seconds = 0"
-    (tmp_path / "newton.toml").write_text(NEWTON_TOML.replace("epochs = 2, seed = 5", settings))
+    newton_toml = NEWTON_TOML.replace("epochs = 2, seed = 5", "epochs = 3, seed = 5, checkpoint_seconds = 0")
+    held_toml = newton_toml.replace('{ kind = "constant", value = 1.0 }', '{ kind = "held/constant" }')
+    assert held_toml != newton_toml
+    (tmp_path / "newton.toml").write_text(held_toml)
+    (tmp_path / "whole.toml").write_text(newton_toml)
     (tmp_path / "adam.toml").write_text(ADAM_TOML.replace("seed = 70", "seed = 5"))
+    site = install_damping(tmp_path / "site")
     runs, trials = tmp_path / "out/runs", tmp_path / "out/trials"
-    options = ["adam.toml", "newton.toml", "--seeds", "1", "--jobs", "2", "--out", "out"]
-
-    def start():
-        command = [*COMMAND, *options]
-        return subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stdout=-1, stderr=-1, text=True)
+    options = ["compare", "adam.toml", "newton.toml", "--seeds", "1", "--jobs", "2", "--out", "out"]
 
     newton = runs / "newton/seed-5"
-    with start() as process:
-        wait_for((trials / "adam/seed-5/result.json").exists, process)
-        wait_for(lambda: list(newton.glob("checkpoints/step-*.pt")), process)
-        process.send_signal(signal.SIGKILL)
+    hold(tmp_path, 5)
+    with start(*options, cwd=tmp_path, path=site) as process:
+        wait_for(trials / "adam/seed-5/result.json", process)
+        wait_for(tmp_path / "held", process)
+        kill(process, tmp_path / "out")
+    assert len(events(newton)) == 4  # steps
     before = (runs / "adam/seed-5/checkpoint.pt").stat().st_mtime_ns
     (trials / "adam/seed-5/result.json").unlink()  # as if it had been killed a moment earlier
     begun = newton.stat().st_ino
-    with start() as process:
-        size = (newton / "metrics.jsonl").stat().st_size
-        wait_for(lambda: (newton / "metrics.jsonl").stat().st_size > size + 1000, process)
-        process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    assert "stopped; ddn compare --resume out goes on" in output
-    assert "Traceback" not in errors
+
+    hold(tmp_path, 4)
+    with start(*options, cwd=tmp_path, path=site) as process:
+        wait_for(tmp_path / "held", process)
+        output = interrupt(process)
+    assert "interrupted; continue with: ddn compare --resume out" in output
+    assert sum(event["event"] == "step" for event in events(newton)) == 4 + 3
     assert [row["state"] for row in rows(tmp_path / "out/results.csv")] == ["finished", "waiting"]
     assert not (newton / "checkpoint.pt").exists()
 
-    result = compare("--resume", "out", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    release(tmp_path)
+    with start("compare", "--resume", "out", cwd=tmp_path, path=site) as process:
+        _, errors = process.communicate()
+    assert process.returncode == 0, errors
     assert [row["state"] for row in rows(tmp_path / "out/results.csv")] == ["finished", "finished"]
     assert newton.stat().st_ino == begun  # the folder was never begun anew
     assert (runs / "adam/seed-5/checkpoint.pt").stat().st_mtime_ns == before
-    command = [*COMMAND[:-1], "train", "newton.toml", "--out", "whole"]
-    assert subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True).returncode == 0
+    assert ddn("train", "whole.toml", "--out", "whole", cwd=tmp_path).exit_code == 0
     assert events(newton) == events(tmp_path / "whole")
 
 

@@ -36,6 +36,7 @@ ROOMS = {
     "ddn_core.training": tuple(
         f"ddn_core.{name}" for name in ("config", "engine", "optim", "plots", "plugins", "runs", "traces")
     ),
+    "ddn_core.trials": ("ddn_core.config", "ddn_core.plugins", "ddn_core.runs"),
 }
 """Rooms of which one may import only these others, the ground, and itself."""
 

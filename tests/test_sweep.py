@@ -1,31 +1,30 @@
-"""`ddn sweep`: the search space by properties, the rest as real processes."""
+"""`ddn sweep`: the search space by properties, and the command with real trials."""
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
 import signal
 import subprocess
-import sys
-import time
 import tomllib
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddn_core.cli.sweep.plan import Plan
-from ddn_core.cli.sweep.space import MOST, Choices, Range, combinations, dimensions, literal, plain
-from ddn_core.cli.sweep.table import metric_names, ranking
-from ddn_core.cli.trials import folder as trials_folder
-from ddn_core.cli.trials.folder import held
-from ddn_core.cli.trials.plan import Task
-from ddn_core.cli.trials.process import Process, Result, read_metrics
-from ddn_core.cli.trials.runner import Share
 from ddn_core.errors import ArgumentError, ConfigError, DdnError
 from ddn_core.plugins.registry import installed_registry
+from ddn_core.runs.scores import distinct
+from ddn_core.trials import folder as trials_folder
+from ddn_core.trials import process as trials_process
+from ddn_core.trials.folder import opened
+from ddn_core.trials.plan import Task
+from ddn_core.trials.process import Process, Result
+from ddn_core.trials.runner import Share
+from ddn_core.trials.space import MOST, Choices, Range, combinations, dimensions, literal, plain
+from ddn_core.trials.sweep import Search, SweepPlan, ranking
+from tests.trial_helpers import code_with, ddn, hold, interrupt, kill, release, start, table, trainer, wait_for
 
 CONFIG = """
 problem = { kind = "digits-mlp", hidden = [8], batch_size = 256 }
@@ -35,19 +34,11 @@ params = ["*"]
 criterion = { kind = "top-k", k = 5 }
 damping = { kind = "constant", value = 1.0 }
 """
-COMMAND = [sys.executable, "-W", "error", "-c", "from ddn_core.cli import main; main()", "sweep"]
-ENVIRONMENT = {**os.environ, "COLUMNS": "250", "NO_COLOR": "1", "PYTHONWARNINGS": "error"}
 DAMPING = "groups.0.damping.value"
 
 
 def sweep(*arguments, cwd):
-    command = [*COMMAND, *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
-
-
-def table(path):
-    with (path / "results.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
+    return ddn("sweep", *arguments, cwd=cwd)
 
 
 def contents(path):
@@ -163,7 +154,7 @@ def test_draws_spread_evenly():
         (["lr=1", "lr=2"], [], None, "lr is given twice"),
         (["lr=1"], ["lr=1..2"], 1, "lr is given twice"),
         (["lr=1,2"], [], 3, "there are only 2 combinations"),
-        ([], ["lr=1..2"], None, "say how often with --trials N"),
+        ([], ["lr=1..2"], None, "give the number of draws with --trials N"),
         ([], ["lr=1"], 1, "is no range"),
         ([], ["lr=2..1"], 1, "2 is not below 1"),
         ([], ["lr=log:0..1"], 1, "has no logarithm"),
@@ -187,7 +178,7 @@ def test_what_is_no_search_space(grid, ranges, trials, message):
 def plan(tmp_path, text=CONFIG, **options):
     path = tmp_path / "c.toml"
     path.write_text(text)
-    return Plan.of(path, registry=installed_registry(), **options)
+    return SweepPlan.of(path, Search(**options), installed_registry())
 
 
 def test_a_plan_has_a_trial_for_each_combination_and_seed(tmp_path):
@@ -196,13 +187,13 @@ def test_a_plan_has_a_trial_for_each_combination_and_seed(tmp_path):
     assert [trial.point for trial in made.trials] == [0, 0, 1, 1, 2, 2, 3, 3]
     assert [trial.seed for trial in made.trials[:2]] == [5, 6]
     assert made.trials[2].values == {DAMPING: "0.1", "groups.0.lr": "1.0"}
-    assert made.overrides_of(made.trials[3]) == [
+    assert made.tasks(tmp_path)[3].overrides == (
         "training.epochs=3",
         f"{DAMPING}=0.1",
         "groups.0.lr=1.0",
         "training.seed=6",
-    ]
-    assert Plan.model_validate_json(made.model_dump_json()) == made
+    )
+    assert SweepPlan.model_validate_json(made.model_dump_json()) == made
     assert made.differences(made) == []
     assert made.label(made.trials[1]) == f"{DAMPING}=0.1 groups.0.lr=0.5 training.seed=6"
 
@@ -239,17 +230,19 @@ def done(value, state="finished"):
 
 
 def test_the_ranking_is_by_the_median_and_what_failed_for_a_seed_comes_last(tmp_path):
-    made = plan(tmp_path, grid=["groups.0.lr=1.0,2.0,3.0,4.0"], seeds=3, metric="accuracy", maximize=True)
+    made = plan(tmp_path, grid=["groups.0.lr=1.0,2.0,3.0,4.0"], seeds=3)
+    made = made.model_copy(update={"metric": "accuracy", "maximize": True})
     values = [0.1, 0.9, 0.2, 0.3, 0.4, 0.3, 0.99, 0.99, None, 0.5, 0.5, 0.5]
     results = {number: done(value) for number, value in enumerate(values)}
     results[9] = results[10] = results[11] = done(0.5, "failed")
     first, second, third = ranking(made, results)
-    assert (first.trials[0].point, first.median, first.ends) == (1, 0.3, (0.3, 0.4))
-    assert (second.trials[0].point, second.median, second.ends) == (0, 0.2, (0.1, 0.9))
-    assert (third.trials[0].point, third.complete) == (2, False)
+    assert (first.trials[0].point, first.spread.values) == (1, (0.3, 0.4, 0.3))
+    assert (second.trials[0].point, second.spread.median, second.spread.values) == (0, 0.2, (0.1, 0.9, 0.2))
+    assert (third.trials[0].point, third.spread.values, third.spread.seeds) == (2, (0.99, 0.99), 3)
+    assert [one.first.number for one in (first, second, third)] == [3, 0, 6]
     least = ranking(made.model_copy(update={"maximize": False}), results)
     assert [one.trials[0].point for one in least] == [0, 1, 2]
-    assert metric_names(results) == ["accuracy"]
+    assert distinct(result.metrics for result in results.values()) == ["accuracy"]
 
 
 @pytest.mark.parametrize(
@@ -274,35 +267,53 @@ def test_cores_are_shared(monkeypatch, threads, jobs, waiting, on_gpu, expected)
     assert (share.jobs, share.threads) == expected
 
 
-def test_metrics_of_a_run_that_was_cut_off(tmp_path):
-    lines = [
-        '{"event": "step", "step": 0}',
-        '{"event": "epoch", "epoch": 1, "step": 1, "train_loss": 2.0, "test_loss": null, "test_metrics": {"a": 0.5}}',
-        '{"event": "step", "step": 1}',
-        '{"event": "ep',
-    ]
-    (tmp_path / "m").write_text("\n".join(lines))
-    assert read_metrics(tmp_path / "m") == ({"train_loss": 2.0, "test_loss": None, "a": 0.5}, 1, 2)
-    assert read_metrics(tmp_path / "none") == ({}, 0, 0)
+STEP = {"event": "step", "loss": 1.0, "step": 0, "epoch": 1, "lr": [1.0], "seconds": 0.1}
+EPOCH = {
+    **{"event": "epoch", "epoch": 1, "step": 1, "train_loss": 2.0, "test_loss": None, "test_metrics": {"a": 0.5}},
+    **{"whole_train_loss": None, "seconds": 1.0, "step_seconds": 0.5, "ends_epoch": True},
+}
+
+
+def test_the_result_of_a_run_that_was_cut_off(tmp_path):
+    lines = [*map(json.dumps, (STEP, EPOCH, {**STEP, "step": 1})), '{"event": "ep']
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    result = Result.of_run(tmp_path, -9, 2.0, "killed by SIGKILL")
+    assert (result.metrics, result.epochs, result.steps) == ({"train_loss": 2.0, "test_loss": None, "a": 0.5}, 1, 2)
+    assert (result.state, result.final("train_loss")) == ("failed", None)
+    finished = Result.of_run(tmp_path)
+    assert (finished.state, finished.final("train_loss"), finished.final("test_loss")) == ("finished", 2.0, None)
+
+
+def test_the_result_of_a_run_without_an_epoch(tmp_path):
+    result = Result.of_run(tmp_path / "none", 0)
+    assert (result.metrics, result.epochs, result.steps) == ({}, 0, 0)
+    assert (result.state, result.error) == ("failed", "the run ended without an epoch")
+
+
+def test_the_result_of_a_run_with_damaged_metrics(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(f'{json.dumps(EPOCH)}\n{{"event"\n{json.dumps(STEP)}\n')
+    result = Result.of_run(tmp_path, 0)
+    assert result.state == "failed"
+    assert "metrics.jsonl, line 2" in result.error
 
 
 def test_a_folder_is_held_by_one_sweep(tmp_path, monkeypatch):
-    pytest.importorskip("fcntl")
     monkeypatch.setattr(trials_folder, "_PATIENCE", 0)
+    made = plan(tmp_path, seeds=2)
     with (
-        held(tmp_path / "s", "sweep"),
-        pytest.raises(ArgumentError, match="another sweep is running"),
-        held(tmp_path / "s", "sweep"),
+        opened(tmp_path / "s", made),
+        pytest.raises(ArgumentError, match=r"another sweep is running in .*\. Wait until it has ended, or name a new"),
+        opened(tmp_path / "s", made),
     ):
         pass
-    with held(tmp_path / "s", "sweep"):
+    with opened(tmp_path / "s", made):
         pass
 
 
 def test_a_plan_that_cannot_be_read(tmp_path):
     (tmp_path / "sweep.json").write_text('{"version": 2}')
     with pytest.raises(ConfigError, match="is no plan of a sweep"):
-        trials_folder.read_plan(tmp_path, Plan)
+        trials_folder.read_plan(tmp_path, SweepPlan)
 
 
 # Real processes
@@ -314,16 +325,17 @@ def swept(tmp_path_factory):
     place = tmp_path_factory.mktemp("sweep")
     (place / "c.toml").write_text(CONFIG)
     options = ["c.toml", "--grid", "curvature.subsampling_ggn=[0, 1, 2],[999]", "--out", "out"]
-    result = sweep(*options, cwd=place)
-    assert result.returncode == 0, result.stderr
-    assert result.stderr == ""
-    return place, options, result.stdout
+    with start("sweep", *options, cwd=place) as process:
+        output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert errors == ""
+    return place, options, output
 
 
 @pytest.mark.xdist_group("sweep")
 def test_one_failing_run_does_not_stop_the_rest(swept):
     place, _, output = swept
-    good, bad = table(place / "out")
+    good, bad = table(place / "out/results.csv")
     assert [row["state"] for row in (good, bad)] == ["finished", "failed"]
     assert [row["exit_status"] for row in (good, bad)] == ["0", "1"]
     assert [row["curvature.subsampling_ggn"] for row in (good, bad)] == ["[0, 1, 2]", "[999]"]
@@ -344,11 +356,11 @@ def test_one_failing_run_does_not_stop_the_rest(swept):
 @pytest.mark.xdist_group("sweep")
 def test_the_best_config_trains_to_the_same(swept):
     place, _, _ = swept
-    command = [*COMMAND[:-1], "train", "out/best.json", "--out", "again"]
-    result = subprocess.run(command, cwd=place, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr
-    metrics, _, _ = read_metrics(place / "again" / "metrics.jsonl")
-    assert metrics["train_loss"] == float(table(place / "out")[0]["train_loss"])
+    result = ddn("train", "out/best.json", "--out", "again", cwd=place)
+    assert result.exit_code == 0, result.stderr
+    assert Result.of_run(place / "again").final("train_loss") == float(
+        table(place / "out/results.csv")[0]["train_loss"]
+    )
 
 
 @pytest.mark.xdist_group("sweep")
@@ -361,13 +373,13 @@ def test_another_sweep_into_the_folder_is_refused(swept):
         (["--set", "training.epochs=2"], "--set: none there, training.epochs=2 now"),
     ):
         result = sweep(*options, *more, cwd=place)
-        assert result.returncode == 1
+        assert result.exit_code == 1
         assert "out holds another sweep. Name a new folder." in result.stderr
         assert message in result.stderr
     assert "holds no sweep" in sweep(*options[:-1], ".", cwd=place).stderr
     assert contents(place / "out") == before
     result = sweep("--resume", "out", "--seeds", "2", cwd=place)
-    assert "--resume goes on with what is in its folder" in result.stderr
+    assert "--resume continues the sweep in its folder. Leave out CONFIG" in result.stderr
     assert "nowhere holds no sweep" in sweep("--resume", "nowhere", cwd=place).stderr
     assert "name a CONFIG" in sweep(cwd=place).stderr
     assert contents(place / "out") == before
@@ -378,17 +390,17 @@ def test_what_has_ended_is_not_run_again_unless_it_failed_and_one_asks(swept):
     place, options, _ = swept
     before = contents(place / "out" / "trials")
     result = sweep(*options, cwd=place)
-    assert result.returncode == 0
+    assert result.exit_code == 0
     assert "2 trials, 2 of them have ended" in result.stdout
     assert contents(place / "out" / "trials") == before
 
     result = sweep("--resume", "out", "--metric", "acuracy", cwd=place)
-    assert result.returncode == 1
+    assert result.exit_code == 1
     assert "no trial has 'acuracy'; there are train_loss, test_loss, accuracy." in result.stderr
     assert not (place / "out" / "best.json").exists()
 
     result = sweep("--resume", "out", "--metric", "accuracy", "--maximize", "--retry-failed", cwd=place)
-    assert result.returncode == 0
+    assert result.exit_code == 0
     assert "accuracy after the last epoch, more is better" in result.stdout
     assert (place / "out" / "best.json").exists()
     after = contents(place / "out" / "trials")
@@ -415,64 +427,66 @@ def test_a_trial_ends_when_nobody_holds_its_input_any_more(tmp_path):
     (tmp_path / "c.toml").write_text(CONFIG.replace("epochs = 1", "epochs = 100000"))
     process = Process.start(task(tmp_path, tmp_path / "c.toml"), None, 1, None)
     process.popen.stdin.close()  # as the system does when the sweep is killed
-    assert process.popen.wait(timeout=60) == -signal.SIGKILL
+    assert process.popen.wait(timeout=300) == -signal.SIGKILL
     assert process.result().error == "killed by SIGKILL"
 
 
-def wait_for(path, process):
-    end = time.monotonic() + 120
-    while not path.exists():
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
-def test_a_sweep_that_is_killed_goes_on_where_it_was(tmp_path):
+def test_a_sweep_that_is_killed_goes_on_where_it_was(tmp_path, monkeypatch):
     (tmp_path / "c.toml").write_text(CONFIG)
-    options = ["c.toml", "--seeds", "3", "--jobs", "1", "--out", "out"]
+    child = trainer(tmp_path)
+    code = code_with(child)
+    options = ["sweep", "c.toml", "--seeds", "3", "--jobs", "1", "--out", "out"]
     trials = tmp_path / "out" / "trials"
 
-    def start():
-        command = [*COMMAND, *options]
-        return subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stdout=-1, stderr=-1, text=True)
-
-    with start() as process:
-        wait_for(trials / "0001" / "run" / "config.resolved.json", process)
-        process.send_signal(signal.SIGKILL)
+    hold(tmp_path, "out/trials/0001/run")
+    with start(*options, cwd=tmp_path, code=code) as process:
+        wait_for(tmp_path / "held", process)
+        kill(process, tmp_path / "out")
     first = (trials / "0000" / "result.json").read_bytes()
     assert not (trials / "0001" / "result.json").exists()
 
-    with start() as process:  # the child of the one before has died with it, or this would be refused
-        wait_for(trials / "0001" / "result.json", process)
-        wait_for(trials / "0002", process)
-        process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    assert "stopped; ddn sweep --resume out goes on" in output
-    assert "Traceback" not in errors
-    assert [row["state"] for row in table(tmp_path / "out")] == ["finished", "finished", "waiting"]
+    hold(tmp_path, "out/trials/0002/run")
+    with start(*options, cwd=tmp_path, code=code) as process:
+        wait_for(tmp_path / "held", process)
+        output = interrupt(process)
+    assert "interrupted; continue with: ddn sweep --resume out" in output
+    assert [row["state"] for row in table(tmp_path / "out/results.csv")] == ["finished", "finished", "waiting"]
 
+    release(tmp_path)
     (tmp_path / "c.toml").unlink()  # the folder has all that is needed
+    monkeypatch.setattr(trials_process, "_CHILD", child)
     result = sweep("--resume", "out", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    assert result.exit_code == 0, result.stderr
     assert (trials / "0000" / "result.json").read_bytes() == first
-    rows = table(tmp_path / "out")
+    assert {path.read_text() for path in trials.glob("*/run/sittings")} == {"begun "}  # each was begun anew
+    rows = table(tmp_path / "out/results.csv")
     assert [(row["state"], row["seed"]) for row in rows] == [("finished", str(seed)) for seed in (5, 6, 7)]
-    losses = sorted(float(row["train_loss"]) for row in rows)
-    assert f"{losses[1]:.4g}" in result.stdout
-    assert f"{losses[0]:.4g} to {losses[2]:.4g}" in result.stdout
+    assert [float(row["train_loss"]) for row in rows] == [1 / 5, 1 / 6, 1 / 7]
+    assert f"{1 / 6:.4g}" in result.stdout
+    assert f"{1 / 7:.4g} to {1 / 5:.4g}" in result.stdout
     assert "3 of 3" in result.stdout
+
+
+def test_children_hold_the_lock_of_the_folder(tmp_path, monkeypatch):
+    """A command that was killed leaves the folder locked until its trials have ended, too."""
+    started = {}
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **options: started.update(options))
+    with opened(tmp_path / "s", plan(tmp_path, seeds=2)) as folder:
+        Process.start(task(tmp_path, tmp_path / "c.toml"), None, 1, folder.lock)
+        (descriptor,) = started["pass_fds"]
+        assert os.path.sameopenfile(descriptor, folder.lock)
+        assert os.fstat(descriptor).st_ino == (tmp_path / "s" / "lock").stat().st_ino
 
 
 def test_a_trial_that_takes_too_long_is_stopped(tmp_path):
     (tmp_path / "c.toml").write_text(CONFIG)
-    options = ["--random", f"{DAMPING}=log:0.1..10.0", "--trials", "1", "--timeout", "0.3"]
+    options = ["--random", f"{DAMPING}=log:0.1..10.0", "--trials", "1", "--timeout", "0.001"]
     result = sweep("c.toml", *options, cwd=tmp_path)
-    assert result.returncode == 1  # none finished
-    assert "stopped after 0." in result.stdout
+    assert result.exit_code == 1  # none finished
+    assert "stopped after 0.001 s" in result.stdout
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name.startswith("sweep-c-")
-    (row,) = table(folder)
+    (row,) = table(folder / "results.csv")
     assert row["state"] == "timed out"
     assert 0.1 <= float(row[DAMPING]) <= 10.0
     assert not (folder / "best.json").exists()
@@ -481,7 +495,7 @@ def test_a_trial_that_takes_too_long_is_stopped(tmp_path):
 def test_errors_are_told_before_anything_is_written(tmp_path):
     (tmp_path / "c.toml").write_text(CONFIG)
     result = sweep("c.toml", "--grid", "groups.0.damping.valeu=1", "--out", "out", cwd=tmp_path)
-    assert result.returncode == 1
+    assert result.exit_code == 1
     assert result.stderr.startswith("error: with groups.0.damping.valeu=1: c.toml: 1 error\n")
-    assert sweep("c.toml", "--grid", "groups.0.lr=1", "--seed", "3", cwd=tmp_path).returncode == 1
+    assert sweep("c.toml", "--grid", "groups.0.lr=1", "--seed", "3", cwd=tmp_path).exit_code == 1
     assert [path.name for path in tmp_path.iterdir()] == ["c.toml"]

@@ -10,9 +10,9 @@ estimate.py        `ddn estimate`: cost of a step by group and layer
 replay.py          `ddn replay`: strategies on recorded curvature
 spectrum.py        `ddn spectrum`: curvature of a trained model
 report.py          `ddn report`: runs as one HTML file
-trials/            many runs, each in a process of its own
-sweep/             `ddn sweep`: one config with many values
-compare/           `ddn compare`: several configs with the same seeds
+trials.py          the part that `ddn sweep` and `ddn compare` share: progress, failures, exit status
+sweep.py           `ddn sweep`: one config with many values
+compare.py         `ddn compare`: several configs with the same seeds
 new_plugin.py      `ddn new-plugin NAME`: fills in the files of template/
 """
 

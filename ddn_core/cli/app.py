@@ -155,9 +155,9 @@ def sweep(
 ) -> None:
     """Train CONFIG with many combinations of values, and rank them."""
     with reported_errors():
-        from ddn_core.cli.sweep.command import Search
-        from ddn_core.cli.sweep.command import sweep as run_sweep
-        from ddn_core.cli.trials.session import Running
+        from ddn_core.cli.sweep import sweep as run_sweep
+        from ddn_core.cli.trials import Running
+        from ddn_core.trials.sweep import Search
 
         search = Search(tuple(overrides or ()), tuple(grid or ()), tuple(ranges or ()), trials, seed, seeds)
         running = Running(metric, maximize, jobs, timeout, retry_failed, context.find_root().params["allowed"])
@@ -317,13 +317,16 @@ def compare(
 ) -> None:
     """Train several configs of one problem with the same seeds, and rank them."""
     with reported_errors():
-        from ddn_core.cli.compare.command import Contest
-        from ddn_core.cli.compare.command import compare as run_comparison
-        from ddn_core.cli.trials.session import Running
+        from ddn_core.cli.compare import compare as run_comparison
+        from ddn_core.cli.trials import Running
+        from ddn_core.runs import Target
+        from ddn_core.trials.comparison import Contest
 
         contest = Contest(tuple(configs or ()), tuple(overrides or ()), seeds)
-        running = Running(metric, maximize, jobs, timeout, retry_failed, context.find_root().params["allowed"])
-        status = run_comparison(contest, resume, out, targets or (), running, registry_of(context))
+        wanted = tuple(str(Target.of_text(text)) for text in targets or ())
+        allowed = context.find_root().params["allowed"]
+        running = Running(metric, maximize, jobs, timeout, retry_failed, allowed, wanted)
+        status = run_comparison(contest, resume, out, running, registry_of(context))
     raise typer.Exit(status)
 
 

@@ -14,6 +14,9 @@ from rich.console import Console
 from ddn_core.errors import ArgumentError, DdnError
 from ddn_core.plugins.registry import Registry
 
+INTERRUPTED = 130
+"""Exit status after an interrupt from the keyboard."""
+
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="Config, a .toml or a .json file.")]
 Overrides = Annotated[
     list[str] | None,

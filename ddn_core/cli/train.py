@@ -13,12 +13,10 @@ import typer
 from rich.console import Console
 
 from ddn_core.cli.display import TrainingDisplay
+from ddn_core.cli.options import INTERRUPTED
 from ddn_core.config import Config
 from ddn_core.plugins.registry import Registry
 from ddn_core.training import RunStart, train
-
-INTERRUPTED = 130
-"""Exit status after an interrupt from the keyboard."""
 
 
 def train_run(config: Config | None, source: str, registry: Registry, out: Path | None, resume: Path | None) -> None:

@@ -32,12 +32,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), registry: Regis
             each place, with its path.
     """
     path = Path(path)
-    table = _read(path)
-    try:
-        table = apply_overrides(table, overrides)
-    except ConfigError as error:
-        raise ConfigError(f"--set: {error}") from error
-    return parse_config(table, path.name, registry)
+    return parse_config(apply_overrides(_read(path), overrides), path.name, registry)
 
 
 def parse_config(table: Mapping[str, Any], source: str = "config", registry: Registry | None = None) -> Config:

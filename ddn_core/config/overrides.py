@@ -14,21 +14,42 @@ from typing import Any
 from ddn_core.errors import ConfigError
 
 
+class AssignmentError(ConfigError):
+    """An assignment cannot be made.
+
+    Attributes:
+        assignment: The assignment, as the user wrote it.
+        reason: The message without the option that the assignment belongs to.
+    """
+
+    def __init__(self, assignment: str, reason: str) -> None:
+        super().__init__(f"--set: {reason}")
+        self.assignment = assignment
+        self.reason = reason
+
+
 def apply_overrides(table: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Return a copy of the table with the assignments made, in order.
 
     Raises:
-        ConfigError: An assignment has no `=`, no TOML literal as value, or a path that leads nowhere.
+        AssignmentError: An assignment has no `=`, no TOML literal as value, or a path that leads nowhere.
     """
     result = copy.deepcopy(dict(table))
     for override in overrides:
-        path, equals, literal = override.partition("=")
-        keys = path.strip().split(".")
-        if not equals or not all(keys):
-            raise ConfigError(f"{override!r} is no assignment. Write path=value, such as groups.0.damping.value=1e-3.")
-        for each in _expanded(result, keys):
-            _assign(result, each, _parse(path, literal))
+        try:
+            _apply(result, override)
+        except ConfigError as error:
+            raise AssignmentError(override, str(error)) from error
     return result
+
+
+def _apply(table: dict[str, Any], override: str) -> None:
+    path, equals, literal = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"{override!r} is no assignment. Write path=value, such as groups.0.damping.value=1e-3.")
+    for each in _expanded(table, keys):
+        _assign(table, each, _parse(path, literal))
 
 
 def _expanded(table: dict[str, Any], keys: list[str]) -> list[list[str]]:

@@ -1,10 +1,10 @@
-"""What a run leaves: its events, its checkpoints, and the folder they are in, read back.
+"""The records of runs: events, checkpoints, run folders that are read back, and the comparison of several runs.
 
 events.py        a step, an evaluation, what is kept of them in memory
 checkpoints.py   the state of a run in a file, written atomically and read without running code
 record.py        a run folder, read back: for leaderboards, plots and reports
-scores.py        what a run came to: last and best values, when it reached a target
-significance.py  what few paired runs can say about chance
+scores.py        the score of a run: last and best values, and the time to a target
+significance.py  conclusions about chance from few paired runs
 comparison.py    several configs with several seeds, side by side
 """
 

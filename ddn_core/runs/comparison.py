@@ -1,4 +1,4 @@
-"""Several configs with several seeds each, side by side: who is ahead, by how much, and what chance could do."""
+"""Several configs with several seeds each, side by side: their ranking, their distance, and the role of chance."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import Any
 
 from ddn_core.runs.events import EvaluationEvent
 from ddn_core.runs.record import RunRecord
-from ddn_core.runs.scores import Score, Target, is_loss, metric_names, values_of
+from ddn_core.runs.scores import Score, Target, distinct, is_loss, values_of
 from ddn_core.runs.significance import Pairing, pairings, statement
 from ddn_core.tables import html_table
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Values over seeds.
+    """Values of several seeds.
 
     Attributes:
-        values: The values; infinity where a target was not reached.
-        seeds: Number of seeds, those without a value too.
+        values: The values; infinity for a target that was not reached.
+        seeds: Number of seeds, including those without a value.
     """
 
     values: tuple[float, ...]
@@ -31,18 +31,24 @@ class Spread:
 
     @property
     def median(self) -> float | None:
-        """The median; `None` without values."""
+        """The median; `None` if there is no value."""
         return statistics.median(self.values) if self.values else None
 
     @property
     def low(self) -> float | None:
-        """The smallest."""
+        """The smallest value; `None` if there is none."""
         return min(self.values, default=None)
 
     @property
     def high(self) -> float | None:
-        """The largest."""
+        """The largest value; `None` if there is none."""
         return max(self.values, default=None)
+
+    def sort_key(self, maximize: bool) -> tuple[bool, bool, float]:
+        """Return a key that sorts the best first; those that lack a seed come later, those without values last."""
+        middle = self.median
+        sign = -1 if maximize else 1
+        return middle is None, len(self.values) < self.seeds, 0.0 if middle is None else sign * middle
 
     def text(self, digits: int = 3) -> str:
         """Return median and range, `0.2 [0.1..0.3]`."""
@@ -53,13 +59,13 @@ class Spread:
         return "-" if self.median is None else number(self.median, digits)
 
     def range_text(self, digits: int = 3) -> str:
-        """Return the range, `[0.1..0.3]`; nothing for a single value."""
+        """Return the range, `[0.1..0.3]`; an empty text for a single value."""
         if self.low is None or self.high is None or len(self.values) < 2:
             return ""
         return f"[{number(self.low, digits)}..{number(self.high, digits)}]"
 
     def table(self) -> dict[str, Any]:
-        """Return median and range as plain data, with `None` for what is not finite."""
+        """Return median and range as plain data, with `None` for a number that is not finite."""
         ends = {"median": self.median, "low": self.low, "high": self.high}
         plain = {name: value if value is not None and math.isfinite(value) else None for name, value in ends.items()}
         return {**plain, "values": sum(map(math.isfinite, self.values)), "seeds": self.seeds}
@@ -70,8 +76,8 @@ class Standing:
     """A config with its runs.
 
     Attributes:
-        name: What the config is called.
-        scores: Its runs by seed; `None` where there is no run that can be read.
+        name: Name of the config.
+        scores: The scores of its runs by seed; `None` if the run cannot be read.
     """
 
     name: str
@@ -79,11 +85,11 @@ class Standing:
 
     @property
     def finished(self) -> int:
-        """Number of runs that came to their end."""
+        """Number of runs that finished."""
         return sum(score is not None and score.finished for score in self.scores.values())
 
     def finals(self, metric: str) -> dict[int, float]:
-        """Return the values after the last epoch by seed, where the run finished with a finite one."""
+        """Return the values after the last epoch by seed, for the runs that finished with a finite value."""
         found = {seed: score.final(metric) for seed, score in self.scores.items() if score is not None}
         return {seed: value for seed, value in found.items() if value is not None}
 
@@ -92,17 +98,17 @@ class Standing:
         return Spread(tuple(self.finals(metric).values()), len(self.scores))
 
     def best(self, metric: str, maximize: bool | None = None) -> Spread:
-        """Return the best values at the end of an epoch, of the runs that finished; less is better for losses."""
+        """Return the best value at the end of an epoch of each finished run; by default losses are minimized."""
         return self._spread(
             [values_of(event)[metric] for event in self._bests(metric, maximize)],
         )
 
     def best_epoch(self, metric: str, maximize: bool | None = None) -> Spread:
-        """Return the numbers of the epochs that were the best."""
+        """Return the number of the best epoch of each finished run."""
         return self._spread([event.epoch for event in self._bests(metric, maximize)])
 
     def cost(self, what: str) -> Spread:
-        """Return `epoch`, `step`, `seconds` or `step_seconds` at the end of the runs that finished."""
+        """Return `epoch`, `step`, `seconds` or `step_seconds` at the end of each finished run."""
         return self._spread([getattr(score.epochs[-1], what) for score in self._ended])
 
     def reached(self, target: Target) -> int:
@@ -110,9 +116,9 @@ class Standing:
         return sum(score is not None and score.reached(target) is not None for score in self.scores.values())
 
     def until(self, target: Target, what: str) -> Spread:
-        """Return `epoch`, `step`, `seconds` or `step_seconds` when a target was reached, infinity where it was not.
+        """Return `epoch`, `step`, `seconds` or `step_seconds` at the time of a target, infinity if it was not reached.
 
-        The median is then infinite if half of the seeds or more did not reach it.
+        The median is infinite if at least half of the seeds did not reach the target.
         """
         events = [None if score is None else score.reached(target) for score in self.scores.values()]
         return self._spread([math.inf if event is None else getattr(event, what) for event in events])
@@ -135,12 +141,12 @@ class Comparison:
     """Configs with their runs.
 
     Attributes:
-        standings: The configs, the best first: by the median of the metric after the last epoch. Those that lack it for
-            a seed come after those that have it for all, those without any last.
-        metric: What they are ranked by.
-        maximize: Whether more of it is better.
+        standings: The configs, the best first, by the median of the metric after the last epoch. Configs that lack the
+            metric for a seed come after those that have it for all, configs without any value last.
+        metric: The metric that ranks the configs.
+        maximize: Whether larger values of the metric are better.
         seeds: All seeds.
-        targets: What is to be reached.
+        targets: The targets whose time is compared.
     """
 
     standings: tuple[Standing, ...]
@@ -163,10 +169,10 @@ class Comparison:
 
         Args:
             runs: The runs by the name of their config, one for each seed.
-            targets: What is to be reached.
-            metric: What configs are ranked by: a loss or a metric, after the last epoch.
-            maximize: Whether more of it is better.
-            seeds: The seeds that there should be; those that there are by default.
+            targets: The targets whose time is compared.
+            metric: The metric that ranks the configs: a loss or a test metric, after the last epoch.
+            maximize: Whether larger values of the metric are better.
+            seeds: The seeds that are expected; by default those of the runs.
         """
         scores = {name: {score.seed: score for score in map(Score.of, records)} for name, records in runs.items()}
         return cls.of_scores(scores, targets, metric=metric, maximize=maximize, seeds=seeds)
@@ -181,33 +187,31 @@ class Comparison:
         maximize: bool = False,
         seeds: Sequence[int] | None = None,
     ) -> Comparison:
-        """Compare what runs came to, by config and seed; the arguments are those of `of`."""
+        """Compare scores by config and seed; the other arguments are those of `of`."""
         if seeds is None:
             seeds = sorted({seed for found in scores.values() for seed in found})
         standings = [Standing(name, {seed: found.get(seed) for seed in seeds}) for name, found in scores.items()]
-        sign = -1 if maximize else 1
-
-        def place(one: Standing) -> tuple[bool, bool, float]:
-            spread = one.final(metric)
-            middle = spread.median
-            return middle is None, len(spread.values) < len(seeds), 0.0 if middle is None else sign * middle
-
-        return cls(tuple(sorted(standings, key=place)), metric, maximize, tuple(seeds), tuple(targets))
+        standings.sort(key=lambda one: one.final(metric).sort_key(maximize))
+        return cls(tuple(standings), metric, maximize, tuple(seeds), tuple(targets))
 
     @property
     def metrics(self) -> list[str]:
-        """The names of all that was evaluated, what is ranked by first."""
-        names = metric_names([x for one in self.standings for x in one.scores.values() if x is not None])
+        """The names of all metrics, first the one that ranks the configs."""
+        names = distinct(x.metrics for one in self.standings for x in one.scores.values() if x is not None)
         return sorted(names, key=lambda name: name != self.metric)
+
+    def maximizes(self, metric: str) -> bool:
+        """Return whether larger values of a metric are better."""
+        return self.maximize if metric == self.metric else not is_loss(metric)
 
     @property
     def best(self) -> Standing | None:
-        """The first, if it has the metric."""
+        """The first config, if it has the metric."""
         return next((one for one in self.standings[:1] if one.finals(self.metric)), None)
 
     @cached_property
     def pairings(self) -> list[Pairing]:
-        """The best against each other, seed by seed."""
+        """The best config against each of the others, seed by seed."""
         if self.best is None:
             return []
         values = {one.name: one.finals(self.metric) for one in self.standings}
@@ -215,7 +219,7 @@ class Comparison:
 
     @property
     def statement(self) -> str:
-        """In words, what the seeds say about chance, and what they cannot say."""
+        """The conclusion about chance that the seeds allow, in words."""
         return statement(self.pairings, self.maximize)
 
     def rows(self) -> tuple[list[str], list[list[str]]]:
@@ -231,12 +235,12 @@ class Comparison:
         return heading, rows
 
     def _repr_html_(self) -> str:
-        """Return the leaderboard, and what chance could do, for a notebook."""
+        """Return the leaderboard and the statement about chance, for a notebook."""
         heading, rows = self.rows()
         table = html_table([dict(zip(heading, row, strict=True)) for row in rows])
         return f"{table}<p>{html.escape(self.statement)}</p>"
 
 
 def number(value: float, digits: int = 3) -> str:
-    """Return a number as it is shown; infinity is a target that was not reached."""
+    """Return a number as text; infinity stands for a target that was not reached."""
     return "never" if math.isinf(value) else f"{value:.{digits}g}"

@@ -1,4 +1,4 @@
-"""A run folder, read back: of a run that is finished, that goes on, or that was cut off."""
+"""A run folder, read back. Its run may be finished, still in progress, or cut off."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ CHECKPOINT = "checkpoint.pt"
 PICTURE = "run.png"
 TRACE = "trace"
 LOSSES = ("loss", "train_loss", "test_loss")
-"""Fields of events that are null in the metrics where they were not finite."""
+"""Fields of events that are null in the metrics if they were not finite."""
 
 E = TypeVar("E", StepEvent, EvaluationEvent)
 
 
 @dataclass(frozen=True, eq=False)
 class RunRecord:
-    """What is known of a run.
+    """The record of a run.
 
     Attributes:
         path: Its folder.
-        name: What it is called beside others; the folder's name by default.
-        config: The resolved config, with `provenance`: versions of everything.
+        name: Name of the run in tables and plots; by default the name of the folder.
+        config: The resolved config; `provenance` holds the versions of all packages.
         steps: Its steps.
         evaluations: Its evaluations, in order; those that end an epoch have `ends_epoch`.
     """
@@ -69,7 +69,7 @@ class RunRecord:
 
     @property
     def finished(self) -> bool:
-        """Whether the run has come to its end."""
+        """True if the run trained to its end."""
         return (self.path / CHECKPOINT).is_file()
 
     @property
@@ -97,9 +97,9 @@ class RunRecord:
 
     @cached_property
     def spectra(self) -> Mapping[int, list[Tensor]]:
-        """By step, the eigenvalues of each group, ascending: of the first step, and of the last of each epoch.
+        """The ascending eigenvalues of each group by step, for the first step and for the last step of each epoch.
 
-        Empty for a run of one of torch's optimizers, or one without a checkpoint.
+        Runs of torch's own optimizers, and runs without a checkpoint, have none.
         """
         from ddn_core.runs.checkpoints import CheckpointFolder, load_checkpoint
 
@@ -124,10 +124,10 @@ def stored_config(run: Path) -> Path:
 
 
 def read_events(path: Path) -> tuple[list[StepEvent], list[EvaluationEvent]]:
-    """Return the steps and the evaluations in a file of metrics; the last line of a run that was killed is left out.
+    """Return the steps and the evaluations in a file of metrics, without a last line that was cut off.
 
     Raises:
-        ArgumentError: A line in the midst is none that a run writes.
+        ArgumentError: A line before the last one is no event of a run.
     """
     steps: list[StepEvent] = []
     evaluations: list[EvaluationEvent] = []
@@ -142,12 +142,12 @@ def read_events(path: Path) -> tuple[list[StepEvent], list[EvaluationEvent]]:
         except (ValueError, TypeError, KeyError) as error:
             if number == len(lines):
                 break
-            raise ArgumentError(f"{path}, line {number}: is no event of a run: {error}") from error
+            raise ArgumentError(f"{path}, line {number}: this line is no event of a run: {error}") from error
     return steps, evaluations
 
 
 def _event(kind: type[E], table: Mapping[str, Any]) -> E:
-    """Return an event from its line; fields of other versions are left out, and a loss that is null is NaN."""
+    """Return the event of a line. Unknown fields are ignored, and a loss that is null becomes NaN."""
     names = {entry.name for entry in fields(kind)}
     known: dict[str, Any] = {name: value for name, value in table.items() if name in names}
     known.update({name: math.nan for name in LOSSES if name in known and known[name] is None})

@@ -1,10 +1,10 @@
-"""What a run came to: its last and its best values, and when it reached a target."""
+"""The score of a run: its last and its best values, and the time at which it reached a target."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ddn_core.errors import ArgumentError
@@ -15,18 +15,18 @@ LOSSES = ("train_loss", "test_loss", "whole_train_loss")
 
 
 def is_loss(metric: str) -> bool:
-    """Whether a metric is one of the losses: less of it is better. More is of all others."""
+    """Return whether a metric is a loss. Smaller values of a loss are better, larger values of any other metric."""
     return metric in LOSSES
 
 
 @dataclass(frozen=True)
 class Target:
-    """A value that is to be reached.
+    """A value that a metric is to reach.
 
     Attributes:
-        metric: Of what.
+        metric: The metric.
         value: The value.
-        upwards: Whether it is reached from below.
+        upwards: Whether the metric reaches it from below.
     """
 
     metric: str
@@ -38,7 +38,7 @@ class Target:
         """Return the target of `METRIC=VALUE`, or of `METRIC<=VALUE` or `METRIC>=VALUE`, which name the direction.
 
         Raises:
-            ArgumentError: It is something else.
+            ArgumentError: The text has another form.
         """
         found = re.fullmatch(r"\s*([^<>=]+?)\s*(<=|>=|=)\s*(\S+)\s*", text)
         try:
@@ -54,17 +54,17 @@ class Target:
         return f"{self.metric} {'>=' if self.upwards else '<='} {self.value!r}"
 
     def met(self, value: float) -> bool:
-        """Whether a value is as good as this; NaN never is."""
+        """Return whether a value is as good as the target; NaN never is."""
         return value >= self.value if self.upwards else value <= self.value
 
 
 @dataclass(frozen=True)
 class Score:
-    """What a run came to.
+    """The evaluations of a run, and the values that rank it.
 
     Attributes:
-        seed: Its seed.
-        finished: Whether it came to its end.
+        seed: The seed of the run.
+        finished: Whether the run trained to its end.
         evaluations: Its evaluations, in order.
     """
 
@@ -83,28 +83,28 @@ class Score:
         return tuple(event for event in self.evaluations if event.ends_epoch)
 
     @property
-    def metrics(self) -> tuple[str, ...]:
-        """The names of all that was evaluated."""
-        return tuple(dict.fromkeys(name for event in self.evaluations for name in values_of(event)))
+    def metrics(self) -> list[str]:
+        """The names of all metrics."""
+        return distinct(map(values_of, self.evaluations))
 
     def final(self, metric: str) -> float | None:
-        """Return the value after the last epoch; `None` if there is no finite one, or the run did not finish."""
+        """Return the value after the last epoch; `None` if it is not finite, or the run did not finish."""
         return finite(values_of(self.epochs[-1]).get(metric)) if self.finished and self.epochs else None
 
     def best(self, metric: str, maximize: bool) -> EvaluationEvent | None:
-        """Return the end of the epoch that was the best; `None` if none has a finite value."""
+        """Return the evaluation at the end of the best epoch; `None` if no epoch has a finite value."""
         there = [event for event in self.epochs if finite(values_of(event).get(metric)) is not None]
         choose = max if maximize else min
         return choose(there, key=lambda event: values_of(event)[metric], default=None)
 
     def reached(self, target: Target) -> EvaluationEvent | None:
-        """Return the first evaluation, within an epoch too, that met a target."""
+        """Return the first evaluation that met a target; it may lie within an epoch."""
         met = (event for event in self.evaluations if target.met(values_of(event).get(target.metric, math.nan)))
         return next(met, None)
 
 
 def values_of(event: EvaluationEvent) -> Mapping[str, float]:
-    """Return losses and metrics of an evaluation by name; what is missing, or was not finite, is NaN or left out."""
+    """Return losses and metrics by name, without losses that were not computed; a value that was not finite is NaN."""
     losses = {name: getattr(event, name) for name in LOSSES}
     found = {**losses, **event.test_metrics}
     numbers = {name: math.nan if value is None else float(value) for name, value in found.items()}
@@ -114,10 +114,10 @@ def values_of(event: EvaluationEvent) -> Mapping[str, float]:
 
 
 def finite(value: float | None) -> float | None:
-    """Return a number if it is finite."""
+    """Return a number if it is finite, and `None` otherwise."""
     return value if value is not None and math.isfinite(value) else None
 
 
-def metric_names(scores: Sequence[Score]) -> list[str]:
-    """Return the names of all that was evaluated in runs, in order of appearance."""
-    return list(dict.fromkeys(name for score in scores for name in score.metrics))
+def distinct(names: Iterable[Iterable[str]]) -> list[str]:
+    """Return the names of the metrics of several runs or evaluations, each once, in order of appearance."""
+    return list(dict.fromkeys(name for group in names for name in group))

@@ -1,4 +1,4 @@
-"""What few paired runs can say about chance: the sign test, and Holm's adjustment for several of them."""
+"""Conclusions about chance from few paired runs: the sign test, and Holm's adjustment for several tests."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 LEVEL = 0.05
-"""The level at which a difference is called significant."""
+"""Level below which a difference is called significant."""
 
 
 def sign_test(wins: int, losses: int) -> float:
-    """Return the exact two-sided p of a sign test: how likely a split at least as uneven is by fair coins.
+    """Return the exact two-sided p of a sign test: the probability that fair coins split at least as unevenly.
 
     Args:
-        wins: Number of pairs where one is better.
-        losses: Number of pairs where the other is; pairs that are equal count for neither.
+        wins: Number of pairs in which the first is better.
+        losses: Number of pairs in which the second is better. Pairs of equal values count for neither.
     """
     pairs, fewer = wins + losses, min(wins, losses)
     tail: int = sum(math.comb(pairs, k) for k in range(fewer + 1))
@@ -23,7 +23,7 @@ def sign_test(wins: int, losses: int) -> float:
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """Return p values adjusted for their number after Holm (1979), in the order given."""
+    """Return p values adjusted for their number after Holm (1979), in the given order."""
     adjusted = [0.0] * len(values)
     largest = 0.0
     for rank, index in enumerate(sorted(range(len(values)), key=values.__getitem__)):
@@ -34,17 +34,17 @@ def holm(values: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class Pairing:
-    """The best against another, seed by seed.
+    """The best config against another, seed by seed.
 
     Attributes:
-        best: Name of the best.
-        other: Name of the other.
-        better: Number of seeds where the best is better.
-        worse: Number of seeds where it is worse.
-        equal: Number of seeds where both have the same value.
-        left_out: Number of seeds where one of them has no finite value.
+        best: Name of the best config.
+        other: Name of the other config.
+        better: Number of seeds for which the best config is better.
+        worse: Number of seeds for which it is worse.
+        equal: Number of seeds for which both have the same value.
+        left_out: Number of seeds for which one of them has no finite value.
         p: Two-sided p of the sign test.
-        adjusted: The same after Holm's adjustment for all pairings.
+        adjusted: The same p after Holm's adjustment for all pairings.
     """
 
     best: str
@@ -58,20 +58,20 @@ class Pairing:
 
     @property
     def pairs(self) -> int:
-        """Number of seeds where both have a value."""
+        """Number of seeds for which both have a value."""
         return self.better + self.worse + self.equal
 
 
 def pairings(
     best: str, values: Mapping[str, Mapping[int, float]], seeds: Sequence[int], maximize: bool
 ) -> list[Pairing]:
-    """Return the best against each other, adjusted for their number.
+    """Return the best config against each of the others, with p values adjusted for their number.
 
     Args:
-        best: Name of the best.
-        values: Values by name and seed, those that are finite.
+        best: Name of the best config.
+        values: The finite values, by name of config and seed.
         seeds: All seeds.
-        maximize: Whether more is better.
+        maximize: Whether larger values are better.
     """
     sign = -1 if maximize else 1
     counts: dict[str, tuple[int, int, int]] = {}
@@ -88,11 +88,11 @@ def pairings(
 
 
 def statement(found: Sequence[Pairing], maximize: bool) -> str:
-    """Return in words what pairings say, and what they cannot say.
+    """Return the conclusion that pairings allow, in words.
 
     Args:
-        found: The best against each other.
-        maximize: Whether more is better.
+        found: The best config against each of the others.
+        maximize: Whether larger values are better.
     """
     pairs = max((one.pairs for one in found), default=0)
     if not pairs:
@@ -111,12 +111,12 @@ def _line(one: Pairing, direction: str) -> str:
         adjusted = "" if one.adjusted == one.p else f", Holm-adjusted {one.adjusted:.3g}"
         notes.append(f"sign test, p = {one.p:.3g}{adjusted}")
     notes += [f"{one.left_out} left out: no value"] if one.left_out else []
-    told = f" ({', '.join(notes)})" if notes else ""
-    return f"{one.other} is {direction} than {one.best} in {one.better} of {_seeds(one.pairs)}{told}."
+    details = f" ({', '.join(notes)})" if notes else ""
+    return f"{one.other} is {direction} than {one.best} in {one.better} of {_seeds(one.pairs)}{details}."
 
 
 def _limits(found: Sequence[Pairing], pairs: int) -> list[str]:
-    """Return what can be concluded at most from this number of seeds."""
+    """Return the limits of any conclusion from this number of seeds."""
     smallest = sign_test(pairs, 0)
     reach = f"With {_seeds(pairs)} the smallest p this test can give is {smallest:.3g}"
     if smallest > LEVEL:

@@ -1,6 +1,6 @@
-"""What is searched: choices and ranges of config values, from the text of an option to combinations.
+"""The space that a sweep searches: choices and ranges of config values, and the combinations of them.
 
-Values are kept as TOML literals, the text that `--set` takes.
+Values are kept as TOML literals, the form that `--set` takes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from ddn_core.errors import ArgumentError
 
 MOST = 10_000
-"""Most combinations of a sweep: more is a slip of the pen."""
+"""Largest number of combinations in a sweep; a larger one is most likely a typing error."""
 
 _LARGEST_INTEGER = 2**63 - 1
 _DRAWS_FOR_EACH = 1000
@@ -25,7 +25,7 @@ _DRAWS_FOR_EACH = 1000
 
 @dataclass(frozen=True)
 class Choices:
-    """Values that are listed.
+    """A list of values.
 
     Attributes:
         path: Path into the config.
@@ -40,7 +40,7 @@ class Choices:
         """Return the choices that `PATH=V1,V2,...` lists.
 
         Raises:
-            ArgumentError: The text is something else.
+            ArgumentError: The text has another form.
         """
         path, values = _path_and_rest("--grid", text, "groups.0.lr=0.5,1.0")
         try:
@@ -49,7 +49,7 @@ class Choices:
                 raise ValueError("more than a list")
         except (ValueError, RecursionError) as error:
             raise ArgumentError(
-                f"--grid {path}: {values!r} is no list of TOML literals with commas between them. "
+                f"--grid {path}: {values!r} is no list of TOML literals separated by commas. "
                 "Write numbers as they are and text in quotes: "
                 '--grid \'training.dtype="float32","float64"\'.'
             ) from error
@@ -76,13 +76,13 @@ class Choices:
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers between two ends, both included; integers where both ends are.
+    """Numbers between two ends, both included. If both ends are integers, only integers are drawn.
 
     Attributes:
         path: Path into the config.
         low: The lower end.
         high: The upper end.
-        log: Whether the logarithm is uniform, and not the number.
+        log: Whether draws are uniform in the logarithm instead of the number.
     """
 
     path: str
@@ -95,7 +95,7 @@ class Range:
         """Return the range that `PATH=LOW..HIGH` or `PATH=log:LOW..HIGH` states.
 
         Raises:
-            ArgumentError: The text is something else, or no number is between the ends.
+            ArgumentError: The text has another form, or no number lies between the ends.
         """
         path, rest = _path_and_rest("--random", text, "groups.0.lr=log:0.01..1.0")
         ends = rest.strip().removeprefix("log:")
@@ -112,7 +112,7 @@ class Range:
 
     @property
     def integers(self) -> bool:
-        """Whether only integers are drawn."""
+        """True if only integers are drawn."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
     @property
@@ -122,7 +122,7 @@ class Range:
 
     def at(self, place: float) -> str:
         """Return the number at a place in [0, 1)."""
-        margin = 0.5 if self.integers else 0.0  # so that both ends are drawn as often as the integers between
+        margin = 0.5 if self.integers else 0.0  # both ends are then drawn as often as the integers between them
         low, high = self.low - margin, self.high + margin
         if self.log:
             value = math.exp((1 - place) * math.log(low) + place * math.log(high))
@@ -139,7 +139,7 @@ Dimension = Choices | Range
 
 
 def dimensions(grid: Sequence[str], ranges: Sequence[str]) -> list[Dimension]:
-    """Return what is searched, from the texts of `--grid` and `--random`.
+    """Return the dimensions of the search, from the texts of `--grid` and `--random`.
 
     Raises:
         ArgumentError: A text is wrong, or two name the same path.
@@ -156,17 +156,17 @@ def combinations(space: Sequence[Dimension], trials: int | None, seed: int) -> l
     """Return combinations, each a tuple of assignments `path=literal`.
 
     Args:
-        space: What is searched.
-        trials: Number of combinations that are drawn, without one twice; all of them if `None`.
+        space: The dimensions of the search.
+        trials: Number of distinct combinations to draw; `None` for all of them.
         seed: Seed of the draws.
 
     Raises:
-        ArgumentError: There are too many combinations or not enough, or a range without a number of trials.
+        ArgumentError: There are too many or too few combinations, or a range comes without a number of trials.
     """
     size = math.prod(dimension.size for dimension in space)
     if trials is None:
         if any(isinstance(dimension, Range) for dimension in space):
-            raise ArgumentError("--random draws from a range: say how often with --trials N")
+            raise ArgumentError("--random draws from a range: give the number of draws with --trials N")
         if size > MOST:
             raise ArgumentError(f"--grid: {size} combinations are more than {MOST}; draw some with --trials N")
         listed = [dimension.literals for dimension in space if isinstance(dimension, Choices)]
@@ -182,7 +182,7 @@ def combinations(space: Sequence[Dimension], trials: int | None, seed: int) -> l
 
 
 def literal(value: Any) -> str:
-    """Return a value as a TOML literal on one line, such that it is read as the same value."""
+    """Return a value as a TOML literal on one line that reads back as the same value."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
@@ -193,11 +193,11 @@ def literal(value: Any) -> str:
         return f"[{', '.join(map(literal, value))}]"
     if isinstance(value, dict):
         return f"{{{', '.join(f'{_key(key)} = {literal(item)}' for key, item in value.items())}}}"
-    return str(value.isoformat())  # dates and times, which are all that is left in TOML
+    return str(value.isoformat())  # dates and times, the remaining values of TOML
 
 
 def plain(text: str) -> str:
-    """Return a literal as a person writes it: text without its quotes, all else as it is."""
+    """Return a literal for a reader: text without its quotes, anything else unchanged."""
     return str(tomllib.loads(f"value = {text}")["value"]) if text.startswith('"') else text
 
 
@@ -214,7 +214,7 @@ def _draw(space: Sequence[Dimension], trials: int, seed: int) -> list[tuple[str,
 
 
 def _draws(space: Sequence[Dimension], seed: int) -> Iterator[tuple[str, ...]]:
-    generator = random.Random(seed)  # only its `random()`: that is the same in every version of Python
+    generator = random.Random(seed)  # only `random()` gives the same numbers in every version of Python
     while True:
         yield tuple(dimension.at(generator.random()) for dimension in space)
 

@@ -1,4 +1,4 @@
-"""Several children at a time, from one thread that looks at them in turn."""
+"""Several trials at a time, each in a process of its own, watched in turn by one thread."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
-from ddn_core.cli.trials.folder import TrialFolder
-from ddn_core.cli.trials.plan import Task
-from ddn_core.cli.trials.process import Process, Result, finished_result
+from ddn_core.trials.folder import TrialFolder
+from ddn_core.trials.plan import Task
+from ddn_core.trials.process import Process, Result
 
 _THREADS = "OMP_NUM_THREADS"
 _PAUSE = 0.05
@@ -17,7 +17,7 @@ _PAUSE = 0.05
 
 @dataclass(frozen=True)
 class Share:
-    """How the cores are shared.
+    """The division of the cores among trials.
 
     Attributes:
         jobs: Number of trials at a time.
@@ -29,12 +29,12 @@ class Share:
 
     @classmethod
     def of(cls, jobs: int | None, waiting: int, on_gpu: bool) -> Share:
-        """Return a share of this process's cores.
+        """Divide the cores that this process may use.
 
         Args:
             jobs: Number of trials at a time; by default as many as there are cores, or one on a GPU.
             waiting: Number of trials.
-            on_gpu: Whether the trials are on a GPU.
+            on_gpu: Whether the trials run on a GPU.
         """
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         given = os.environ.get(_THREADS, "")
@@ -46,18 +46,16 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Started:
-    """A trial has started."""
+class Event:
+    """The start of a trial, or its end, by which its result has been written.
+
+    Attributes:
+        task: The trial.
+        result: The result; `None` at the start.
+    """
 
     task: Task
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A trial has ended, and its result is written."""
-
-    task: Task
-    result: Result
+    result: Result | None = None
 
 
 def run_trials(
@@ -67,11 +65,11 @@ def run_trials(
     *,
     plugins: str | None = None,
     timeout: float | None = None,
-) -> Generator[Started | Ended | None, None, None]:
-    """Run trials, and yield what happens; `None` where nothing does.
+) -> Generator[Event | None, None, None]:
+    """Run trials, and yield each start and each end; `None` after a moment without any.
 
-    One that fails does not stop the others. If the iterator is closed or interrupted, those that run are killed, and
-    have no result.
+    A trial that fails does not stop the others. If the iterator is closed or interrupted, the running trials are
+    killed, and have no result.
     """
     waiting = list(reversed(tasks))
     running: dict[int, Process] = {}
@@ -79,23 +77,23 @@ def run_trials(
         while waiting or running:
             while waiting and len(running) < share.jobs:
                 task = waiting.pop()
-                if not folder.prepare(task):  # killed between the end of the run and its result
-                    yield _ended(folder, task, finished_result(task))
+                if not folder.prepare(task):  # an earlier command was killed between the end of the run and its result
+                    yield _ended(folder, task, Result.of_run(task.run))
                     continue
                 try:
                     process = Process.start(task, plugins, share.threads, folder.lock)
-                except OSError as error:  # no memory, no process left
+                except OSError as error:  # the system has no memory or no process left
                     yield _ended(folder, task, Result(state="failed", exit_status=None, seconds=0, error=str(error)))
                     continue
                 running[task.number] = process
-                yield Started(task)
+                yield Event(task)
             ended = [number for number, process in running.items() if _over(process, timeout)]
             for number in ended:
                 process = running.pop(number)
                 timed_out = process.popen.poll() is None
                 if timed_out:
                     process.kill()
-                yield _ended(folder, process.task, process.result(timed_out))
+                yield _ended(folder, process.task, process.result(timeout if timed_out else None))
             if not ended:
                 time.sleep(_PAUSE)
                 yield None
@@ -108,6 +106,6 @@ def _over(process: Process, timeout: float | None) -> bool:
     return process.popen.poll() is not None or (timeout is not None and process.seconds > timeout)
 
 
-def _ended(folder: TrialFolder, task: Task, result: Result) -> Ended:
+def _ended(folder: TrialFolder, task: Task, result: Result) -> Event:
     folder.keep(task, result)
-    return Ended(task, result)
+    return Event(task, result)

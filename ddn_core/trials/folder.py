@@ -1,0 +1,169 @@
+"""The folder of a plan: the lock that keeps other commands out, and the results of the trials that have ended.
+
+A trial has ended if its result exists. Everything else that a trial without a result left behind is of one that was
+cut off.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+
+from ddn_core.errors import ArgumentError, ConfigError
+from ddn_core.files import write_atomically
+from ddn_core.runs.record import CHECKPOINT, CONFIG
+from ddn_core.trials.plan import Task, TrialPlan
+from ddn_core.trials.process import Result
+
+RESULT = "result.json"
+TABLE = "results.csv"
+LOCK = "lock"
+
+_PATIENCE = 5.0
+"""Seconds to wait for the lock: the children of a command that was killed hold it until they end, too."""
+_WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+
+P = TypeVar("P", bound=TrialPlan)
+
+
+@dataclass(frozen=True)
+class TrialFolder:
+    """A folder that this process may write, with a plan and the results of its trials.
+
+    Attributes:
+        path: Path of the folder.
+        lock: File descriptor of the lock, which children inherit; `None` on a file system without locks.
+    """
+
+    path: Path
+    lock: int | None
+
+    def begin(self, plan: TrialPlan) -> None:
+        """Write the plan, and the configs that its trials start from."""
+        self._write(self.path / plan.file, plan.model_dump_json(indent=2) + "\n")
+        for name, source in plan.sources.items():
+            self._write(self.path / name, source.text)
+
+    def results(self, plan: TrialPlan) -> dict[int, Result]:
+        """Return the results that exist, by number of trial."""
+        found = {task.number: _result(task) for task in plan.tasks(self.path)}
+        return {number: result for number, result in found.items() if result is not None}
+
+    def prepare(self, task: Task) -> bool:
+        """Prepare the folders of a trial for its process, and return whether it still needs a process.
+
+        A run that was cut off is kept if the task resumes it, and everything else in the folders is removed.
+        """
+        result = _result(task)
+        failed = result is not None and result.state == "failed"  # nothing to resume after an error of its own
+        kept = task.resumes and (task.run / CONFIG).exists() and not failed
+        finished = kept and (task.run / CHECKPOINT).exists()
+        (task.place / RESULT).unlink(missing_ok=True)  # first: a trial that is half removed has not ended
+        if not kept and task.run.exists():
+            shutil.rmtree(task.run)
+        if not finished and task.place.exists():
+            for path in task.place.iterdir():
+                if not (kept and path == task.run):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for path in (task.place, task.run.parent):
+            path.mkdir(parents=True, exist_ok=True)
+        return not finished
+
+    def keep(self, task: Task, result: Result) -> None:
+        """Write a trial's result, which marks the trial as ended."""
+        self._write(task.place / RESULT, result.model_dump_json(indent=2) + "\n")
+
+    def _write(self, path: Path, text: str) -> None:
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, text.encode())
+
+
+def read_plan(path: Path, kind: type[P]) -> P | None:
+    """Return the plan in a folder, or `None` if the folder has none.
+
+    Raises:
+        ConfigError: The plan cannot be read.
+    """
+    file = path / kind.file
+    try:
+        text = file.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
+    try:
+        return kind.model_validate_json(text)
+    except ValidationError as error:
+        raise ConfigError(f"{file}: is no plan of a {kind.noun} that this version of ddn can read") from error
+
+
+@contextmanager
+def opened(path: Path, plan: TrialPlan, stored: bool = False) -> Iterator[TrialFolder]:
+    """Hold a folder with a plan in it, so that no other command writes to it.
+
+    Args:
+        path: Path of the folder; it is created if necessary.
+        plan: The plan.
+        stored: Whether the plan was read from this folder.
+
+    Raises:
+        ArgumentError: The folder has other contents or another plan, cannot be written, or another command holds it.
+    """
+    if not stored:
+        _check_usable(path, plan)
+    descriptors: list[int] = []
+    lock = FileLock(path / LOCK, timeout=_PATIENCE, on_acquired=descriptors.append)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        advice = "Wait until it has ended, or name a new folder with --out."
+        raise ArgumentError(f"--out: another {plan.noun} is running in {path}. {advice}") from None
+    except OSError as error:
+        if error.errno not in _WITHOUT_LOCKS:
+            raise ArgumentError(f"--out: {path} cannot be written: {error.strerror}") from error
+    try:
+        if not stored:
+            _check_usable(path, plan)  # again: from here on nobody else can write a plan
+        folder = TrialFolder(path, descriptors[0] if descriptors else None)
+        folder.begin(plan)
+        yield folder
+    except OSError as error:  # a full disk
+        raise ArgumentError(f"{path} cannot be written: {error}") from error
+    finally:
+        lock.release()
+
+
+def _check_usable(path: Path, plan: TrialPlan) -> None:
+    """Check that a plan can be run in a folder.
+
+    Raises:
+        ArgumentError: The folder has other contents, or another plan.
+        ConfigError: The plan in it cannot be read.
+    """
+    there = read_plan(path, type(plan))
+    if there is None:
+        left = (
+            [one for one in path.iterdir() if one.name not in (LOCK, f".{plan.file}.partial")] if path.is_dir() else []
+        )
+        if left or (path.exists() and not path.is_dir()):
+            raise ArgumentError(f"--out: {path} is not empty, and holds no {plan.noun}. Name a new folder.")
+    elif lines := there.differences(plan):
+        head = f"--out: {path} holds another {plan.noun}. Name a new folder. What differs:"
+        raise ArgumentError("\n".join([head, *(f"  {line}" for line in lines)]))
+
+
+def _result(task: Task) -> Result | None:
+    """Return the result of a trial; `None` if it has not ended, or if its result is damaged."""
+    try:
+        return Result.model_validate_json((task.place / RESULT).read_bytes())
+    except (OSError, ValidationError):
+        return None

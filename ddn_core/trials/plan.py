@@ -1,0 +1,153 @@
+"""The plan of all trials, written before any trial starts, and the task that each trial gives to the runner."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict
+
+from ddn_core.config import Config, load_config
+from ddn_core.config.overrides import AssignmentError
+from ddn_core.errors import ConfigError
+from ddn_core.plugins.registry import Registry
+
+SEED = "training.seed"
+TRIALS = "trials"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One trial, as the runner sees it.
+
+    Attributes:
+        number: Number of the trial, from 0.
+        label: Text that identifies the trial in a line of output.
+        place: Folder of its result and of the output of its process.
+        run: Its run folder.
+        config: The config file that it starts from.
+        overrides: All its assignments `path=value`.
+        resumes: Whether a run that was cut off continues from its checkpoint. If not, the trial starts again.
+    """
+
+    number: int
+    label: str
+    place: Path
+    run: Path
+    config: Path
+    overrides: tuple[str, ...]
+    resumes: bool = False
+
+
+class Source(BaseModel):
+    """A config file that trials start from.
+
+    Attributes:
+        name: Its name in the plan. No other source of the plan has the same name.
+        config: Name of the file.
+        text: Content of the file.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    config: str
+    text: str
+
+    @classmethod
+    def of_file(cls, name: str, path: Path) -> Source:
+        """Return a file as a source of this name."""
+        return cls(name=name, config=path.name, text=path.read_bytes().decode("utf-8"))
+
+    def place(self, stem: str) -> str:
+        """Return the path of its copy in the folder of the plan: `stem` with the ending of the original file."""
+        return f"{stem}{Path(self.config).suffix}"
+
+
+class TrialPlan(BaseModel, ABC):
+    """The trials of a command, and the metric that ranks them.
+
+    Attributes:
+        file: Name of the file that holds the plan.
+        noun: Word for such a plan, in messages.
+        command: The command that runs it.
+        options: The option behind each field that decides which trials there are.
+        metric: The metric that ranks the trials.
+        maximize: Whether larger values of the metric are better.
+        overrides: Assignments of `--set`, for every trial.
+        seed: The first seed: of the draws in a sweep, of the runs in a comparison.
+        seeds: Number of seeds that each config is trained with.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: ClassVar[str]
+    noun: ClassVar[str]
+    command: ClassVar[str]
+    options: ClassVar[Mapping[str, str]]
+
+    metric: str = "train_loss"
+    maximize: bool = False
+    overrides: tuple[str, ...]
+    seed: int
+    seeds: int
+
+    @property
+    @abstractmethod
+    def sources(self) -> Mapping[str, Source]:
+        """The configs that trials start from, by their path in the folder."""
+
+    @abstractmethod
+    def tasks(self, folder: Path) -> list[Task]:
+        """Return the trials in their order, as tasks in a folder."""
+
+    def differences(self, other: Self) -> list[str]:
+        """Return a line for each thing that gives another plan other trials; a different metric does not."""
+        was, now = ({source.name: source for source in plan.sources.values()} for plan in (self, other))
+        lines = [] if list(was) == list(now) else [f"the configs: {', '.join(was)} there, {', '.join(now)} now"]
+        for name in was:
+            if name in now and was[name].text != now[name].text:
+                lines.append(f"{name}: {now[name].config} does not hold what {was[name].config} held")
+        for field, option in self.options.items():
+            before, after = getattr(self, field), getattr(other, field)
+            if before != after:
+                lines.append(f"{option}: {shown(before)} there, {shown(after)} now")
+        if not lines and self.tasks(Path()) != other.tasks(Path()):
+            lines.append("the trials: the same options now lead to other trials")
+        return lines
+
+
+def trial_config(config: Path, overrides: Sequence[str], assignments: Sequence[str], registry: Registry) -> Config:
+    """Return the config of a trial.
+
+    Args:
+        config: The config file that it starts from.
+        overrides: Assignments of `--set`, which all trials share.
+        assignments: The trial's own assignments, applied after those.
+        registry: The plugins.
+
+    Raises:
+        ConfigError: The config is wrong, or has no problem; the message names the trial's own assignments.
+    """
+    try:
+        loaded = load_config(config, [*overrides, *assignments], registry)
+    except ConfigError as error:
+        text = str(error)
+        if isinstance(error, AssignmentError) and error.assignment not in overrides:
+            text = error.reason  # the assignment is no value of `--set`
+        raise ConfigError(f"with {' '.join(assignments)}: {text}" if assignments else text) from error
+    if loaded.problem is None:
+        raise ConfigError(
+            f"{config.name}: problem: is missing; add a [problem] table with a kind, such as 'digits-mlp'"
+        )
+    return loaded
+
+
+def shown(value: object) -> str:
+    """Return the value of an option as text, for a line about a difference."""
+    if isinstance(value, tuple):
+        return " ".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)

@@ -1,0 +1,200 @@
+"""The process of one trial, from both ends, and the result that the trial leaves.
+
+The parent holds the child's standard input open and never writes to it. However the parent ends, the system closes
+that end, a read in the child returns, and the child kills itself.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from ddn_core.errors import ArgumentError
+from ddn_core.runs.record import CONFIG, METRICS, read_events
+from ddn_core.runs.scores import finite, values_of
+from ddn_core.trials.plan import Task
+
+OUTPUT = "output.log"
+ERRORS = "errors.log"
+
+_CODE = "from ddn_core.trials.process import die_with_parent; die_with_parent(); from ddn_core.cli import main; main()"
+_CHILD = (sys.executable, "-P", "-c", _CODE)
+
+State = Literal["finished", "failed", "timed out"]
+
+
+class Result(BaseModel):
+    """The result of a trial.
+
+    Attributes:
+        state: The way in which it ended.
+        exit_status: Exit status of its process, negative for a signal; `None` if no process was started.
+        metrics: Losses and test metrics of the last epoch; `None` for a value that is not finite.
+        epochs: Number of epochs that ended.
+        steps: Number of steps.
+        seconds: Wall-clock time of the process; of the last one, if the run was continued.
+        error: Last line that the process wrote to standard error.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    state: State
+    exit_status: int | None
+    metrics: dict[str, float | None] = {}
+    epochs: int = 0
+    steps: int = 0
+    seconds: float
+    error: str | None = None
+
+    @classmethod
+    def of_run(
+        cls, run: Path, exit_status: int | None = None, seconds: float = 0, error: str | None = None, late: bool = False
+    ) -> Result:
+        """Return the result of a trial whose run has ended.
+
+        Args:
+            run: The run folder.
+            exit_status: Exit status of the process.
+            seconds: Wall-clock time of the process.
+            error: The reason why the process failed, if it did.
+            late: Whether the process was stopped because it took too long.
+        """
+        try:
+            steps, evaluations = read_events(run / METRICS)
+        except ArgumentError as damaged:
+            steps, evaluations, error = [], [], error or str(damaged)
+        ends = [event for event in evaluations if event.ends_epoch]
+        error = error or (None if ends else "the run ended without an epoch")
+        return cls(
+            state="timed out" if late else "finished" if error is None else "failed",
+            exit_status=exit_status,
+            metrics={name: finite(value) for name, value in values_of(ends[-1]).items()} if ends else {},
+            epochs=len(ends),
+            steps=len(steps),
+            seconds=round(seconds, 3),
+            error=error,
+        )
+
+    def final(self, metric: str) -> float | None:
+        """Return a metric after the last epoch; `None` if it is not finite, or the trial did not finish."""
+        return finite(self.metrics.get(metric)) if self.state == "finished" else None
+
+
+@dataclass
+class Process:
+    """The process of a trial.
+
+    Attributes:
+        task: The trial.
+        popen: The process.
+        begun: Time of its start, on the monotonic clock.
+    """
+
+    task: Task
+    popen: subprocess.Popen[bytes]
+    begun: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def start(cls, task: Task, plugins: str | None, threads: int, lock: int | None) -> Process:
+        """Start `ddn train` in a process group of its own; a run that has begun is resumed.
+
+        Args:
+            task: The trial.
+            plugins: Value of `ddn --plugins`.
+            threads: Number of threads for torch.
+            lock: File descriptor of the folder's lock, which the child inherits.
+        """
+        allowed = [] if plugins is None else ["--plugins", plugins]
+        if (task.run / CONFIG).exists():
+            what = ["--resume", str(task.run)]
+        else:
+            assignments = [item for text in task.overrides for item in ("--set", text)]
+            what = [str(task.config), "--out", str(task.run), *assignments]
+        command = [*_CHILD, *allowed, "train", *what]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "NO_COLOR": "1", "COLUMNS": "120"}
+        environment.pop("FORCE_COLOR", None)
+        with (task.place / OUTPUT).open("wb") as output, (task.place / ERRORS).open("wb") as errors:
+            popen = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=errors,
+                env=environment,
+                start_new_session=True,  # the parent handles interrupts from the keyboard
+                pass_fds=() if lock is None or os.name == "nt" else (lock,),
+            )
+        return cls(task, popen)
+
+    @property
+    def seconds(self) -> float:
+        """Time since the process started."""
+        return time.monotonic() - self.begun
+
+    def kill(self) -> None:
+        """Kill the process and all that it has started, and wait until it has ended."""
+        if hasattr(os, "killpg"):
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.popen.pid, signal.SIGKILL)
+        self.popen.kill()
+        self._close()
+
+    def result(self, timeout: float | None = None) -> Result:
+        """Return the result of the trial, after its process has ended.
+
+        Args:
+            timeout: The limit in seconds, if the process was stopped because it took longer.
+        """
+        status = self._close()
+        error = None
+        if timeout is not None:
+            error = f"stopped after {timeout:.3g} s"
+        elif status < 0:
+            error = f"killed by {_signal(-status)}"
+        elif status > 0:
+            error = last_line(self.task.place / ERRORS) or f"exit status {status}"
+        return Result.of_run(self.task.run, status, self.seconds, error, timeout is not None)
+
+    def _close(self) -> int:
+        assert self.popen.stdin is not None
+        status = self.popen.wait()
+        self.popen.stdin.close()
+        return status
+
+
+def last_line(path: Path) -> str | None:
+    """Return the last line of a file that is not blank, or `None` if there is none."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return next((line.strip() for line in reversed(lines) if line.strip()), None)
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def die_with_parent() -> None:
+    """Kill this process, and those that it has started, as soon as its parent has ended."""
+    lifeline = os.dup(0)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)  # code of the trial that reads standard input finds it empty
+    os.close(nothing)
+    threading.Thread(target=_watch, args=(lifeline,), daemon=True).start()
+
+
+def _watch(lifeline: int) -> None:
+    os.read(lifeline, 1)
+    if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)  # workers that load data belong to the group
+    os._exit(1)
