@@ -53,7 +53,7 @@ class GroupCurvature:
     @cached_property
     def roots(self) -> tuple[Columns, ...]:
         """For each factor, the columns of the samples of the GGN: V."""
-        return self.roots_of(self.capture.ggn)
+        return self.roots_of(self.capture.ggn_samples)
 
     def roots_of(self, samples: Sequence[int]) -> tuple[Columns, ...]:
         """Return, for each factor, the columns of the samples at some positions."""
@@ -78,14 +78,14 @@ class GroupCurvature:
         capture = self.capture
         if capture.coefficients is None:
             return None
-        share = 1 / capture.samples_grad if capture.reduction == "mean" else 1.0
-        if capture.all_samples(capture.grad) and capture.all_samples(capture.ggn):
+        share = 1 / capture.grad_count if capture.reduction == "mean" else 1.0
+        if capture.all_samples(capture.grad_samples) and capture.all_samples(capture.ggn_samples):
             return capture.coefficients.reshape(-1) * share
-        if not set(capture.grad) <= set(capture.ggn):
+        if not set(capture.grad_samples) <= set(capture.ggn_samples):
             return None
         coefficients = torch.zeros_like(capture.coefficients)
-        coefficients[list(capture.grad)] = capture.coefficients[list(capture.grad)] * share
-        return coefficients[list(capture.ggn)].reshape(-1)
+        coefficients[list(capture.grad_samples)] = capture.coefficients[list(capture.grad_samples)] * share
+        return coefficients[list(capture.ggn_samples)].reshape(-1)
 
     @cached_property
     def _gram_and_products(self) -> tuple[Tensor, Tensor]:
@@ -100,12 +100,12 @@ class GroupCurvature:
         factor, capture = self.factors[index], self.capture
         if all(key in capture.gradients for key in factor.parameters):
             return tuple(capture.gradients[key][None] for key in factor.parameters)
-        share = 1 / capture.samples_grad if capture.reduction == "mean" else 1.0
+        share = 1 / capture.grad_count if capture.reduction == "mean" else 1.0
         if factor.gradient is not None:
-            return factor.gradient.combine(capture.zeros(capture.samples_grad, 1) + share * capture.gradient_scale)
+            return factor.gradient.combine(capture.zeros(capture.grad_count, 1) + share * capture.gradient_scale)
         assert capture.coefficients is not None
         weights = torch.zeros_like(capture.coefficients)
-        weights[list(capture.grad)] = capture.coefficients[list(capture.grad)] * share
+        weights[list(capture.grad_samples)] = capture.coefficients[list(capture.grad_samples)] * share
         return factor.root.combine(weights.reshape(-1, 1))
 
     @cached_property
@@ -189,7 +189,7 @@ class GroupCurvature:
             vectors: One for each parameter of the group.
             samples: Positions of the samples whose columns are taken in place of V's.
         """
-        samples = self.capture.ggn if samples is None else samples
+        samples = self.capture.ggn_samples if samples is None else samples
         given = dict(zip(self.parameters, vectors, strict=True))
         total = self.capture.zeros(self.capture.columns_per_sample * len(samples), len(vectors[0]))
         for factor, root in zip(self.factors, self.roots_of(samples), strict=True):
@@ -209,7 +209,7 @@ class GroupCurvature:
     def share_of_lambdas(self) -> float:
         """By what `‖Wᵀv‖²`, W the columns of the samples of lambdas, is multiplied to be the curvature along v."""
         capture = self.capture
-        return len(capture.ggn) / len(capture.lambdas) if capture.reduction == "mean" else 1.0
+        return len(capture.ggn_samples) / len(capture.lambda_samples) if capture.reduction == "mean" else 1.0
 
     def gradient_columns(self) -> dict[tuple[int, ...], Columns]:
         """Return the per-sample gradients by the parameters of their factor; none where they are in the span."""

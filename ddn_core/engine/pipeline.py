@@ -134,7 +134,7 @@ def damped_newton_step(
                 return PulledDirections.within(damped, source, choice.keeps_all)
             return damped
 
-    if data is basis and same_samples(capture.lambdas, capture.ggn):
+    if data is basis and same_samples(capture.lambda_samples, capture.ggn_samples):
         with clock.stage("strategies"):
             uniform = choice.uniform_damping(context)
         solved = None if uniform is None else SolvedStep.of(basis, uniform, decompose, pull, clock)
@@ -216,7 +216,11 @@ def _context(
     capture = basis.capture
     norms = GroupNorms(basis, data, parameters)
     return replace(
-        occasion or Context(), outputs=capture.outputs, samples=len(capture.ggn), parameters=basis.size, norms=norms
+        occasion or Context(),
+        outputs=capture.outputs,
+        samples=len(capture.ggn_samples),
+        parameters=basis.size,
+        norms=norms,
     )
 
 

@@ -39,7 +39,7 @@ class QuadraticModel:
         """
         vectors = [move[None].to(data.capture.dtype) for move in moves]
         slope = float((data.gradient * data.flat(vectors)[0]).sum())
-        images = data.images(vectors, data.capture.lambdas)
+        images = data.images(vectors, data.capture.lambda_samples)
         bend = float(images.square().sum()) * data.share_of_lambdas
         if not decay:
             return cls(slope, bend, bend)

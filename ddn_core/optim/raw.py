@@ -41,7 +41,7 @@ class Passes:
     def measured_elsewhere(self) -> bool:
         """Whether curvatures are of other samples than the directions, which are no eigenvectors of them then."""
         one = self.directions
-        return self.derivatives is not None or tuple(one.lambdas) != tuple(one.ggn)
+        return self.derivatives is not None or tuple(one.lambda_samples) != tuple(one.ggn_samples)
 
     def memo_of(self, group: int, parameters: Sequence[Tensor]) -> GroupMemo:
         """Return what the tries of a step share of a group."""

@@ -60,7 +60,12 @@ def capture_of(current: BackwardPass, settings: CaptureSettings) -> Capture:
     """
     begun = time.perf_counter()
     chosen = settings.subsampling.of_batch(current.loss.samples)
-    ggn, lambdas, grad, some = chosen.ggn, chosen.lambdas, chosen.grad, chosen.with_columns
+    ggn_samples, lambda_samples, grad_samples, some = (
+        chosen.ggn_samples,
+        chosen.lambda_samples,
+        chosen.grad_samples,
+        chosen.propagated_samples,
+    )
     whole_gradient = settings.subsampling.grad is None
     dtype = computing_dtype(_widest_dtype(current))
     loss = current.loss.cast(dtype)
@@ -85,9 +90,9 @@ def capture_of(current: BackwardPass, settings: CaptureSettings) -> Capture:
     own_parts = [Part(selected[id(part.call)], part.names, part.formed) for part in parts]
     root = loss_root(loss, some, settings.mc_samples, settings.generator(loss.output.device))
     in_span = can_be_in_span and _in_span(current, loss, root, some)
-    scale = _root_scale(current, len(ggn))
+    scale = _root_scale(current, len(ggn_samples))
     columns = propagate(calls, own_parts, root * scale, key_of(current.loss.output), plan)
-    gradients = [None if in_span else _gradients(current, part, grad, dtype) for part in parts]
+    gradients = [None if in_span else _gradients(current, part, grad_samples, dtype) for part in parts]
     coefficients = _chosen(gradient_coefficients(loss), some) * (_gradient_scale(current) / scale) if in_span else None
     position = None if some is None else {sample: index for index, sample in enumerate(some)}
     return Capture(
@@ -95,10 +100,10 @@ def capture_of(current: BackwardPass, settings: CaptureSettings) -> Capture:
         columns_per_sample=root.shape[1],
         outputs=loss.output[0].numel(),
         samples=len(root),
-        ggn=_positions(ggn, position),
-        lambdas=_positions(lambdas, position),
-        grad=_positions(grad, position) if in_span else (),
-        samples_grad=len(grad),
+        ggn_samples=_positions(ggn_samples, position),
+        lambda_samples=_positions(lambda_samples, position),
+        grad_samples=_positions(grad_samples, position) if in_span else (),
+        grad_count=len(grad_samples),
         coefficients=coefficients,
         gradient_scale=float(loss.samples) if loss.reduction == "mean" else 1.0,
         gradients={} if in_span or not whole_gradient else _own_gradients(current, parts, dtype),
@@ -117,10 +122,10 @@ def _widest_dtype(current: BackwardPass) -> torch.dtype:
     return dtype
 
 
-def _root_scale(current: BackwardPass, samples_ggn: int) -> float:
+def _root_scale(current: BackwardPass, ggn_count: int) -> float:
     """Return by what the root is multiplied, so that `G = V Vᵀ` for the samples of the GGN."""
     loss = current.loss
-    share = loss.samples / samples_ggn if loss.reduction == "mean" else 1.0
+    share = loss.samples / ggn_count if loss.reduction == "mean" else 1.0
     return math.sqrt(current.scale * share / normalizer(loss))
 
 
@@ -151,10 +156,10 @@ def _in_span(current: BackwardPass, loss: LossCall, root: Tensor, some: Sequence
     return bool((found - expected).abs().max() <= precision * expected.abs().max())
 
 
-def _gradients(current: BackwardPass, part: Part, grad: Sequence[int], dtype: torch.dtype) -> Columns:
+def _gradients(current: BackwardPass, part: Part, grad_samples: Sequence[int], dtype: torch.dtype) -> Columns:
     """Return the per-sample gradients of a part."""
     columns = part.gradient(dtype)
-    return columns if len(grad) == current.loss.samples else columns.select(grad)
+    return columns if len(grad_samples) == current.loss.samples else columns.select(grad_samples)
 
 
 def _own_gradients(current: BackwardPass, parts: Sequence[Part], dtype: torch.dtype) -> dict[int, Tensor]:

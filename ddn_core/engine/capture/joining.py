@@ -31,9 +31,9 @@ def joined(captures: Sequence[Capture]) -> Capture:
     for other in captures[1:]:
         _check_fit(first, other)
     in_span = all(capture.coefficients is not None for capture in captures)
-    total = sum(capture.samples_grad for capture in captures)
+    total = sum(capture.grad_count for capture in captures)
     # per-sample gradients are not divided by the number of samples: that of the whole takes the place of the own
-    ratios = [total / capture.samples_grad if first.reduction == "mean" else 1.0 for capture in captures]
+    ratios = [total / capture.grad_count if first.reduction == "mean" else 1.0 for capture in captures]
     starts = [sum(capture.samples for capture in captures[:index]) for index in range(len(captures))]
     coefficients = [
         capture.coefficients * ratio
@@ -51,10 +51,10 @@ def joined(captures: Sequence[Capture]) -> Capture:
             for factors in zip(*(capture.factors for capture in captures), strict=True)
         ),
         samples=sum(capture.samples for capture in captures),
-        ggn=_shifted([capture.ggn for capture in captures], starts),
-        lambdas=_shifted([capture.lambdas for capture in captures], starts),
-        grad=_shifted([capture.grad for capture in captures], starts) if in_span else (),
-        samples_grad=total,
+        ggn_samples=_shifted([capture.ggn_samples for capture in captures], starts),
+        lambda_samples=_shifted([capture.lambda_samples for capture in captures], starts),
+        grad_samples=_shifted([capture.grad_samples for capture in captures], starts) if in_span else (),
+        grad_count=total,
         gradient_scale=1.0,  # each capture's is in its gradients
         coefficients=torch.cat(coefficients) if in_span else None,
         gradients={} if in_span else _sums(captures),
@@ -88,7 +88,7 @@ def _gradients(factors: Sequence[Factor], captures: Sequence[Capture], ratios: S
             found.append(factor.gradient.contracted(scale))
         else:
             assert capture.coefficients is not None
-            chosen = list(capture.grad)
+            chosen = list(capture.grad_samples)
             found.append(factor.root.select(chosen).contracted(capture.coefficients[chosen] * ratio))
     return found
 

@@ -48,7 +48,7 @@ class CapturePlan:
         cast_bytes: What they take for one sample where they are cast to a wider dtype.
         gram_samples: Number of samples of the GGN.
         copied_samples: Number of samples whose inputs, outputs and gradients are copied.
-        selected_again: Number of samples that are selected from those with columns, which copies their factors.
+        reselected_count: Number of samples that are selected from those with columns, which copies their factors.
         copies_gradients: Whether the parameters' gradients are copied: they are not combinations of columns.
         chunk_elements: Number of elements up to which columns are propagated at a time.
         slice_elements: Number of elements up to which columns are formed at a time.
@@ -67,7 +67,7 @@ class CapturePlan:
     cast_bytes: int
     gram_samples: int
     copied_samples: int
-    selected_again: int
+    reselected_count: int
     copies_gradients: bool
     chunk_elements: int = CHUNK_ELEMENTS
     slice_elements: int = SLICE_ELEMENTS
@@ -91,7 +91,7 @@ class CapturePlan:
     def copied_bytes(self) -> int:
         """What is copied of the pass, of its gradients, and of the factors."""
         gradients = self.copies_gradients * self.itemsize * sum(part.size for part in self.parts)
-        factors = self.selected_again * (self.factor_bytes // max(1, self.samples) + self.input_bytes)
+        factors = self.reselected_count * (self.factor_bytes // max(1, self.samples) + self.input_bytes)
         return gradients + factors + self.copied_samples * self.activation_bytes + self.samples * self.cast_bytes
 
     @property
@@ -166,7 +166,7 @@ class CapturePlan:
         """Return how many samples would fit, 0 if none: those of a batch, or some that are selected from one."""
         for count in range(self.samples - 1, 0, -1):
             copied, gradients = (count, True) if selected else (0, self.copies_gradients)
-            plan = replace(self._smallest(count, self.per_sample), gram_samples=count, selected_again=0)
+            plan = replace(self._smallest(count, self.per_sample), gram_samples=count, reselected_count=0)
             if replace(plan, copied_samples=copied, copies_gradients=gradients).bytes <= budget:
                 return count
         return 0
@@ -224,9 +224,9 @@ def plan_of(
         in_span: Whether the gradients are combinations of columns.
     """
     itemsize = torch.empty(0, dtype=dtype).element_size()
-    samples = chosen.batch if chosen.with_columns is None else len(chosen.with_columns)
-    whole_gradient = len(chosen.grad) == chosen.batch
-    copied = 0 if chosen.with_columns is None else samples
+    samples = chosen.batch if chosen.propagated_samples is None else len(chosen.propagated_samples)
+    whole_gradient = len(chosen.grad_samples) == chosen.batch
+    copied = 0 if chosen.propagated_samples is None else samples
     seen = {id(part.call): part.call.inputs[0] for part in parts if part.call.inputs[0].is_floating_point()}
     input_bytes = {key: itemsize * values.numel() // max(1, len(values)) for key, values in seen.items()}
     wanted = {id(parameter) for part in parts for parameter in part.parameters}
@@ -257,9 +257,9 @@ def plan_of(
         activation_bytes=sum(call.sample_bytes for call in calls),
         input_bytes=sum(input_bytes.values()),
         cast_bytes=sum(input_bytes[key] for key, values in seen.items() if values.dtype != dtype),
-        gram_samples=len(chosen.ggn),
-        copied_samples=copied + (0 if in_span or whole_gradient else len(chosen.grad)),
-        selected_again=chosen.selected_again,
+        gram_samples=len(chosen.ggn_samples),
+        copied_samples=copied + (0 if in_span or whole_gradient else len(chosen.grad_samples)),
+        reselected_count=chosen.reselected_count,
         copies_gradients=whole_gradient and not in_span,
     )
 

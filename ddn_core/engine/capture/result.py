@@ -25,10 +25,10 @@ class Capture:
         columns_per_sample: C for the exact GGN, M with Monte-Carlo samples.
         outputs: Number of outputs C of the model for each sample.
         samples: Number of samples that the factors have columns for.
-        ggn: Positions of the samples of the GGN, whose eigenvectors the directions are; a range, if it is all of them.
-        lambdas: Positions of the samples of the directional curvatures.
-        grad: Positions of the samples of the gradient, where it is a combination of the root's columns.
-        samples_grad: Number of samples in the gradient.
+        ggn_samples: Positions of the samples of the GGN; a range if the GGN has all samples.
+        lambda_samples: Positions of the samples of the directional curvatures.
+        grad_samples: Positions of the samples of the gradient, where it is a combination of the root's columns.
+        grad_count: Number of samples in the gradient.
         coefficients: Coefficients of the per-sample gradients in the root's columns, `[samples, C]`: `g_n = V_n c_n`;
             `None` where the gradients are not in the span of V.
         gradient_scale: By what the factors' gradients are multiplied to be those of the samples, not divided by their
@@ -46,10 +46,10 @@ class Capture:
     columns_per_sample: int
     outputs: int
     samples: int
-    ggn: Sequence[int]
-    lambdas: Sequence[int]
-    grad: Sequence[int]
-    samples_grad: int
+    ggn_samples: Sequence[int]
+    lambda_samples: Sequence[int]
+    grad_samples: Sequence[int]
+    grad_count: int
     coefficients: Tensor | None
     gradient_scale: float
     gradients: Mapping[int, Tensor]
@@ -72,7 +72,7 @@ class Capture:
     @property
     def columns(self) -> int:
         """Number of columns of V, R."""
-        return self.columns_per_sample * len(self.ggn)
+        return self.columns_per_sample * len(self.ggn_samples)
 
     def zeros(self, *shape: int) -> Tensor:
         """Return zeros in the dtype and on the device of this capture."""

@@ -14,28 +14,30 @@ class ChosenSamples:
 
     Attributes:
         batch: Number of samples of the batch.
-        grad: Samples of the gradient.
-        ggn: Samples of the GGN.
-        lambdas: Samples of the directional curvatures.
-        with_columns: Samples that columns are propagated for; `None` for all, which need no index.
+        grad_samples: Samples of the gradient.
+        ggn_samples: Samples of the GGN.
+        lambda_samples: Samples of the directional curvatures.
+        propagated_samples: Samples that columns are propagated for; `None` for all, which need no index.
     """
 
     batch: int
-    grad: Sequence[int]
-    ggn: Sequence[int]
-    lambdas: Sequence[int]
-    with_columns: Sequence[int] | None
+    grad_samples: Sequence[int]
+    ggn_samples: Sequence[int]
+    lambda_samples: Sequence[int]
+    propagated_samples: Sequence[int] | None
 
     @property
     def columns_cover_gradient(self) -> bool:
         """Whether each sample of the gradient has columns."""
-        return self.with_columns is None or set(self.grad) <= set(self.with_columns)
+        return self.propagated_samples is None or set(self.grad_samples) <= set(self.propagated_samples)
 
     @property
-    def selected_again(self) -> int:
+    def reselected_count(self) -> int:
         """Number of samples that are selected from those with columns, which copies them."""
-        known = range(self.batch) if self.with_columns is None else self.with_columns
-        return sum(len(some) for some in (self.ggn, self.lambdas) if some != known and list(some) != list(known))
+        known = range(self.batch) if self.propagated_samples is None else self.propagated_samples
+        return sum(
+            len(some) for some in (self.ggn_samples, self.lambda_samples) if some != known and list(some) != list(known)
+        )
 
 
 @dataclass(frozen=True)
