@@ -10,7 +10,7 @@ import torch
 from torch.nn import Module
 
 from ddn_core.computation.groups import Group, resolve_groups
-from ddn_core.engine import Capture, Context, CurvatureCapture, Directions, Wanted, group_directions
+from ddn_core.engine import Capture, Context, CurvatureCapture, Directions, WantedParameter, group_directions
 from ddn_core.errors import NoResultError
 from ddn_core.generators import DeviceGenerators
 from ddn_core.plugins.resolve import in_group, leading_directions
@@ -119,9 +119,9 @@ class Computation(ABC, Generic[S, R]):
         """Take part in BackPACK's protocol; the work is done by the extension."""
         self._tell(f"backward pass reached {type(module).__name__}")
 
-    def _wanted(self) -> dict[int, Wanted]:
+    def _wanted(self) -> dict[int, WantedParameter]:
         return {
-            id(parameter): Wanted(
+            id(parameter): WantedParameter(
                 f"parameter {index} of {group.label} (shape {list(parameter.shape)})", parameter, number
             )
             for number, group in enumerate(self._groups)

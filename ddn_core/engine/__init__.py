@@ -18,7 +18,7 @@ Knows torch (and BackPACK in `capture/`), no plugin, no config, no pydantic. Wha
 this module exports.
 """
 
-from ddn_core.engine.capture import Capture, CurvatureCapture, Subsampling, Wanted, joined
+from ddn_core.engine.capture import Capture, CurvatureCapture, Subsampling, WantedParameter, concatenate
 from ddn_core.engine.clock import STAGES, StageClock
 from ddn_core.engine.context import Context, GivenNorms
 from ddn_core.engine.cost import GroupRequest, StageEstimate, estimate, outputs_per_sample
@@ -59,13 +59,13 @@ __all__ = [
     "StageClock",
     "StageEstimate",
     "Subsampling",
-    "Wanted",
+    "WantedParameter",
+    "concatenate",
     "damped_newton_step",
     "eigendecompose",
     "estimate",
     "group_directions",
     "group_eigenvalues",
-    "joined",
     "outputs_per_sample",
     "quadratic_model",
 ]

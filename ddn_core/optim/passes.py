@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Literal, get_args
 
 from ddn_core.config import CurvatureConfig
-from ddn_core.engine import Capture, CurvatureCapture, Wanted, joined
+from ddn_core.engine import Capture, CurvatureCapture, WantedParameter, concatenate
 from ddn_core.errors import ArgumentError, CurvatureError
 from ddn_core.generators import DeviceGenerators
 
@@ -25,7 +25,10 @@ class CurvaturePasses:
         self._failed: set[Part] = set()
 
     def extension(
-        self, wanted: Callable[[], Mapping[int, Wanted]], settings: CurvatureConfig, generators: DeviceGenerators
+        self,
+        wanted: Callable[[], Mapping[int, WantedParameter]],
+        settings: CurvatureConfig,
+        generators: DeviceGenerators,
     ) -> CurvatureCapture:
         """Return the BackPACK extension that delivers here.
 
@@ -104,7 +107,7 @@ class CurvaturePasses:
                 f"step() needs a curvature pass{missing} since the last step. Call loss.backward() inside "
                 "`with optimizer.curvature():`, with model and loss function extended by backpack.extend."
             )
-        return joined(self._directions), joined(self._derivatives) if self._derivatives else None
+        return concatenate(self._directions), concatenate(self._derivatives) if self._derivatives else None
 
     def clear(self) -> None:
         """Forget all passes: the step has been made."""

@@ -24,7 +24,7 @@ from ddn_core import (
     EighComputation,
     EigvalshComputation,
 )
-from ddn_core.engine import Choice, CurvatureCapture, Wanted, damped_newton_step, group_directions, krylov
+from ddn_core.engine import Choice, CurvatureCapture, WantedParameter, damped_newton_step, group_directions, krylov
 from ddn_core.engine.krylov import leading_eigenpairs
 from ddn_core.engine.spectrum import eigendecompose
 from ddn_core.errors import CurvatureError
@@ -53,7 +53,7 @@ def _capture(model, loss_function, inputs, targets, scale=1.0, **settings):
     """Return what a backward pass gives, and the parameters."""
     captures = []
     model, loss_function = extend(copy.deepcopy(model)), extend(copy.deepcopy(loss_function))
-    wanted = {id(parameter): Wanted(name, parameter, 0) for name, parameter in model.named_parameters()}
+    wanted = {id(parameter): WantedParameter(name, parameter, 0) for name, parameter in model.named_parameters()}
     with backpack(CurvatureCapture(lambda: wanted, captures.clear, captures.append, **settings)):
         (scale * loss_function(model(inputs), targets)).backward()
     return captures[0], list(model.parameters())

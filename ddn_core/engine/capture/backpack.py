@@ -23,7 +23,7 @@ from torch.nn import Module
 
 from ddn_core.engine.capture.backward_pass import (
     BackwardPass,
-    Wanted,
+    WantedParameter,
     check_kept,
     check_only_loss,
     gradient_state,
@@ -49,7 +49,7 @@ class CurvatureCapture(BackpropExtension):  # type: ignore[misc]  # BackPACK has
 
     def __init__(
         self,
-        wanted: Callable[[], Mapping[int, Wanted]],
+        wanted: Callable[[], Mapping[int, WantedParameter]],
         begin: Callable[[], None],
         deliver: Callable[[Capture], None],
         subsampling_grad: Sequence[int] | None = None,

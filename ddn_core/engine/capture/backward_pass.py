@@ -21,7 +21,7 @@ _HOOK_NOTICE = "Full backward hook is firing when gradients are computed with re
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WantedParameter:
     """A parameter that factors are wanted of.
 
     Attributes:
@@ -56,7 +56,7 @@ class BackwardPass:
     task: int
     loss: LossCall
     scale: float
-    wanted: dict[int, Wanted]
+    wanted: dict[int, WantedParameter]
     gradients_before: dict[int, GradientState]
     output_gradient: Tensor | None = None
     calls: list[LayerCall] = field(default_factory=list)

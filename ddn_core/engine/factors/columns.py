@@ -79,10 +79,6 @@ class Columns(ABC):
     def contracted(self, coefficients: Tensor) -> Columns:
         """Return one column for each sample, the combination of its A columns with coefficients `[B, A]`."""
 
-    @abstractmethod
-    def bytes(self) -> int:
-        """Return how many bytes are held."""
-
 
 def block_length(rows: int, blocks: int = BLOCKS, least: int = BLOCK_ROWS) -> int:
     """Return how many rows of a Gram matrix are computed at a time."""

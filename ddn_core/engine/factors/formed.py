@@ -55,7 +55,3 @@ class FormedColumns(Columns):
         """Return one column for each sample."""
         values = self._values.reshape(self.samples, self.per_sample, -1)
         return FormedColumns(coefficients[:, None] @ values, self.layout)
-
-    def bytes(self) -> int:
-        """Return how many bytes are held."""
-        return self._values.nbytes

@@ -176,10 +176,6 @@ class ProductColumns(Columns):
         shape = (self.samples, 1, *self._root.shape[2:])
         return ProductColumns((coefficients[:, None] @ root).reshape(shape), self._input)
 
-    def bytes(self) -> int:
-        """Return how many bytes are held."""
-        return self._root.nbytes + self._input.values.nbytes
-
     def check_sum(self, total: Parts) -> tuple[Tensor, Tensor]:
         """Return a deviation and its scale, for whether the columns, one for each sample, add up to a vector.
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from ddn_core.engine.capture.result import Capture
-from ddn_core.engine.factors import Columns, Factor, JoinedColumns
+from ddn_core.engine.factors import Columns, ConcatenatedColumns, Factor
 from ddn_core.errors import CurvatureError
 
 
-def joined(captures: Sequence[Capture]) -> Capture:
+def concatenate(captures: Sequence[Capture]) -> Capture:
     """Return the capture of the concatenated batch.
 
     The losses of the micro-batches have been multiplied by their shares of the whole, as gradient accumulation wants
@@ -45,8 +45,8 @@ def joined(captures: Sequence[Capture]) -> Capture:
         factors=tuple(
             Factor(
                 factors[0].parameters,
-                JoinedColumns([factor.root for factor in factors]),
-                None if in_span else JoinedColumns(_gradients(factors, captures, ratios)),
+                ConcatenatedColumns([factor.root for factor in factors]),
+                None if in_span else ConcatenatedColumns(_gradients(factors, captures, ratios)),
             )
             for factors in zip(*(capture.factors for capture in captures), strict=True)
         ),
