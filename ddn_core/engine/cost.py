@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from ddn_core.engine.capture.factor_specs import FactorSpec, factor_specs
 from ddn_core.engine.capture.loss import LOSSES
-from ddn_core.engine.capture.parts import Part, parts_of
-from ddn_core.engine.capture.plan import CapturePlan, plan_of
+from ddn_core.engine.capture.plan import CapturePlan, plan_capture
 from ddn_core.engine.capture.subsampling import Subsampling
 from ddn_core.engine.capture.tape import computing_dtype
 from ddn_core.engine.capture.tracing import traced_calls
@@ -37,7 +37,7 @@ class StageEstimate:
         group: Number of the group; `None` for what all groups share.
         stage: `"backpropagation"`, a layer's parameters, `"eigensolver"`, or `"step"`.
         columns: Number of columns.
-        how: The contraction, or the solver.
+        method: The contraction, or the solver.
         operations: Multiplications with an addition.
         bytes: What is held.
         share: Expected share of the time.
@@ -46,7 +46,7 @@ class StageEstimate:
     group: int | None
     stage: str
     columns: int
-    how: str
+    method: str
     operations: float
     bytes: int
     share: float
@@ -59,12 +59,12 @@ class GroupRequest:
     Attributes:
         names: By `id`, the names of its parameters.
         largest: Number of leading eigenpairs that are needed; all if `None`.
-        solved: Whether all directions have one damping, so that a solve gives the step.
+        is_solved: Whether all directions have one damping, so that a solve gives the step.
     """
 
     names: Mapping[int, str]
     largest: int | None
-    solved: bool
+    is_solved: bool
 
 
 @torch.no_grad()
@@ -108,14 +108,14 @@ def estimate(
         if id(original) in group.names
     }
     calls, output = traced_calls(shadow, inputs.to("meta"))
-    parts = parts_of(calls, numbers)
+    specs = factor_specs(calls, numbers)
     per_sample = mc_samples or output[0].numel()
     dtype = computing_dtype(output.dtype)
-    part_groups = [numbers[id(part.parameters[0])] for part in parts]
+    spec_groups = [numbers[id(spec.parameters[0])] for spec in specs]
     chosen = subsampling.of_batch(len(inputs))
     in_span = not mc_samples and chosen.columns_cover_gradient
-    plan = plan_of(calls, parts, part_groups, per_sample, dtype, chosen, in_span).within(memory_budget)
-    return plan, _stages(plan, groups, _names(model, shadow, groups), parts)
+    plan = plan_capture(calls, specs, spec_groups, per_sample, dtype, chosen, in_span).within(memory_budget)
+    return plan, _stages(plan, groups, _names(model, shadow, groups), specs)
 
 
 @torch.no_grad()
@@ -137,19 +137,31 @@ def _names(model: Module, shadow: Module, groups: Sequence[GroupRequest]) -> dic
 
 
 def _stages(
-    plan: CapturePlan, groups: Sequence[GroupRequest], names: Mapping[int, str], parts: Sequence[Part]
+    plan: CapturePlan, groups: Sequence[GroupRequest], names: Mapping[int, str], specs: Sequence[FactorSpec]
 ) -> list[StageEstimate]:
-    rows = [StageEstimate(None, "backpropagation", plan.columns, "chunks", plan.propagating, plan.chunk_bytes, 0.0)]
+    rows = [
+        StageEstimate(
+            None, "backpropagation", plan.columns, "chunks", plan.propagation_operations, plan.chunk_bytes, 0.0
+        )
+    ]
     moved = [float(plan.columns * plan.itemsize * plan.sample_elements)]
     for number, group in enumerate(groups):
-        own = [(planned, part) for planned, part in zip(plan.parts, parts, strict=True) if planned.group == number]
-        for planned, part in own:
-            stage = ", ".join(names[id(parameter)] for parameter in part.parameters)
-            how = planned.contraction if planned.kept == "structured" else "kept formed"
+        own = [(planned, spec) for planned, spec in zip(plan.factors, specs, strict=True) if planned.group == number]
+        for planned, spec in own:
+            stage = ", ".join(names[id(parameter)] for parameter in spec.parameters)
+            method = planned.contraction if planned.storage == "structured" else "kept formed"
             rows.append(
-                StageEstimate(number, stage, plan.columns, how, planned.forming + planned.products, planned.bytes, 0.0)
+                StageEstimate(
+                    number,
+                    stage,
+                    plan.columns,
+                    method,
+                    planned.forming_operations + planned.gram_operations,
+                    planned.bytes,
+                    0.0,
+                )
             )
-            moved.append(2.0 * planned.bytes + (plan.columns**2 * plan.itemsize if how == "outer" else 0.0))
+            moved.append(2.0 * planned.bytes + (plan.columns**2 * plan.itemsize if method == "outer" else 0.0))
         size = sum(planned.size for planned, _ in own)
         columns = plan.gram_columns
         solver, operations = _solver(group, min(columns, size))
@@ -157,7 +169,7 @@ def _stages(
         held = plan.gram_bytes_of(number)
         rows.append(StageEstimate(number, "eigensolver", columns, side, operations, held, 0.0))
         moved.append((SOLVER_SLOWNESS[solver] - 1) * operations * BYTES_PER_SECOND / OPERATIONS_PER_SECOND)
-        combining = sum(planned.combining for planned, _ in own)
+        combining = sum(planned.combination_operations for planned, _ in own)
         rows.append(StageEstimate(number, "step", plan.columns, "V · w", combining, size * plan.itemsize, 0.0))
         moved.append(float(sum(planned.bytes for planned, _ in own)))
     seconds = [
@@ -166,14 +178,14 @@ def _stages(
     ]
     total = sum(seconds) or 1.0
     return [
-        StageEstimate(row.group, row.stage, row.columns, row.how, row.operations, row.bytes, spent / total)
+        StageEstimate(row.group, row.stage, row.columns, row.method, row.operations, row.bytes, spent / total)
         for row, spent in zip(rows, seconds, strict=True)
     ]
 
 
 def _solver(group: GroupRequest, side: int) -> tuple[str, float]:
     """Return which solver a group's matrix meets, and about how many operations it takes."""
-    if group.solved:
+    if group.is_solved:
         return "cholesky", SOLVER_OPERATIONS["cholesky"] * side**3
     if group.largest is not None and pays(side, group.largest):
         return "krylov", SOLVER_OPERATIONS["krylov"] * side**2 * group.largest

@@ -10,7 +10,7 @@ import torch
 from torch import Size, Tensor
 
 from ddn_core.engine.capture import Capture
-from ddn_core.engine.factors import Columns, Factor, Parts, mirror
+from ddn_core.engine.factors import Columns, Factor, ParameterVectors, mirror
 
 EXACT = 640
 """Number of parameters up to which the GGN is in float64, which then costs little."""
@@ -95,7 +95,7 @@ class GroupCurvature:
             root.accumulate(gram, None if self.span is not None else self.gradient_of(index), products)
         return mirror(gram), products
 
-    def gradient_of(self, index: int) -> Parts:
+    def gradient_of(self, index: int) -> ParameterVectors:
         """Return the gradient of the loss with respect to the parameters of a factor, one vector."""
         factor, capture = self.factors[index], self.capture
         if all(key in capture.gradients for key in factor.parameters):
@@ -167,13 +167,13 @@ class GroupCurvature:
         """Return zeros, `[count, *shape]` for each parameter."""
         return tuple(self.capture.zeros(count, *shape) for shape in self.shapes)
 
-    def _parts(self, columns: Tensor) -> list[Parts]:
+    def _parts(self, columns: Tensor) -> list[ParameterVectors]:
         sizes = [root.size for root in self.roots]
         return [
             root.layout.split(part) for root, part in zip(self.roots, torch.split(columns, sizes, dim=1), strict=True)
         ]
 
-    def _in_parameters(self, parts: Sequence[Parts], count: int) -> tuple[Tensor, ...]:
+    def _in_parameters(self, parts: Sequence[ParameterVectors], count: int) -> tuple[Tensor, ...]:
         found: dict[int, Tensor] = {}
         for factor, vectors in zip(self.factors, parts, strict=True):
             found.update(zip(factor.parameters, vectors, strict=True))

@@ -45,10 +45,10 @@ def _columns(layer, inputs, per_sample, names, seed=0):
             parameters = [getattr(layer, name) for name in names]
             gradients = torch.autograd.grad(layer(inputs[n : n + 1]), parameters, root[n : n + 1, a])
             expected.append(torch.cat([gradient.flatten() for gradient in gradients]))
-    positions = family.positions(layer, root)
-    positions = positions if "weight" in names else positions.sum(-1, keepdim=True)
+    arranged = family.root(layer, root)
+    arranged = arranged if "weight" in names else arranged.sum(-1, keepdim=True)
     layer_input = LayerInput(layer, family, inputs, tuple(names))
-    return ProductColumns(positions, layer_input, slice_elements=100), torch.stack(expected)
+    return ProductColumns(arranged, layer_input, slice_elements=100), torch.stack(expected)
 
 
 def _vectors(parts):
@@ -162,7 +162,7 @@ def test_a_sum_is_that_of_its_columns_though_the_probe_hardly_sees_the_input(wid
     probe, _ = family.probe(layer, torch.rand(1, width), width)
     inputs = (-product.BIAS_PROBE * probe[0] / probe[0].square().sum()).expand(50, width).contiguous()
     root = torch.randn(50, 1, 6) + 3
-    columns = ProductColumns(family.positions(layer, root), LayerInput(layer, family, inputs, ("weight", "bias")))
+    columns = ProductColumns(family.root(layer, root), LayerInput(layer, family, inputs, ("weight", "bias")))
     weight, bias = (root[:, 0].T @ inputs)[None], root[:, 0].sum(0)[None]
     deviation, scale = columns.check_sum((weight, bias))
     bound = torch.finfo(torch.float32).eps ** 0.5

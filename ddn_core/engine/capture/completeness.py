@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from ddn_core.engine.capture.backward_pass import BackwardPass, gradient_state
-from ddn_core.engine.capture.parts import Part
+from ddn_core.engine.capture.factor_specs import FactorSpec
 from ddn_core.errors import CurvatureError
 
-Comparison = tuple[Part, Tensor, Tensor]
-"""A part, by how much its gradients deviate from their sum, and by how much they may."""
+Comparison = tuple[FactorSpec, Tensor, Tensor]
+"""A spec, by how much its gradients deviate from their sum, and by how much they may."""
 
 
 def check_nothing_missed(current: BackwardPass) -> None:
@@ -64,66 +64,66 @@ def gradient_of_pass(current: BackwardPass, parameter: Tensor) -> Tensor | None:
     return accumulated if before is None else accumulated - before
 
 
-def check_gradients_add_up(current: BackwardPass, parts: Iterable[Part], dtype: torch.dtype) -> None:
+def check_gradients_add_up(current: BackwardPass, specs: Iterable[FactorSpec], dtype: torch.dtype) -> None:
     """Raise if the per-sample gradients of a parameter do not add up to what the pass added to its gradient.
 
     Args:
         current: The pass, after all gradients.
-        parts: What factors are made of; each has its parameters to itself.
+        specs: What factors are made of; each has its parameters to itself.
         dtype: Dtype that curvature is computed in.
 
     Raises:
         CurvatureError: They do not.
     """
-    shared: dict[int, list[Part]] = {}
+    shared: dict[int, list[FactorSpec]] = {}
     compared: list[Comparison] = []
-    for part in parts:
-        if part.formed:
-            shared.setdefault(id(part.parameters[0]), []).append(part)
+    for spec in specs:
+        if spec.must_form:
+            shared.setdefault(id(spec.parameters[0]), []).append(spec)
             continue
-        gradients = [gradient_of_pass(current, parameter) for parameter in part.parameters]
+        gradients = [gradient_of_pass(current, parameter) for parameter in spec.parameters]
         known = [gradient for gradient in gradients if gradient is not None]
         if len(known) == len(gradients):
             total = tuple(gradient.to(dtype)[None] for gradient in known)
-            deviation, scale = part.gradient(dtype).check_sum(total)
-            compared.append(_comparison(current, part, deviation, scale, known))
+            deviation, scale = spec.per_sample_gradients(dtype).check_sum(total)
+            compared.append(_comparison(current, spec, deviation, scale, known))
     for same in shared.values():
         gradient = gradient_of_pass(current, same[0].parameters[0])
         if gradient is not None:
-            sums = [_gradient_sum(part, dtype) for part in same]
+            sums = [_gradient_sum(spec, dtype) for spec in same]
             deviation = (gradient.to(dtype) - torch.stack(sums).sum(0)).norm()
             scale = torch.stack(sums).norm() * len(sums) * current.loss.samples
             compared.append(_comparison(current, same[0], deviation, scale, [gradient]))
     _refuse_deviations(current, compared)
 
 
-def _gradient_sum(part: Part, dtype: torch.dtype) -> Tensor:
-    """Return the sum of the per-sample gradients of a part's one parameter, from one layer that holds it."""
-    gradient = part.gradient(dtype)
-    ones = torch.ones(gradient.count, 1, dtype=dtype, device=part.call.output.device)
+def _gradient_sum(spec: FactorSpec, dtype: torch.dtype) -> Tensor:
+    """Return the sum of the per-sample gradients of a spec's one parameter, from one layer that holds it."""
+    gradient = spec.per_sample_gradients(dtype)
+    ones = torch.ones(gradient.count, 1, dtype=dtype, device=spec.call.output.device)
     return gradient.combine(ones)[0][0]
 
 
 def _comparison(
-    current: BackwardPass, part: Part, deviation: Tensor, scale: Tensor, gradients: Sequence[Tensor]
+    current: BackwardPass, spec: FactorSpec, deviation: Tensor, scale: Tensor, gradients: Sequence[Tensor]
 ) -> Comparison:
-    """Return a part with its deviation, and what the deviation may be."""
-    precision = max(torch.finfo(tensor.dtype).eps for tensor in (*gradients, part.call.output))
-    for parameter in part.parameters:
+    """Return a spec with its deviation, and what the deviation may be."""
+    precision = max(torch.finfo(tensor.dtype).eps for tensor in (*gradients, spec.call.output))
+    for parameter in spec.parameters:
         before = current.gradients_before[id(parameter)][2]
         scale = scale if before is None else scale + before.norm()
-    return part, deviation, precision**0.5 * scale
+    return spec, deviation, precision**0.5 * scale
 
 
 def _refuse_deviations(current: BackwardPass, compared: Sequence[Comparison]) -> None:
     """Raise if a deviation is too large; all are looked at together, which waits for a device once."""
     if not compared:
         return
-    parts, deviations, bounds = zip(*compared, strict=True)
+    specs, deviations, bounds = zip(*compared, strict=True)
     wrong = torch.stack(deviations) > torch.stack(bounds)
     if bool(wrong.any()):
-        part = parts[wrong.tolist().index(True)]
-        names = " and ".join(current.wanted[id(parameter)].name for parameter in part.parameters)
+        spec = specs[wrong.tolist().index(True)]
+        names = " and ".join(current.wanted[id(parameter)].name for parameter in spec.parameters)
         raise CurvatureError(
             f"the per-sample gradients of {names} do not add up to its gradient. Either something beside the loss "
             "depends on it (a penalty that is added to the loss, a hook on it), or its layer computes something "

@@ -19,10 +19,10 @@ from ddn_core.engine.capture.completeness import (
     check_nothing_missed,
     gradient_of_pass,
 )
+from ddn_core.engine.capture.factor_specs import FactorSpec, factor_specs
 from ddn_core.engine.capture.loss import LossCall, gradient_coefficients, loss_root, normalizer
 from ddn_core.engine.capture.memory import free_bytes
-from ddn_core.engine.capture.parts import Part, parts_of
-from ddn_core.engine.capture.plan import plan_of
+from ddn_core.engine.capture.plan import plan_capture
 from ddn_core.engine.capture.result import Capture
 from ddn_core.engine.capture.subsampling import Subsampling
 from ddn_core.engine.capture.tape import computing_dtype, key_of
@@ -70,16 +70,16 @@ def capture_of(current: BackwardPass, settings: CaptureSettings) -> Capture:
     dtype = computing_dtype(_widest_dtype(current))
     loss = current.loss.cast(dtype)
     groups = {key: wanted.group for key, wanted in current.wanted.items()}
-    parts = parts_of(current.calls, groups)
+    specs = factor_specs(current.calls, groups)
     check_nothing_missed(current)
     check_no_branch_lost(current)
     if whole_gradient:
-        check_gradients_add_up(current, parts, dtype)
+        check_gradients_add_up(current, specs, dtype)
     can_be_in_span = not settings.mc_samples and chosen.columns_cover_gradient
-    plan = plan_of(
+    plan = plan_capture(
         current.calls,
-        parts,
-        [groups[id(part.parameters[0])] for part in parts],
+        specs,
+        [groups[id(spec.parameters[0])] for spec in specs],
         per_sample=settings.mc_samples or loss.output[0].numel(),
         dtype=dtype,
         chosen=chosen,
@@ -87,16 +87,16 @@ def capture_of(current: BackwardPass, settings: CaptureSettings) -> Capture:
     ).within(settings.budget_on(loss.output.device))
     calls = current.calls if some is None else [call.select(some) for call in current.calls]
     selected = {id(call): other for call, other in zip(current.calls, calls, strict=True)}
-    own_parts = [Part(selected[id(part.call)], part.names, part.formed) for part in parts]
+    own_parts = [FactorSpec(selected[id(spec.call)], spec.names, spec.must_form) for spec in specs]
     root = loss_root(loss, some, settings.mc_samples, settings.generator(loss.output.device))
     in_span = can_be_in_span and _in_span(current, loss, root, some)
     scale = _root_scale(current, len(ggn_samples))
     columns = propagate(calls, own_parts, root * scale, key_of(current.loss.output), plan)
-    gradients = [None if in_span else _gradients(current, part, grad_samples, dtype) for part in parts]
+    gradients = [None if in_span else _gradients(current, spec, grad_samples, dtype) for spec in specs]
     coefficients = _chosen(gradient_coefficients(loss), some) * (_gradient_scale(current) / scale) if in_span else None
     position = None if some is None else {sample: index for index, sample in enumerate(some)}
     return Capture(
-        factors=_factors(parts, columns, gradients),
+        factors=_factors(specs, columns, gradients),
         columns_per_sample=root.shape[1],
         outputs=loss.output[0].numel(),
         samples=len(root),
@@ -106,7 +106,7 @@ def capture_of(current: BackwardPass, settings: CaptureSettings) -> Capture:
         grad_count=len(grad_samples),
         coefficients=coefficients,
         gradient_scale=float(loss.samples) if loss.reduction == "mean" else 1.0,
-        gradients={} if in_span or not whole_gradient else _own_gradients(current, parts, dtype),
+        gradients={} if in_span or not whole_gradient else _own_gradients(current, specs, dtype),
         reduction=loss.reduction,
         loss=current.scale * float(loss.value),
         dtype=dtype,
@@ -156,16 +156,16 @@ def _in_span(current: BackwardPass, loss: LossCall, root: Tensor, some: Sequence
     return bool((found - expected).abs().max() <= precision * expected.abs().max())
 
 
-def _gradients(current: BackwardPass, part: Part, grad_samples: Sequence[int], dtype: torch.dtype) -> Columns:
-    """Return the per-sample gradients of a part."""
-    columns = part.gradient(dtype)
+def _gradients(current: BackwardPass, spec: FactorSpec, grad_samples: Sequence[int], dtype: torch.dtype) -> Columns:
+    """Return the per-sample gradients of a spec."""
+    columns = spec.per_sample_gradients(dtype)
     return columns if len(grad_samples) == current.loss.samples else columns.select(grad_samples)
 
 
-def _own_gradients(current: BackwardPass, parts: Sequence[Part], dtype: torch.dtype) -> dict[int, Tensor]:
+def _own_gradients(current: BackwardPass, specs: Sequence[FactorSpec], dtype: torch.dtype) -> dict[int, Tensor]:
     """Return copies of what the pass added to the gradients, for what else happens to `.grad` before the step."""
     found = {}
-    for parameter in (parameter for part in parts for parameter in part.parameters):
+    for parameter in (parameter for spec in specs for parameter in spec.parameters):
         gradient = gradient_of_pass(current, parameter)
         if gradient is None:
             raise CurvatureError(f"{current.wanted[id(parameter)].name} has no dense gradient. Use sparse=False.")
@@ -174,26 +174,26 @@ def _own_gradients(current: BackwardPass, parts: Sequence[Part], dtype: torch.dt
 
 
 def _factors(
-    parts: Sequence[Part], columns: Sequence[Columns], gradients: Sequence[Columns | None]
+    specs: Sequence[FactorSpec], columns: Sequence[Columns], gradients: Sequence[Columns | None]
 ) -> tuple[Factor, ...]:
     """Return the factors; those of a parameter that layers share are added up, and left without structure."""
     factors: dict[tuple[int, ...], Factor] = {}
-    for part, root, gradient in zip(parts, columns, gradients, strict=True):
-        ids = tuple(id(parameter) for parameter in part.parameters)
-        if not part.formed:
+    for spec, root, gradient in zip(specs, columns, gradients, strict=True):
+        ids = tuple(id(parameter) for parameter in spec.parameters)
+        if not spec.must_form:
             factors[ids] = Factor(ids, root, gradient)
             continue
         known = factors.get(ids)
-        plain_root = _plain(part, root, None if known is None else known.root)
-        plain_gradient = None if gradient is None else _plain(part, gradient, None if known is None else known.gradient)
+        plain_root = _plain(spec, root, None if known is None else known.root)
+        plain_gradient = None if gradient is None else _plain(spec, gradient, None if known is None else known.gradient)
         factors[ids] = Factor(ids, plain_root, plain_gradient)
     return tuple(factors.values())
 
 
-def _plain(part: Part, columns: Columns, known: Columns | None) -> FormedColumns:
-    """Return columns as vectors in the space of a part's one parameter, plus those that are known of it."""
+def _plain(spec: FactorSpec, columns: Columns, known: Columns | None) -> FormedColumns:
+    """Return columns as vectors in the space of a spec's one parameter, plus those that are known of it."""
     values = columns.layout.split(columns.formed())[0].flatten(1)
     if known is not None:
         values = values + known.formed()
-    layout = ParameterLayout(part.parameters[0].shape)
+    layout = ParameterLayout(spec.parameters[0].shape)
     return FormedColumns(values.reshape(columns.samples, columns.per_sample, -1).contiguous(), layout)

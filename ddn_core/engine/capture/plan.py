@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ddn_core.engine.capture.part_plan import PartPlan, part_plan
-from ddn_core.engine.capture.parts import Part
+from ddn_core.engine.capture.factor_plan import FactorPlan, plan_factor
+from ddn_core.engine.capture.factor_specs import FactorSpec
 from ddn_core.engine.capture.subsampling import ChosenSamples
 from ddn_core.engine.capture.tape import LayerCall, leads_to_parameters
 from ddn_core.engine.factors import FAMILIES
@@ -35,13 +35,13 @@ class CapturePlan:
     """What a pass takes, and how it is made.
 
     Attributes:
-        parts: What each factor takes.
+        factors: What each factor takes.
         samples: Number of samples that columns are propagated for.
         per_sample: Number of columns for each.
         outputs: Number of elements of the model output for one sample.
         widest: Largest number of elements that a column has at any layer's output.
         sample_elements: Number of elements that the slopes of one sample take at most.
-        propagating: Operations of the backpropagation of all columns.
+        propagation_operations: Operations of the backpropagation of all columns.
         itemsize: Bytes of a number.
         activation_bytes: What the layers' inputs, outputs and gradients take for one sample.
         input_bytes: What the inputs of the layers with parameters take for one sample.
@@ -54,13 +54,13 @@ class CapturePlan:
         slice_elements: Number of elements up to which columns are formed at a time.
     """
 
-    parts: tuple[PartPlan, ...]
+    factors: tuple[FactorPlan, ...]
     samples: int
     per_sample: int
     outputs: int
     widest: int
     sample_elements: int
-    propagating: float
+    propagation_operations: float
     itemsize: int
     activation_bytes: int
     input_bytes: int
@@ -85,23 +85,23 @@ class CapturePlan:
     @property
     def factor_bytes(self) -> int:
         """What the factors hold."""
-        return sum(part.bytes for part in self.parts)
+        return sum(factor.bytes for factor in self.factors)
 
     @property
     def copied_bytes(self) -> int:
         """What is copied of the pass, of its gradients, and of the factors."""
-        gradients = self.copies_gradients * self.itemsize * sum(part.size for part in self.parts)
+        gradients = self.copies_gradients * self.itemsize * sum(factor.size for factor in self.factors)
         factors = self.reselected_count * (self.factor_bytes // max(1, self.samples) + self.input_bytes)
         return gradients + factors + self.copied_samples * self.activation_bytes + self.samples * self.cast_bytes
 
     @property
     def gram_bytes(self) -> int:
         """The most that the Gram matrix of a group and its eigenvectors hold."""
-        return max((self.gram_bytes_of(group) for group in {part.group for part in self.parts}), default=0)
+        return max((self.gram_bytes_of(group) for group in {factor.group for factor in self.factors}), default=0)
 
     def gram_bytes_of(self, group: int) -> int:
         """Return what a group's Gram matrix and its eigenvectors hold; its GGN, if it has fewer parameters."""
-        size = sum(part.size for part in self.parts if part.group == group)
+        size = sum(factor.size for factor in self.factors if factor.group == group)
         formed = 2 * self.gram_columns * size if size < self.gram_columns else 0
         return self.itemsize * (GRAM_COPIES * min(size, self.gram_columns) ** 2 + formed)
 
@@ -110,19 +110,19 @@ class CapturePlan:
         """What is held beside the factors while columns are propagated."""
         at_a_time = max(1, min(self.chunk_elements // max(1, self.widest), self.columns))
         samples = -(-at_a_time // self.per_sample)
-        features = max((part.feature_bytes for part in self.parts if part.kept == "formed"), default=0)
+        features = max((factor.feature_bytes for factor in self.factors if factor.storage == "formed"), default=0)
         per_sample = self.itemsize * self.sample_elements + features // max(1, self.samples)
         root = ROOT_COPIES * self.columns * self.outputs
         return self.itemsize * (COPIES * at_a_time * self.widest + root) + samples * per_sample
 
     @property
-    def products_bytes(self) -> int:
+    def product_bytes(self) -> int:
         """What is held beside the factors and the Gram matrix while products are computed."""
         return max(
             (
-                part.feature_bytes + max(part.slice_bytes, 2 * self.itemsize * self.slice_elements)
-                for part in self.parts
-                if part.kept == "structured" and part.contraction != "outer"
+                factor.feature_bytes + max(factor.slice_bytes, 2 * self.itemsize * self.slice_elements)
+                for factor in self.factors
+                if factor.storage == "structured" and factor.contraction != "outer"
             ),
             default=0,
         )
@@ -130,7 +130,7 @@ class CapturePlan:
     @property
     def bytes(self) -> int:
         """The most that is held at a time, beyond what forward and backward pass hold."""
-        return self.copied_bytes + self.factor_bytes + max(self.chunk_bytes, self.gram_bytes + self.products_bytes)
+        return self.copied_bytes + self.factor_bytes + max(self.chunk_bytes, self.gram_bytes + self.product_bytes)
 
     def within(self, budget: int | None) -> CapturePlan:
         """Return the plan with chunks and slices as small as a budget wants them.
@@ -156,11 +156,11 @@ class CapturePlan:
 
     def _smallest(self, samples: int, per_sample: int) -> CapturePlan:
         """Return the plan with the smallest chunks and slices, for other numbers of columns."""
-        parts = tuple(
-            part_plan(part.names, part.layer, part.group, part.shape, part.kept, samples, per_sample, self.itemsize)
-            for part in self.parts
+        factors = tuple(
+            plan_factor(factor.group, factor.shape, factor.storage, samples, per_sample, self.itemsize)
+            for factor in self.factors
         )
-        return replace(self, parts=parts, samples=samples, per_sample=per_sample)._with(1, 1)
+        return replace(self, factors=factors, samples=samples, per_sample=per_sample)._with(1, 1)
 
     def _most_samples(self, budget: int, selected: bool) -> int:
         """Return how many samples would fit, 0 if none: those of a batch, or some that are selected from one."""
@@ -186,9 +186,11 @@ class CapturePlan:
                 advice.append(f"{name} of at most {most} samples")
         if most := self._most_monte_carlo_samples(budget):
             advice.append(f"at most {most} Monte-Carlo samples (kind = 'ggn-mc', mc_samples = {most})")
-        groups = {part.group for part in self.parts}
+        groups = {factor.group for factor in self.factors}
         alone = {
-            group: replace(self, parts=tuple(part for part in self.parts if part.group == group))._with(1, 1).bytes
+            group: replace(self, factors=tuple(factor for factor in self.factors if factor.group == group))
+            ._with(1, 1)
+            .bytes
             for group in groups
         }
         if len(groups) > 1 and (fits := [group for group in sorted(groups) if alone[group] <= budget]):
@@ -203,9 +205,9 @@ class CapturePlan:
         )
 
 
-def plan_of(
+def plan_capture(
     calls: Sequence[LayerCall],
-    parts: Sequence[Part],
+    specs: Sequence[FactorSpec],
     groups: Sequence[int],
     per_sample: int,
     dtype: torch.dtype,
@@ -216,8 +218,8 @@ def plan_of(
 
     Args:
         calls: Calls of the layers, in the order of the backward pass; only their shapes are read.
-        parts: What factors are made of.
-        groups: Number of the group of each part.
+        specs: What factors are made of.
+        groups: Number of the group of each spec.
         per_sample: Number of columns for each sample.
         dtype: Dtype that curvature is computed in.
         chosen: The samples that the pass is about.
@@ -227,32 +229,30 @@ def plan_of(
     samples = chosen.batch if chosen.propagated_samples is None else len(chosen.propagated_samples)
     whole_gradient = len(chosen.grad_samples) == chosen.batch
     copied = 0 if chosen.propagated_samples is None else samples
-    seen = {id(part.call): part.call.inputs[0] for part in parts if part.call.inputs[0].is_floating_point()}
+    seen = {id(spec.call): spec.call.inputs[0] for spec in specs if spec.call.inputs[0].is_floating_point()}
     input_bytes = {key: itemsize * values.numel() // max(1, len(values)) for key, values in seen.items()}
-    wanted = {id(parameter) for part in parts for parameter in part.parameters}
+    wanted = {id(parameter) for spec in specs for parameter in spec.parameters}
     leading = leads_to_parameters(calls, wanted)
     passed = [call for call in calls if any(key in leading for key in call.input_keys)]
     reached = [call for call in calls if call.output_key in leading]
     return CapturePlan(
-        parts=tuple(
-            part_plan(
-                part.names,
-                type(part.call.layer).__name__,
+        factors=tuple(
+            plan_factor(
                 group,
-                part.shape,
-                "formed" if part.takes_form() else "structured",
+                spec.shape,
+                "formed" if spec.is_kept_formed else "structured",
                 samples,
                 per_sample,
                 itemsize,
             )
-            for part, group in zip(parts, groups, strict=True)
+            for spec, group in zip(specs, groups, strict=True)
         ),
         samples=samples,
         per_sample=per_sample,
         outputs=calls[0].output[0].numel() if calls else 0,
         widest=max((call.output[0].numel() for call in reached), default=1),
         sample_elements=2 * sum(call.output[0].numel() for call in passed),
-        propagating=float(samples * per_sample * sum(_operations(call) for call in passed)),
+        propagation_operations=float(samples * per_sample * sum(_operations(call) for call in passed)),
         itemsize=itemsize,
         activation_bytes=sum(call.sample_bytes for call in calls),
         input_bytes=sum(input_bytes.values()),
@@ -268,7 +268,7 @@ def _operations(call: LayerCall) -> int:
     """Return the operations of the backpropagation of one column of one sample through a layer."""
     if type(call.layer) not in FAMILIES:
         return call.output[0].numel()
-    groups, outputs, features, positions = Part(call, ("weight",)).shape
+    groups, outputs, features, positions = FactorSpec(call, ("weight",)).shape
     return groups * outputs * features * positions
 
 

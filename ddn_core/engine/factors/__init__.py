@@ -8,7 +8,7 @@ has `Factor`, which the rest of the engine uses.
 from torch import nn
 
 from ddn_core.engine.factors.batch_norm import BatchNormFamily
-from ddn_core.engine.factors.columns import Columns, Parts, mirror
+from ddn_core.engine.factors.columns import Columns, ParameterVectors, mirror
 from ddn_core.engine.factors.concatenated import ConcatenatedColumns
 from ddn_core.engine.factors.contraction import form
 from ddn_core.engine.factors.convolution import ConvolutionFamily, TransposedConvolutionFamily
@@ -40,7 +40,7 @@ __all__ = [
     "LayerInput",
     "Layout",
     "ParameterLayout",
-    "Parts",
+    "ParameterVectors",
     "ProductColumns",
     "form",
     "mirror",

@@ -26,7 +26,7 @@ class BatchNormFamily(LayerFamily):
         """Return the number of channels."""
         return layer.num_features
 
-    def positions(self, layer: BatchNorm, backpropagated: Tensor) -> Tensor:
+    def root(self, layer: BatchNorm, backpropagated: Tensor) -> Tensor:
         """Return the root `[b, a, channels, 1, L]`."""
         return backpropagated.reshape(*backpropagated.shape[:2], layer.num_features, 1, -1)
 
@@ -42,10 +42,10 @@ class BatchNormFamily(LayerFamily):
         """Return a probe and its response: there is one feature, so that it is the response."""
         return values.new_ones(layer.num_features, 1), self.features(layer, values)[..., 0]
 
-    def weight(self, layer: BatchNorm, products: Tensor) -> Tensor:
+    def to_weights(self, layer: BatchNorm, matrices: Tensor) -> Tensor:
         """Return `[K, channels]`."""
-        return products[:, :, 0, 0]
+        return matrices[:, :, 0, 0]
 
-    def products(self, layer: BatchNorm, weights: Tensor) -> Tensor:
+    def to_matrices(self, layer: BatchNorm, weights: Tensor) -> Tensor:
         """Return `[K, channels, 1, 1]`."""
         return weights[:, :, None, None]

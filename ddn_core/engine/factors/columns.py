@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ddn_core.engine.factors.layout import Layout
 
-Parts = tuple[Tensor, ...]
+ParameterVectors = tuple[Tensor, ...]
 """Vectors in the space of a layer's parameters: `[K, *parameter.shape]` for each of them."""
 
 BLOCKS = 8
@@ -46,7 +46,7 @@ class Columns(ABC):
         return self.samples * self.per_sample
 
     @abstractmethod
-    def accumulate(self, gram: Tensor, vector: Parts | None, products: Tensor | None) -> None:
+    def accumulate(self, gram: Tensor, vector: ParameterVectors | None, products: Tensor | None) -> None:
         """Add the upper blocks of the Gram matrix, and the products with a vector.
 
         Args:
@@ -60,11 +60,11 @@ class Columns(ABC):
         """Return the inner products of all columns with all columns of `other`, `[count, other.count]`."""
 
     @abstractmethod
-    def combine(self, weights: Tensor) -> Parts:
+    def combine(self, weights: Tensor) -> ParameterVectors:
         """Return V · weights, K vectors, for weights `[count, K]`."""
 
     @abstractmethod
-    def project(self, vectors: Parts) -> Tensor:
+    def project(self, vectors: ParameterVectors) -> Tensor:
         """Return Vᵀ · vectors, `[count, K]`, for K vectors."""
 
     @abstractmethod

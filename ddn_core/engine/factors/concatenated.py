@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ddn_core.engine.factors.columns import Columns, Parts
+from ddn_core.engine.factors.columns import Columns, ParameterVectors
 
 
 class ConcatenatedColumns(Columns):
@@ -23,7 +23,7 @@ class ConcatenatedColumns(Columns):
         self.samples = sum(batch.samples for batch in batches)
         self.per_sample, self.size, self.layout = batches[0].per_sample, batches[0].size, batches[0].layout
 
-    def accumulate(self, gram: Tensor, vector: Parts | None, products: Tensor | None) -> None:
+    def accumulate(self, gram: Tensor, vector: ParameterVectors | None, products: Tensor | None) -> None:
         """Add the upper blocks of the Gram matrix, and the products with a vector."""
         for index, (batch, rows) in enumerate(self._rows()):
             own, own_products = gram.new_zeros(batch.count, batch.count), gram.new_zeros(batch.count)
@@ -38,12 +38,12 @@ class ConcatenatedColumns(Columns):
         """Return the inner products, `[count, other.count]`."""
         return torch.cat([batch.inner(other) for batch in self._batches])
 
-    def combine(self, weights: Tensor) -> Parts:
+    def combine(self, weights: Tensor) -> ParameterVectors:
         """Return linear combinations of the columns."""
         combined = [batch.combine(weights[rows]) for batch, rows in self._rows()]
         return tuple(torch.stack(same).sum(0) for same in zip(*combined, strict=True))
 
-    def project(self, vectors: Parts) -> Tensor:
+    def project(self, vectors: ParameterVectors) -> Tensor:
         """Return the inner products with vectors, `[count, K]`."""
         return torch.cat([batch.project(vectors) for batch in self._batches])
 

@@ -26,8 +26,8 @@ def form(root: Tensor, features: Tensor) -> Tensor:
 
 def form_whole(root: Tensor, layer_input: LayerInput) -> Tensor:
     """Return the columns with the feature of the bias, `[B, A, g, o, f + 1]`, or without if there is none."""
-    parts = [form(root, layer_input.features())] if layer_input.weight else []
-    if layer_input.bias:
+    parts = [form(root, layer_input.features())] if layer_input.has_weight else []
+    if layer_input.has_bias:
         parts.append(root.sum(-1, keepdim=True))
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 

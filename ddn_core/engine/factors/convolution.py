@@ -31,7 +31,7 @@ class ConvolutionFamily(LayerFamily):
         """Return the number of groups."""
         return int(layer.groups)
 
-    def positions(self, layer: Any, backpropagated: Tensor) -> Tensor:
+    def root(self, layer: Any, backpropagated: Tensor) -> Tensor:
         """Return the root `[b, a, g, out / g, L]`."""
         return backpropagated.reshape(*backpropagated.shape[:2], layer.groups, layer.out_channels // layer.groups, -1)
 
@@ -39,18 +39,18 @@ class ConvolutionFamily(LayerFamily):
         """Return the unfolded input, `[b, g, L, in / g · kernel]`."""
         return _unfold(values, layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups)
 
-    def weight(self, layer: Any, products: Tensor) -> Tensor:
+    def to_weights(self, layer: Any, matrices: Tensor) -> Tensor:
         """Return `[K, out, in / g, *kernel]`."""
-        return products.reshape(products.shape[0], *layer.weight.shape)
+        return matrices.reshape(matrices.shape[0], *layer.weight.shape)
 
-    def products(self, layer: Any, weights: Tensor) -> Tensor:
+    def to_matrices(self, layer: Any, weights: Tensor) -> Tensor:
         """Return `[K, g, out / g, in / g · kernel]`."""
         return weights.reshape(weights.shape[0], layer.groups, layer.out_channels // layer.groups, -1)
 
-    def apply(self, layer: Any, values: Tensor, products: Tensor) -> Tensor:
+    def apply(self, layer: Any, values: Tensor, matrix: Tensor) -> Tensor:
         """Return the convolution with other weights, `[b, g, o, L]`."""
-        groups, outputs, _ = products.shape
-        weight = products.reshape(groups * outputs, *layer.weight.shape[1:])
+        groups, outputs, _ = matrix.shape
+        weight = matrix.reshape(groups * outputs, *layer.weight.shape[1:])
         convolve = CONVOLVE[len(layer.kernel_size)]
         result = convolve(values, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
         return result.reshape(len(values), groups, outputs, -1)
@@ -95,7 +95,7 @@ class ConvolutionFamily(LayerFamily):
             )
             for root in roots
         ]
-        return self.products(layer, torch.stack(gradients))
+        return self.to_matrices(layer, torch.stack(gradients))
 
 
 class TransposedConvolutionFamily(ConvolutionFamily):
@@ -123,21 +123,21 @@ class TransposedConvolutionFamily(ConvolutionFamily):
         padded = functional.pad(spread, margins)
         return _unfold(padded, layer.kernel_size, ones, (0,) * len(ones), layer.dilation, layer.groups)
 
-    def weight(self, layer: Any, products: Tensor) -> Tensor:
+    def to_weights(self, layer: Any, matrices: Tensor) -> Tensor:
         """Return `[K, in, out / g, *kernel]`."""
-        count, groups, outputs = products.shape[:3]
-        kernels = products.reshape(count, groups, outputs, -1, *layer.kernel_size)
+        count, groups, outputs = matrices.shape[:3]
+        kernels = matrices.reshape(count, groups, outputs, -1, *layer.kernel_size)
         return self._flip(layer, kernels).transpose(2, 3).reshape(count, *layer.weight.shape)
 
-    def products(self, layer: Any, weights: Tensor) -> Tensor:
+    def to_matrices(self, layer: Any, weights: Tensor) -> Tensor:
         """Return `[K, g, out / g, in / g · kernel]`."""
         count, outputs = weights.shape[0], layer.out_channels // layer.groups
         kernels = weights.reshape(count, layer.groups, -1, outputs, *layer.kernel_size).transpose(2, 3)
         return self._flip(layer, kernels).reshape(count, layer.groups, outputs, -1)
 
-    def apply(self, layer: Any, values: Tensor, products: Tensor) -> Tensor:
+    def apply(self, layer: Any, values: Tensor, matrix: Tensor) -> Tensor:
         """Return `Σ_f W[g, o, f] A[b, g, l, f]`, `[b, g, o, L]`."""
-        return LayerFamily.apply(self, layer, values, products)
+        return LayerFamily.apply(self, layer, values, matrix)
 
     def probe(self, layer: Any, values: Tensor, features: int) -> tuple[Tensor, Tensor]:
         """Return a probe and its response."""

@@ -24,7 +24,7 @@ class EmbeddingFamily(LayerFamily):
         """Return 1."""
         return 1
 
-    def positions(self, layer: nn.Embedding, backpropagated: Tensor) -> Tensor:
+    def root(self, layer: nn.Embedding, backpropagated: Tensor) -> Tensor:
         """Return the root `[b, a, 1, embedding, L]`."""
         samples, columns = backpropagated.shape[:2]
         return backpropagated.reshape(samples, columns, 1, -1, layer.embedding_dim).transpose(-1, -2)
@@ -34,14 +34,14 @@ class EmbeddingFamily(LayerFamily):
         chosen = one_hot(values.reshape(values.shape[0], 1, -1), layer.num_embeddings)
         return chosen.to(torch.promote_types(layer.weight.dtype, torch.float32))
 
-    def weight(self, layer: nn.Embedding, products: Tensor) -> Tensor:
+    def to_weights(self, layer: nn.Embedding, matrices: Tensor) -> Tensor:
         """Return `[K, tokens, embedding]`."""
-        return products[:, 0].transpose(1, 2)
+        return matrices[:, 0].transpose(1, 2)
 
-    def products(self, layer: nn.Embedding, weights: Tensor) -> Tensor:
+    def to_matrices(self, layer: nn.Embedding, weights: Tensor) -> Tensor:
         """Return `[K, 1, embedding, tokens]`."""
         return weights.transpose(1, 2)[:, None]
 
-    def apply(self, layer: nn.Embedding, values: Tensor, products: Tensor) -> Tensor:
-        """Return the products' entries at each token, `[b, 1, o, L]`."""
-        return products[0][:, values.reshape(values.shape[0], -1)].transpose(0, 1)[:, None]
+    def apply(self, layer: nn.Embedding, values: Tensor, matrix: Tensor) -> Tensor:
+        """Return the matrix entries at each token, `[b, 1, o, L]`."""
+        return matrix[0][:, values.reshape(values.shape[0], -1)].transpose(0, 1)[:, None]

@@ -23,7 +23,7 @@ class LayerFamily(ABC):
         """Return the number of groups."""
 
     @abstractmethod
-    def positions(self, layer: Any, backpropagated: Tensor) -> Tensor:
+    def root(self, layer: Any, backpropagated: Tensor) -> Tensor:
         """Return what is backpropagated to the layer output, `[b, a, *output]`, as `[b, a, g, o, L]`."""
 
     @abstractmethod
@@ -31,22 +31,22 @@ class LayerFamily(ABC):
         """Return the features of an input `[b, *input]`, without that of the bias, `[b, g, L, f]`."""
 
     @abstractmethod
-    def weight(self, layer: Any, products: Tensor) -> Tensor:
+    def to_weights(self, layer: Any, matrices: Tensor) -> Tensor:
         """Return vectors in the space of the weight, `[K, *weight.shape]`, from `[K, g, o, f]`."""
 
     @abstractmethod
-    def products(self, layer: Any, weights: Tensor) -> Tensor:
+    def to_matrices(self, layer: Any, weights: Tensor) -> Tensor:
         """Return what `weight` makes vectors in the space of the weight of, `[K, g, o, f]`."""
 
-    def apply(self, layer: Any, values: Tensor, products: Tensor) -> Tensor:
+    def apply(self, layer: Any, values: Tensor, matrix: Tensor) -> Tensor:
         """Return `Σ_f W[g, o, f] A[b, g, l, f]`, `[b, g, o, L]`: the layer with other weights.
 
         Args:
             layer: Layer.
             values: Its input, `[b, *input]`.
-            products: Weights, `[g, o, f]`.
+            matrix: Weights, `[g, o, f]`.
         """
-        return torch.einsum("gof,bglf->bgol", products, self.features(layer, values))
+        return torch.einsum("gof,bglf->bgol", matrix, self.features(layer, values))
 
     def probe(self, layer: Any, values: Tensor, features: int) -> tuple[Tensor, Tensor]:
         """Return a probe q and what the layer makes of it with one output for each group, `Σ_f A[b, g, l, f] q[g, f]`.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ddn_core.engine.factors.columns import Columns, Parts, add_upper_products
+from ddn_core.engine.factors.columns import Columns, ParameterVectors, add_upper_products
 from ddn_core.engine.factors.layout import Layout
 
 
@@ -24,7 +24,7 @@ class FormedColumns(Columns):
         self.samples, self.per_sample, self.size = values.shape
         self._values = values.reshape(-1, self.size)
 
-    def accumulate(self, gram: Tensor, vector: Parts | None, products: Tensor | None) -> None:
+    def accumulate(self, gram: Tensor, vector: ParameterVectors | None, products: Tensor | None) -> None:
         """Add the upper blocks of the Gram matrix, and the products with a vector."""
         add_upper_products(gram, self._values)
         if vector is not None and products is not None:
@@ -34,11 +34,11 @@ class FormedColumns(Columns):
         """Return the inner products, `[count, other.count]`."""
         return other.project(self.layout.split(self._values)).T
 
-    def combine(self, weights: Tensor) -> Parts:
+    def combine(self, weights: Tensor) -> ParameterVectors:
         """Return linear combinations of the columns."""
         return self.layout.split(weights.T @ self._values)
 
-    def project(self, vectors: Parts) -> Tensor:
+    def project(self, vectors: ParameterVectors) -> Tensor:
         """Return the inner products with vectors, `[count, K]`."""
         return self._values @ self.layout.join(vectors).T
 

@@ -29,19 +29,19 @@ class LayerInput:
     names: tuple[str, ...]
 
     @property
-    def weight(self) -> bool:
+    def has_weight(self) -> bool:
         """Whether the weight is among the parameters."""
         return "weight" in self.names
 
     @property
-    def bias(self) -> bool:
+    def has_bias(self) -> bool:
         """Whether the bias is among the parameters."""
         return "bias" in self.names
 
     def features(self, samples: slice = slice(None)) -> Tensor:
         """Return the features, `[B, g, L, f]`, without the one of the bias; f = 0 without a weight."""
         chosen = self.values[samples]
-        if self.weight:
+        if self.has_weight:
             return self.family.features(self.layer, chosen)
         return chosen.new_zeros(len(chosen), self.family.groups(self.layer), 1, 0)
 
@@ -53,4 +53,4 @@ class LayerInput:
 def feature_count(layer_input: LayerInput, outputs: int) -> int:
     """Return the number of features of a group, without the one of the bias, for the number of outputs of a layer."""
     weight: Any = layer_input.layer.weight
-    return weight.numel() // outputs if layer_input.weight else 0
+    return weight.numel() // outputs if layer_input.has_weight else 0

@@ -43,21 +43,21 @@ class LayerLayout(Layout):
 
     def split(self, vectors: Tensor) -> tuple[Tensor, ...]:
         """Return weight and bias."""
-        products = vectors.reshape(len(vectors), self.family.groups(self.layer), self.outputs, -1)
-        features = products.shape[-1] - ("bias" in self.names)
-        parts = {"bias": products[..., features:].reshape(len(vectors), -1)}
+        matrices = vectors.reshape(len(vectors), self.family.groups(self.layer), self.outputs, -1)
+        features = matrices.shape[-1] - ("bias" in self.names)
+        parts = {"bias": matrices[..., features:].reshape(len(vectors), -1)}
         if "weight" in self.names:
-            parts["weight"] = self.family.weight(self.layer, products[..., :features])
+            parts["weight"] = self.family.to_weights(self.layer, matrices[..., :features])
         return tuple(parts[name] for name in self.names)
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
         """Return the product of outputs and features."""
         given = dict(zip(self.names, parts, strict=True))
         count, groups = len(parts[0]), self.family.groups(self.layer)
-        products = [self.family.products(self.layer, given["weight"])] if "weight" in given else []
+        matrices = [self.family.to_matrices(self.layer, given["weight"])] if "weight" in given else []
         if "bias" in given:
-            products.append(given["bias"].reshape(count, groups, self.outputs, 1))
-        return torch.cat(products, dim=-1).reshape(count, -1)
+            matrices.append(given["bias"].reshape(count, groups, self.outputs, 1))
+        return torch.cat(matrices, dim=-1).reshape(count, -1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ class LinearFamily(LayerFamily):
         """Return 1."""
         return 1
 
-    def positions(self, layer: nn.Linear, backpropagated: Tensor) -> Tensor:
+    def root(self, layer: nn.Linear, backpropagated: Tensor) -> Tensor:
         """Return the root `[b, a, 1, out, L]`."""
         samples, columns = backpropagated.shape[:2]
         return backpropagated.reshape(samples, columns, 1, -1, layer.out_features).transpose(-1, -2)
@@ -23,11 +23,11 @@ class LinearFamily(LayerFamily):
         """Return the input, `[b, 1, L, in]`."""
         return values.reshape(values.shape[0], 1, -1, layer.in_features)
 
-    def weight(self, layer: nn.Linear, products: Tensor) -> Tensor:
+    def to_weights(self, layer: nn.Linear, matrices: Tensor) -> Tensor:
         """Return `[K, out, in]`."""
-        return products[:, 0]
+        return matrices[:, 0]
 
-    def products(self, layer: nn.Linear, weights: Tensor) -> Tensor:
+    def to_matrices(self, layer: nn.Linear, weights: Tensor) -> Tensor:
         """Return `[K, 1, out, in]`."""
         return weights[:, None]
 

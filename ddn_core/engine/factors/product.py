@@ -27,7 +27,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ddn_core.engine.factors.columns import Columns, Parts, add_upper_products, block_length
+from ddn_core.engine.factors.columns import Columns, ParameterVectors, add_upper_products, block_length
 from ddn_core.engine.factors.contraction import (
     Contraction,
     add_outer_products,
@@ -74,25 +74,25 @@ class ProductColumns(Columns):
         self._input = layer_input
         self.samples, self.per_sample, self._groups, self._outputs, self._positions = root.shape
         self._features = feature_count(layer_input, self._groups * self._outputs)
-        self.size = self._groups * self._outputs * (self._features + layer_input.bias)
+        self.size = self._groups * self._outputs * (self._features + layer_input.has_bias)
         self.layout = LayerLayout(layer_input.layer, layer_input.family, layer_input.names, self._outputs)
 
     @property
     def contraction(self) -> Contraction:
         """The way to the Gram matrix."""
-        features = self._features + self._input.bias
+        features = self._features + self._input.has_bias
         return cheapest_contraction(
             self.samples, self.per_sample, self._groups, self._outputs, features, self._positions
         )[0]
 
-    def accumulate(self, gram: Tensor, vector: Parts | None, products: Tensor | None) -> None:
+    def accumulate(self, gram: Tensor, vector: ParameterVectors | None, products: Tensor | None) -> None:
         """Add the upper blocks of the Gram matrix, and the products with a vector."""
         if self.contraction == "formed":
             for outputs, columns in self._slices():
                 add_upper_products(gram, columns)
                 if vector is not None and products is not None:
                     products.addmv_(columns, self._slice_of(vector, outputs)[0])
-            if self._input.bias:
+            if self._input.has_bias:
                 add_upper_products(gram, self._bias_columns())
                 if vector is not None and products is not None:
                     products.addmv_(self._bias_columns(), vector[-1][0])
@@ -117,11 +117,11 @@ class ProductColumns(Columns):
         for outputs, columns in self._slices():
             theirs = form(other._root[:, :, :, outputs], others)
             result.addmm_(columns, theirs.reshape(other.count, -1).T)
-        if self._input.bias:
+        if self._input.has_bias:
             result.addmm_(self._bias_columns(), other._bias_columns().T)
         return result
 
-    def combine(self, weights: Tensor) -> Parts:
+    def combine(self, weights: Tensor) -> ParameterVectors:
         """Return linear combinations of the columns."""
         count, layer_input = weights.shape[1], self._input
         found = {}
@@ -129,22 +129,22 @@ class ProductColumns(Columns):
             parts = [
                 (weights.T @ columns).reshape(count, self._groups, -1, self._features) for _, columns in self._slices()
             ]
-            products = torch.cat(parts, dim=2)
+            matrices = torch.cat(parts, dim=2)
             found["bias"] = weights.T @ self._bias_columns()
         else:
             stacked = weights.reshape(self.samples, self.per_sample, count).transpose(1, 2)  # [B, K, A]
             root = self._root.reshape(self.samples, self.per_sample, -1)
             roots = (stacked @ root).reshape(self.samples, count, *self._root.shape[2:])
             found["bias"] = roots.sum((0, -1)).reshape(count, -1)
-            if layer_input.weight:
-                products = layer_input.family.weight_gradient(
+            if layer_input.has_weight:
+                matrices = layer_input.family.weight_gradient(
                     layer_input.layer, layer_input.values, roots.transpose(0, 1)
                 )
-        if layer_input.weight:
-            found["weight"] = layer_input.family.weight(layer_input.layer, products)
+        if layer_input.has_weight:
+            found["weight"] = layer_input.family.to_weights(layer_input.layer, matrices)
         return tuple(found[name] for name in layer_input.names)
 
-    def project(self, vectors: Parts) -> Tensor:
+    def project(self, vectors: ParameterVectors) -> Tensor:
         """Return the inner products with vectors, `[count, K]`."""
         given = dict(zip(self._input.names, vectors, strict=True))
         count = len(vectors[0])
@@ -153,10 +153,10 @@ class ProductColumns(Columns):
             for outputs, columns in self._slices():
                 result.addmm_(columns, self._slice_of(vectors, outputs).T)
         elif "weight" in given:
-            weights = self._input.family.products(self._input.layer, given["weight"])
+            weights = self._input.family.to_matrices(self._input.layer, given["weight"])
             root = self._root.reshape(self.samples, self.per_sample, -1)
-            for number, products in enumerate(weights):
-                response = self._input.family.apply(self._input.layer, self._input.values, products)
+            for number, matrix in enumerate(weights):
+                response = self._input.family.apply(self._input.layer, self._input.values, matrix)
                 result[:, number] = (root @ response.reshape(self.samples, -1, 1)).reshape(-1)
         if "bias" in given:
             result.addmm_(self._bias_columns(), given["bias"].reshape(count, -1).T)
@@ -176,7 +176,7 @@ class ProductColumns(Columns):
         shape = (self.samples, 1, *self._root.shape[2:])
         return ProductColumns((coefficients[:, None] @ root).reshape(shape), self._input)
 
-    def check_sum(self, total: Parts) -> tuple[Tensor, Tensor]:
+    def check_sum(self, total: ParameterVectors) -> tuple[Tensor, Tensor]:
         """Return a deviation and its scale, for whether the columns, one for each sample, add up to a vector.
 
         Both sides are multiplied with a probe along the features, `Σ_f V[g, o, f] q[g, f]`, which takes 1 / o of the
@@ -189,7 +189,7 @@ class ProductColumns(Columns):
         root = self._root[:, 0]
         if "weight" in given:
             probe, responses = self._input.family.probe(self._input.layer, self._input.values, self._features)
-            expected = self._input.family.products(self._input.layer, given["weight"])[0] @ probe[..., None]
+            expected = self._input.family.to_matrices(self._input.layer, given["weight"])[0] @ probe[..., None]
         else:
             expected = root.new_zeros(self._groups, self._outputs, 1)
             responses = root.new_zeros(self.samples, self._groups, self._positions)
@@ -210,17 +210,17 @@ class ProductColumns(Columns):
             sizes = sizes + ROUNDING * torch.finfo(root.dtype).eps ** 0.5 * terms
         return norm(found - expected), norm(root.flatten(1), dim=1) @ sizes
 
-    def _slice_of(self, vectors: Parts, outputs: slice) -> Tensor:
+    def _slice_of(self, vectors: ParameterVectors, outputs: slice) -> Tensor:
         """Return the entries of the weights that belong to some outputs, `[K, size of the slice]`."""
-        products = self._input.family.products(self._input.layer, vectors[self._input.names.index("weight")])
-        return products[:, :, outputs].reshape(len(products), -1)
+        matrices = self._input.family.to_matrices(self._input.layer, vectors[self._input.names.index("weight")])
+        return matrices[:, :, outputs].reshape(len(matrices), -1)
 
     def _slices(self) -> Iterator[tuple[slice, Tensor]]:
         """Yield outputs and the columns of the weight formed for them, `[count, size of the slice]`.
 
         They are to be used before the next ones are asked for, which overwrite them.
         """
-        if not self._input.weight:
+        if not self._input.has_weight:
             return
         width = min(self._outputs, max(1, self._slice_elements // max(1, self.count * self._groups * self._features)))
         unfolded = self.samples * self._groups * self._positions * self._features
@@ -267,7 +267,7 @@ class ProductColumns(Columns):
             mine: Samples of the columns.
             my_features: Their features, `[B, g, L, f]`.
         """
-        roots, bias = self._root[mine], float(self._input.bias)
+        roots, bias = self._root[mine], float(self._input.has_bias)
         for group in range(self._groups):
             given = (root[:, :, group], features[:, group], roots[:, :, group], my_features[:, group], bias)
             if root.shape[-1] == roots.shape[-1] == 1:

@@ -17,18 +17,18 @@ from ddn_core.engine.factors import FAMILIES, LayerFamily, LayerInput, ProductCo
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class FactorSpec:
     """Parameters of one layer that make up one factor.
 
     Attributes:
         call: Call of the layer.
         names: `("weight", "bias")`, or one of them.
-        formed: Whether the columns have to be formed, whatever they need.
+        must_form: Whether the columns have to be formed, whatever they need.
     """
 
     call: LayerCall
     names: tuple[str, ...]
-    formed: bool = False
+    must_form: bool = False
 
     @property
     def family(self) -> LayerFamily:
@@ -44,17 +44,17 @@ class Part:
     def shape(self) -> tuple[int, int, int, int]:
         """Numbers of groups, outputs, features and positions."""
         output = self.call.output
-        _, _, groups, outputs, positions = self.family.positions(self.call.layer, output[:1, None]).shape
+        _, _, groups, outputs, positions = self.family.root(self.call.layer, output[:1, None]).shape
         weight: Any = self.call.layer.weight
         features = weight.numel() // (groups * outputs) if "weight" in self.names else 0
         return groups, outputs, features + ("bias" in self.names), positions if "weight" in self.names else 1
 
-    def positions(self, backpropagated: Tensor) -> Tensor:
+    def root(self, backpropagated: Tensor) -> Tensor:
         """Return what is backpropagated to the output, `[b, a, *output]`, as `[b, a, g, o, L]`."""
-        positions = self.family.positions(self.call.layer, backpropagated)
-        return positions if "weight" in self.names else positions.sum(-1, keepdim=True)
+        root = self.family.root(self.call.layer, backpropagated)
+        return root if "weight" in self.names else root.sum(-1, keepdim=True)
 
-    def input(self, dtype: torch.dtype) -> LayerInput:
+    def layer_input(self, dtype: torch.dtype) -> LayerInput:
         """Return the layer's input; its numbers in a dtype, its tokens as they are."""
         values = self.call.inputs[0]
         return LayerInput(
@@ -64,19 +64,20 @@ class Part:
             self.names,
         )
 
-    def gradient(self, dtype: torch.dtype) -> ProductColumns:
+    def per_sample_gradients(self, dtype: torch.dtype) -> ProductColumns:
         """Return the per-sample gradients, divided as the loss divides them."""
         assert self.call.output_gradient is not None  # the layer has parameters
-        root = self.positions(self.call.output_gradient.to(dtype)[:, None])
-        return ProductColumns(root, self.input(dtype))
+        root = self.root(self.call.output_gradient.to(dtype)[:, None])
+        return ProductColumns(root, self.layer_input(dtype))
 
-    def takes_form(self) -> bool:
+    @property
+    def is_kept_formed(self) -> bool:
         """Return whether the columns are kept formed: where that takes no more memory than the root does."""
         _, _, features, positions = self.shape
-        return self.formed or features <= positions
+        return self.must_form or features <= positions
 
 
-def parts_of(calls: Sequence[LayerCall], groups: Mapping[int, int]) -> list[Part]:
+def factor_specs(calls: Sequence[LayerCall], groups: Mapping[int, int]) -> list[FactorSpec]:
     """Return what factors are made of; a parameter that layers share is on its own, once for each of them.
 
     Args:
@@ -87,15 +88,15 @@ def parts_of(calls: Sequence[LayerCall], groups: Mapping[int, int]) -> list[Part
         CurvatureError: A wanted parameter is none that its layer's kind has.
     """
     holders = Counter(id(getattr(call.layer, name)) for call in calls for name in call.wanted(groups))
-    parts = []
+    specs = []
     for call in calls:
         by_group: dict[int, list[str]] = {}
         for name in call.wanted(groups):
             check_parameter(call.layer, name)
             key = id(getattr(call.layer, name))
             if holders[key] > 1:
-                parts.append(Part(call, (name,), formed=True))
+                specs.append(FactorSpec(call, (name,), must_form=True))
             else:
                 by_group.setdefault(groups[key], []).append(name)
-        parts += [Part(call, tuple(sorted(names, reverse=True))) for names in by_group.values()]
-    return parts
+        specs += [FactorSpec(call, tuple(sorted(names, reverse=True))) for names in by_group.values()]
+    return specs
