@@ -57,29 +57,29 @@ class GroupCurvature:
 
     def roots_of(self, samples: Sequence[int]) -> tuple[Columns, ...]:
         """Return, for each factor, the columns of the samples at some positions."""
-        everything = self.capture.all_samples(samples)
+        everything = self.capture.covers_all(samples)
         return tuple(factor.root if everything else factor.root.select(samples) for factor in self.factors)
 
     @cached_property
     def gram(self) -> Tensor:
         """The Gram matrix VᵀV, `[R, R]`, in loss/param²."""
-        return self._gram_and_products[0]
+        return self._gram_and_projected_gradient[0]
 
     @property
-    def products(self) -> Tensor:
+    def projected_gradient(self) -> Tensor:
         """Vᵀg for the gradient g of the loss, `[R]`."""
-        if (span := self.span) is not None:
-            return self.gram @ span
-        return self._gram_and_products[1]
+        if (coefficients := self.gradient_coefficients) is not None:
+            return self.gram @ coefficients
+        return self._gram_and_projected_gradient[1]
 
     @cached_property
-    def span(self) -> Tensor | None:
+    def gradient_coefficients(self) -> Tensor | None:
         """Coefficients c of the gradient of the loss in V, `g = V c`, `[R]`; `None` where g is not in its span."""
         capture = self.capture
         if capture.coefficients is None:
             return None
         share = 1 / capture.grad_count if capture.reduction == "mean" else 1.0
-        if capture.all_samples(capture.grad_samples) and capture.all_samples(capture.ggn_samples):
+        if capture.covers_all(capture.grad_samples) and capture.covers_all(capture.ggn_samples):
             return capture.coefficients.reshape(-1) * share
         if not set(capture.grad_samples) <= set(capture.ggn_samples):
             return None
@@ -88,14 +88,16 @@ class GroupCurvature:
         return coefficients[list(capture.ggn_samples)].reshape(-1)
 
     @cached_property
-    def _gram_and_products(self) -> tuple[Tensor, Tensor]:
+    def _gram_and_projected_gradient(self) -> tuple[Tensor, Tensor]:
         gram = self.capture.zeros(self.capture.columns, self.capture.columns)
         products = self.capture.zeros(self.capture.columns)
         for index, root in enumerate(self.roots):
-            root.accumulate(gram, None if self.span is not None else self.gradient_of(index), products)
+            root.accumulate(
+                gram, None if self.gradient_coefficients is not None else self.factor_gradient(index), products
+            )
         return mirror(gram), products
 
-    def gradient_of(self, index: int) -> ParameterVectors:
+    def factor_gradient(self, index: int) -> ParameterVectors:
         """Return the gradient of the loss with respect to the parameters of a factor, one vector."""
         factor, capture = self.factors[index], self.capture
         if all(key in capture.gradients for key in factor.parameters):
@@ -111,15 +113,15 @@ class GroupCurvature:
     @cached_property
     def gradient(self) -> Tensor:
         """The gradient of the loss, entries in the order of the formed columns, `[P]`."""
-        parts = [root.layout.join(self.gradient_of(index))[0] for index, root in enumerate(self.roots)]
+        parts = [root.layout.join(self.factor_gradient(index))[0] for index, root in enumerate(self.roots)]
         return torch.cat(parts or [self.capture.zeros(0)])
 
     def gradient_in_parameters(self) -> tuple[Tensor, ...]:
         """Return the gradient of the loss, in the shapes of the group's parameters."""
-        return tuple(vectors[0] for vectors in self.vectors(self.gradient[None]))
+        return tuple(vectors[0] for vectors in self.unflatten(self.gradient[None]))
 
     @property
-    def on_parameters(self) -> bool:
+    def is_ggn_smaller(self) -> bool:
         """Whether the group has fewer parameters than columns, so that the GGN is smaller than the Gram matrix."""
         return self.size < self.capture.columns
 
@@ -131,12 +133,12 @@ class GroupCurvature:
     @cached_property
     def ggn_and_gradient(self) -> tuple[Tensor, Tensor]:
         """The GGN, and the gradient with the same rounding: V c, where it is in the span of V."""
-        columns, span = self.columns, self.span
-        gradient = self.gradient if span is None else columns.T @ span.to(columns.dtype)
+        columns, coefficients = self.ggn_columns, self.gradient_coefficients
+        gradient = self.gradient if coefficients is None else columns.T @ coefficients.to(columns.dtype)
         return columns.T @ columns, gradient.to(columns.dtype)
 
     @property
-    def columns(self) -> Tensor:
+    def ggn_columns(self) -> Tensor:
         """V itself, transposed, `[R, P]`, in the dtype of the GGN; formed at each call."""
         columns = self.formed()
         return columns.double() if self.size <= EXACT else columns
@@ -149,7 +151,7 @@ class GroupCurvature:
     @property
     def trace(self) -> Tensor:
         """The trace of the GGN, and of the Gram matrix, in loss/param²."""
-        return (self.ggn if self.on_parameters else self.gram).diagonal().sum()
+        return (self.ggn if self.is_ggn_smaller else self.gram).diagonal().sum()
 
     def formed(self) -> Tensor:
         """Return V itself, transposed, `[R, P]`."""
@@ -159,11 +161,11 @@ class GroupCurvature:
         """Return V · weights for weights `[R, K]`: `[K, *shape]` for each parameter, zeros for one not reached."""
         return self._in_parameters([root.combine(weights) for root in self.roots], weights.shape[1])
 
-    def vectors(self, columns: Tensor) -> tuple[Tensor, ...]:
+    def unflatten(self, columns: Tensor) -> tuple[Tensor, ...]:
         """Return vectors `[K, P]`, entries in the order of the formed columns, as `[K, *shape]` for each parameter."""
         return self._in_parameters(self._parts(columns), len(columns))
 
-    def nothing(self, count: int) -> tuple[Tensor, ...]:
+    def zeros(self, count: int) -> tuple[Tensor, ...]:
         """Return zeros, `[count, *shape]` for each parameter."""
         return tuple(self.capture.zeros(count, *shape) for shape in self.shapes)
 
@@ -182,7 +184,7 @@ class GroupCurvature:
             for key, shape in zip(self.parameters, self.shapes, strict=True)
         )
 
-    def images(self, vectors: Sequence[Tensor], samples: Sequence[int] | None = None) -> Tensor:
+    def project(self, vectors: Sequence[Tensor], samples: Sequence[int] | None = None) -> Tensor:
         """Return Vᵀ · vectors, `[R, J]`, for vectors `[J, *shape]` of each parameter.
 
         Args:
@@ -196,7 +198,7 @@ class GroupCurvature:
             total += root.project(tuple(given[key] for key in factor.parameters))
         return total
 
-    def flat(self, vectors: Sequence[Tensor]) -> Tensor:
+    def flatten(self, vectors: Sequence[Tensor]) -> Tensor:
         """Return `[J, *shape]` of each parameter as `[J, P]`, entries in the order of the formed columns."""
         given = dict(zip(self.parameters, vectors, strict=True))
         parts = [
@@ -206,7 +208,7 @@ class GroupCurvature:
         return torch.cat(parts or [self.capture.zeros(len(vectors[0]), 0)], dim=1)
 
     @property
-    def share_of_lambdas(self) -> float:
+    def lambda_scale(self) -> float:
         """By what `‖Wᵀv‖²`, W the columns of the samples of lambdas, is multiplied to be the curvature along v."""
         capture = self.capture
         return len(capture.ggn_samples) / len(capture.lambda_samples) if capture.reduction == "mean" else 1.0
@@ -219,7 +221,7 @@ class GroupCurvature:
         """Return the columns of the samples at some positions, by the parameters of their factor."""
         return dict(zip((factor.parameters for factor in self.factors), self.roots_of(samples), strict=True))
 
-    def against(self, columns: Mapping[tuple[int, ...], Columns], weights: Tensor) -> Tensor:
+    def project_combined_onto(self, columns: Mapping[tuple[int, ...], Columns], weights: Tensor) -> Tensor:
         """Return Wᵀ V · weights for other columns W of the same parameters, `[count, K]`, in the cheaper order."""
         total = self.capture.zeros(max((one.count for one in columns.values()), default=0), weights.shape[1])
         few = 4 * weights.shape[1] <= weights.shape[0]
@@ -228,7 +230,7 @@ class GroupCurvature:
                 total += other.project(root.combine(weights)) if few else other.inner(root) @ weights
         return total
 
-    def along(self, columns: Mapping[tuple[int, ...], Columns], vectors: Tensor) -> Tensor:
+    def project_onto(self, columns: Mapping[tuple[int, ...], Columns], vectors: Tensor) -> Tensor:
         """Return Wᵀ · vectors for other columns W of the same parameters, `[count, K]`, for vectors `[K, P]`."""
         total = self.capture.zeros(max((one.count for one in columns.values()), default=0), len(vectors))
         for factor, part in zip(self.factors, self._parts(vectors), strict=True):
@@ -236,13 +238,13 @@ class GroupCurvature:
                 total += other.project(part)
         return total
 
-    def products_with(self, data: GroupCurvature) -> Tensor:
+    def projected_gradient_of(self, data: GroupCurvature) -> Tensor:
         """Return Vᵀg for the gradient g of the loss on other data, `[R]`."""
         if data is self:
-            return self.products
+            return self.projected_gradient
         total = self.capture.zeros(self.capture.columns)
         places = {factor.parameters: index for index, factor in enumerate(data.factors)}
         for factor, root in zip(self.factors, self.roots, strict=True):
             if factor.parameters in places:
-                total += root.project(data.gradient_of(places[factor.parameters]))[:, 0]
+                total += root.project(data.factor_gradient(places[factor.parameters]))[:, 0]
         return total

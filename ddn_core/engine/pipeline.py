@@ -203,7 +203,7 @@ def group_eigenvalues(capture: Capture, parameters: Sequence[Tensor]) -> tuple[T
         parameters: The group's parameters.
     """
     curvature = GroupCurvature.of(capture, parameters)
-    if not curvature.on_parameters:
+    if not curvature.is_ggn_smaller:
         return eigenvalues(curvature.gram)
     columns = curvature.formed()
     evals, fallbacks = eigenvalues(columns.T @ columns)
@@ -227,12 +227,12 @@ def _context(
 def _decomposed(basis: GroupCurvature, largest: int | None, clock: StageClock) -> Decomposition:
     """Return the eigenpairs of a group, from the smaller of the Gram matrix and the GGN."""
     capture, vectors = basis.capture, None
-    if basis.on_parameters:
+    if basis.is_ggn_smaller:
         with clock.stage("gram"):
             matrix = basis.ggn
         with clock.stage("spectrum"):
             spectrum = eigendecompose(matrix, largest, basis.precision).padded(capture.columns)
-            along = (basis.columns @ spectrum.evecs / spectrum.evals.sqrt()).to(capture.dtype)
+            along = (basis.ggn_columns @ spectrum.evecs / spectrum.evals.sqrt()).to(capture.dtype)
             spectrum = spectrum.to(capture.dtype)
             plain = outputs_first(along, capture.columns_per_sample)
             evecs = fix_signs(plain)

@@ -93,11 +93,11 @@ class PulledSource:
     @cached_property
     def _images(self) -> Tensor:
         """Vᵀ θ and Vᵀ a, `[R, 2]`; θ and a, `[2, P]`, where the GGN itself was decomposed."""
-        return self.source.basis.images(self.pull.vectors(self.source.basis.capture.dtype))
+        return self.source.basis.project(self.pull.vectors(self.source.basis.capture.dtype))
 
     @cached_property
     def _flat(self) -> Tensor:
-        return self.source.basis.flat(self.pull.vectors(self.source.basis.capture.dtype))
+        return self.source.basis.flatten(self.pull.vectors(self.source.basis.capture.dtype))
 
     def along(self, directions: Directions) -> Tensor:
         """Return e_kᵀ θ and e_kᵀ a, `[2, K]`."""

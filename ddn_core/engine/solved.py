@@ -199,7 +199,7 @@ class SolvedStep:
 
         The gradient is not in the span, and its rest is not wanted; or the matrix is too ill-conditioned.
         """
-        in_span = curvature.span is not None
+        in_span = curvature.gradient_coefficients is not None
         if not curvature.factors or not (in_span or (pull is not None and pull.rest)):
             return None
         with clock.stage("gram"):
@@ -223,7 +223,7 @@ class SolvedStep:
                 damping=damping,
                 decay=decay,
                 pulled=None if pull is None else _pulled(curvature, pull, matrix.dtype),
-                on_parameters=curvature.on_parameters,
+                on_parameters=curvature.is_ggn_smaller,
                 in_span=in_span,
                 columns=curvature.capture.columns,
                 dtype=curvature.capture.dtype,
@@ -251,7 +251,7 @@ class SolvedStep:
         told, dtype = self.spectral, self.curvature.capture.dtype
         solution = told.solution.to(dtype)
         if told.on_parameters:
-            moves = self.curvature.vectors(-solution[None])
+            moves = self.curvature.unflatten(-solution[None])
         else:
             moves = self.curvature.combine(-solution[:, None])
         along = [move[0] for move in moves]
@@ -273,13 +273,13 @@ class SolvedStep:
 
 def _matrix_and_right_side(curvature: GroupCurvature) -> tuple[Tensor, Tensor]:
     """Return the smaller matrix, and c, Vᵀg where there is no c, or g."""
-    if curvature.on_parameters:
+    if curvature.is_ggn_smaller:
         return curvature.ggn_and_gradient
-    span = curvature.span
-    return curvature.gram, curvature.products if span is None else span
+    span = curvature.gradient_coefficients
+    return curvature.gram, curvature.projected_gradient if span is None else span
 
 
 def _pulled(curvature: GroupCurvature, pull: Pull, dtype: torch.dtype) -> Tensor:
     """Return Vᵀθ and Vᵀa, `[R, 2]`, or θ and a themselves, `[P, 2]`."""
     vectors = pull.vectors(curvature.capture.dtype)
-    return (curvature.flat(vectors).T if curvature.on_parameters else curvature.images(vectors)).to(dtype)
+    return (curvature.flatten(vectors).T if curvature.is_ggn_smaller else curvature.project(vectors)).to(dtype)

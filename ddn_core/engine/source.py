@@ -42,7 +42,7 @@ class EngineSource:
         capture = self.data.capture
         if capture.coefficients is None:
             return capture.gradient_scale * self._projections(directions, None)
-        every = capture.all_samples(capture.grad_samples)
+        every = capture.covers_all(capture.grad_samples)
         coefficients = capture.coefficients if every else capture.coefficients[list(capture.grad_samples)]
         gammas = _weighted(self._projections(directions, capture.grad_samples), coefficients)
         same = self._own and same_samples(capture.grad_samples, capture.ggn_samples)
@@ -66,14 +66,14 @@ class EngineSource:
 
     def loss_gammas(self, directions: Directions) -> Tensor:
         """Return the directional gradients of the loss, `[K]`."""
-        if self._own and (span := self.data.span) is not None:
+        if self._own and (span := self.data.gradient_coefficients) is not None:
             rows = self.rows(directions.evecs)
             if directions.vectors is not None or not len(directions):  # u_k = Vᵀ e_k / √λ_k has no such errors
                 return (rows.T @ span) * directions.evals.sqrt()
             return gammas_in_span(rows, directions.evals, directions.all_evals[-1], span, self.basis.gram)
         if self._own and directions.vectors is not None:
             return directions.vectors @ self.data.gradient
-        return (self.rows(directions.evecs).T @ self.basis.products_with(self.data)) / directions.evals.sqrt()
+        return (self.rows(directions.evecs).T @ self.basis.projected_gradient_of(self.data)) / directions.evals.sqrt()
 
     def loss_lambdas(self, directions: Directions) -> Tensor:
         """Return the directional curvatures of the loss, `[K]`."""
@@ -84,9 +84,9 @@ class EngineSource:
     def move(self, directions: Directions, lengths: Tensor) -> tuple[Tensor, ...]:
         """Return `Σ_k lengths[k, j] e_k`, `[J, *parameter.shape]` for each parameter."""
         if not len(directions):
-            return self.basis.nothing(lengths.shape[1])
+            return self.basis.zeros(lengths.shape[1])
         if directions.vectors is not None:
-            return self.basis.vectors(lengths.T @ directions.vectors)
+            return self.basis.unflatten(lengths.T @ directions.vectors)
         weights = self.rows(directions.evecs) @ (lengths / directions.evals.sqrt()[:, None])
         return self.basis.combine(weights)
 
@@ -104,8 +104,8 @@ class EngineSource:
             return capture.zeros(rows, 0)
         columns = self.data.gradient_columns() if samples is None else self.data.root_columns(samples)
         if directions.vectors is not None:
-            return self.basis.along(columns, directions.vectors)
-        return self.basis.against(columns, self.rows(directions.evecs) / directions.evals.sqrt())
+            return self.basis.project_onto(columns, directions.vectors)
+        return self.basis.project_combined_onto(columns, self.rows(directions.evecs) / directions.evals.sqrt())
 
     def rows(self, evecs: Tensor) -> Tensor:
         """Return Gram eigenvectors with their rows in the order of the factors."""

@@ -59,7 +59,7 @@ class Capture:
     device: torch.device
     seconds: float = 0.0
 
-    def all_samples(self, positions: Sequence[int]) -> bool:
+    def covers_all(self, positions: Sequence[int]) -> bool:
         """Return whether these are the positions of all samples, in order."""
         every = range(self.samples)
         return positions == every or (len(positions) == self.samples and tuple(positions) == tuple(every))
