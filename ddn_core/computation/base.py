@@ -64,7 +64,7 @@ class Computation(ABC, Generic[S, R]):
         """Return what chooses in a group, from the table of the group and its name in messages."""
 
     @abstractmethod
-    def _compute(self, capture: Capture, group: Group[S], occasion: Context) -> R:
+    def _compute(self, capture: Capture, group: Group[S], context: Context) -> R:
         """Return the result of a group, on the occasion of a pass."""
 
     @abstractmethod
@@ -117,7 +117,7 @@ class Computation(ABC, Generic[S, R]):
 
     def _hook(self, module: Module) -> None:
         """Take part in BackPACK's protocol; the work is done by the extension."""
-        self._tell(f"backward pass reached {type(module).__name__}")
+        self._report(f"backward pass reached {type(module).__name__}")
 
     def _wanted(self) -> dict[int, WantedParameter]:
         return {
@@ -136,16 +136,16 @@ class Computation(ABC, Generic[S, R]):
         """Compute the results of all groups; there are some only if all succeed."""
         results = {}
         for number, group in enumerate(self._groups):
-            results[id(group.given)] = self._compute(capture, group, Context(step=self._passes, group=number))
+            results[id(group.table)] = self._compute(capture, group, Context(step=self._passes, group=number))
         self._results = results
         self._passes += 1
 
-    def _tell(self, message: str) -> None:
+    def _report(self, message: str) -> None:
         if self._verbose:
             print(f"ddn: {message}")
 
-    def _tell_kept(self, group: Group[S], kept: int | str, capture: Capture) -> None:
-        self._tell(f"{group.label}: {kept} of {capture.columns} directions kept")
+    def _report_kept(self, group: Group[S], kept: int | str, capture: Capture) -> None:
+        self._report(f"{group.label}: {kept} of {capture.columns} directions kept")
 
 
 class DirectionalComputation(Computation[S, R]):
@@ -189,8 +189,8 @@ class DirectionalComputation(Computation[S, R]):
         )
 
 
-def chosen_directions(capture: Capture, group: Group[Criterion], occasion: Context) -> Directions:
+def chosen_directions(capture: Capture, group: Group[Criterion], context: Context) -> Directions:
     """Return the directions of a group that its criterion chooses."""
     criterion = group.strategies
-    directions = group_directions(capture, group.parameters, occasion, leading_directions(criterion))
+    directions = group_directions(capture, group.parameters, context, leading_directions(criterion))
     return directions.select(in_group(criterion, group.label)(directions)) if len(directions) else directions

@@ -65,12 +65,12 @@ class DirectionalDampedNewtonComputation(
         return as_criterion(given["criterion"], label, self._warn), as_damping(given["damping"], label)
 
     def _compute(
-        self, capture: Capture, group: Group[tuple[Criterion, Damping]], occasion: Context
+        self, capture: Capture, group: Group[tuple[Criterion, Damping]], context: Context
     ) -> tuple[GroupStep, tuple[Tensor, ...]]:
         choice = group_choice(*group.strategies, group.label)
-        step = damped_newton_step(capture, group.parameters, choice, occasion)
+        step = damped_newton_step(capture, group.parameters, choice, context)
         kept = "all" if step.uniform_damping is not None else len(step.directions)
-        self._tell_kept(group, kept, capture)
+        self._report_kept(group, kept, capture)
         return step, step.step()
 
     def _fallbacks(self, result: tuple[GroupStep, tuple[Tensor, ...]]) -> tuple[str, ...]:

@@ -51,9 +51,9 @@ class DirectionalDerivativesComputation(DirectionalComputation[Criterion, Deriva
     def _strategies(self, given: Mapping[str, Any], label: str) -> Criterion:
         return as_criterion(given["criterion"], label, self._warn)
 
-    def _compute(self, capture: Capture, group: Group[Criterion], occasion: Context) -> Derivatives:
-        directions = chosen_directions(capture, group, occasion)
-        self._tell_kept(group, len(directions), capture)
+    def _compute(self, capture: Capture, group: Group[Criterion], context: Context) -> Derivatives:
+        directions = chosen_directions(capture, group, context)
+        self._report_kept(group, len(directions), capture)
         return directions.gammas, directions.lambdas, directions.fallbacks
 
     def _fallbacks(self, result: Derivatives) -> tuple[str, ...]:

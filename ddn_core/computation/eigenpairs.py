@@ -77,9 +77,9 @@ class EighComputation(Computation[Criterion, Eigenpairs]):
     def _strategies(self, given: Mapping[str, Any], label: str) -> Criterion:
         return as_criterion(given["criterion"], label, self._warn)
 
-    def _compute(self, capture: Capture, group: Group[Criterion], occasion: Context) -> Eigenpairs:
-        directions = chosen_directions(capture, group, occasion)
-        self._tell_kept(group, len(directions), capture)
+    def _compute(self, capture: Capture, group: Group[Criterion], context: Context) -> Eigenpairs:
+        directions = chosen_directions(capture, group, context)
+        self._report_kept(group, len(directions), capture)
         vectors = orthonormalized(directions.eigenvectors(), directions.evals)
         return directions.evals, vectors, directions.fallbacks
 

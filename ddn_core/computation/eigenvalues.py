@@ -70,9 +70,9 @@ class EigvalshComputation(Computation[None, Eigenvalues]):
     def _strategies(self, given: Mapping[str, Any], label: str) -> None:
         """Choose nothing: every eigenvalue is computed."""
 
-    def _compute(self, capture: Capture, group: Group[None], occasion: Context) -> Eigenvalues:
+    def _compute(self, capture: Capture, group: Group[None], context: Context) -> Eigenvalues:
         evals, fallbacks = group_eigenvalues(capture, group.parameters)
-        self._tell(f"{group.label}: {len(evals)} eigenvalues")
+        self._report(f"{group.label}: {len(evals)} eigenvalues")
         return evals, fallbacks
 
     def _fallbacks(self, result: Eigenvalues) -> tuple[str, ...]:

@@ -19,13 +19,13 @@ class Group(Generic[S]):
     """A parameter group that can be used.
 
     Attributes:
-        given: The table that the user gave; kept so that its `id` stays its own.
+        table: The table that the user gave; kept so that its `id` stays its own.
         label: Its name in messages: `group 0`.
         parameters: Its parameters.
         strategies: What chooses directions and dampings in this group, and in no other.
     """
 
-    given: Mapping[str, Any]
+    table: Mapping[str, Any]
     label: str
     parameters: list[Parameter]
     strategies: S

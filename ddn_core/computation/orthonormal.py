@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-OBLIQUE = 0.5
+MIN_REMAINDER = 0.5
 """What has to be left of each vector beside the earlier ones, for one step by the overlaps to be accurate."""
 
 
@@ -32,7 +32,7 @@ def orthonormalized(vectors: Sequence[Tensor], evals: Tensor) -> list[Tensor]:
     for part in flat[1:]:
         overlaps += part @ part.T
     factor, failed = torch.linalg.cholesky_ex(overlaps[order][:, order])
-    if bool(failed) or bool((factor.diagonal() < OBLIQUE).any()):
+    if bool(failed) or bool((factor.diagonal() < MIN_REMAINDER).any()):
         columns, upper = torch.linalg.qr(torch.cat(flat, dim=1)[order].T)
         straight = (columns * torch.where(upper.diagonal() < 0, -1.0, 1.0).to(columns)).T[place]
         parts = list(torch.split(straight, [part.shape[1] for part in flat], dim=1))

@@ -16,7 +16,7 @@ from ddn_core.engine.capture.plan import CapturePlan, plan_capture
 from ddn_core.engine.capture.subsampling import Subsampling
 from ddn_core.engine.capture.tape import computing_dtype
 from ddn_core.engine.capture.tracing import traced_calls
-from ddn_core.engine.krylov import pays
+from ddn_core.engine.krylov import is_worthwhile
 from ddn_core.errors import CurvatureError
 
 OPERATIONS_PER_SECOND = 1e11
@@ -144,7 +144,7 @@ def _stages(
             None, "backpropagation", plan.columns, "chunks", plan.propagation_operations, plan.chunk_bytes, 0.0
         )
     ]
-    moved = [float(plan.columns * plan.itemsize * plan.sample_elements)]
+    moved = [float(plan.columns * plan.itemsize * plan.slope_elements)]
     for number, group in enumerate(groups):
         own = [(planned, spec) for planned, spec in zip(plan.factors, specs, strict=True) if planned.group == number]
         for planned, spec in own:
@@ -187,6 +187,6 @@ def _solver(group: GroupRequest, side: int) -> tuple[str, float]:
     """Return which solver a group's matrix meets, and about how many operations it takes."""
     if group.is_solved:
         return "cholesky", SOLVER_OPERATIONS["cholesky"] * side**3
-    if group.largest is not None and pays(side, group.largest):
+    if group.largest is not None and is_worthwhile(side, group.largest):
         return "krylov", SOLVER_OPERATIONS["krylov"] * side**2 * group.largest
     return "eigh", SOLVER_OPERATIONS["eigh"] * side**3

@@ -24,7 +24,7 @@ ROUNDING = 16.0
 """Size of a residual that counts as rounding error, in machine precisions times the largest eigenvalue."""
 
 
-def pays(columns: int, count: int) -> bool:
+def is_worthwhile(columns: int, count: int) -> bool:
     """Return whether the leading pairs cost less this way than by a full decomposition."""
     return columns >= 512 and 12 * count <= columns
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ddn_core.engine.krylov import leading_eigenpairs, pays
+from ddn_core.engine.krylov import is_worthwhile, leading_eigenpairs
 from ddn_core.errors import CurvatureError, NonFiniteError
 
 LinAlgError: type[RuntimeError] = torch.linalg.LinAlgError  # type: ignore[attr-defined]  # torch does not export it
@@ -84,7 +84,7 @@ def eigendecompose(matrix: Tensor, largest: int | None = None, precision: float 
     columns = len(matrix)
     fallbacks: list[str] = []
     found = None
-    if largest is not None and pays(columns, largest):
+    if largest is not None and is_worthwhile(columns, largest):
         with suppress(LinAlgError):  # of the small problems in it
             found = leading_eigenpairs(matrix, largest)
         fallbacks += [] if found is not None else ["eigh"]

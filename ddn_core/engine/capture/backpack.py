@@ -24,14 +24,14 @@ from torch.nn import Module
 from ddn_core.engine.capture.backward_pass import (
     BackwardPass,
     WantedParameter,
-    check_kept,
+    check_inputs_kept,
     check_only_loss,
     gradient_state,
-    heed_hook_notice,
-    ignore_hook_notice,
+    hide_hook_notice,
     running_task,
+    show_hook_notice,
 )
-from ddn_core.engine.capture.finish import CaptureSettings, capture_of
+from ddn_core.engine.capture.finish import CaptureSettings, finish_capture
 from ddn_core.engine.capture.jacobians import JACOBIANS
 from ddn_core.engine.capture.layers import check_layer, unsupported_layer
 from ddn_core.engine.capture.loss import LossCall, check_loss
@@ -87,7 +87,7 @@ class CurvatureCapture(BackpropExtension):  # type: ignore[misc]  # BackPACK has
         self._begin = begin
         self._deliver = deliver
         self._pass: BackwardPass | None = None
-        self._refused_task: int | None = None
+        self._task_without_loss: int | None = None
 
     def expects_backpropagation_quantities(self) -> bool:
         """Return False: BackPACK propagates nothing for this extension."""
@@ -100,7 +100,7 @@ class CurvatureCapture(BackpropExtension):  # type: ignore[misc]  # BackPACK has
                 self._enter(module, g_out[0])
             current = self._running()
             if current is None:
-                self._refuse(module)
+                self._raise_without_loss(module)
                 return
             if current.error is None:
                 try:
@@ -108,11 +108,11 @@ class CurvatureCapture(BackpropExtension):  # type: ignore[misc]  # BackPACK has
                 except DdnError as error:
                     current.error = error
 
-    def _refuse(self, module: Module) -> None:
+    def _raise_without_loss(self, module: Module) -> None:
         """See to it that a pass without a loss module raises at its end."""
-        if self._refused_task == running_task():
+        if self._task_without_loss == running_task():
             return
-        self._refused_task = running_task()
+        self._task_without_loss = running_task()
         self._begin()
         error = CurvatureError(
             f"the backward pass reached layer {type(module).__name__} before any loss module. Extend the loss function "
@@ -120,10 +120,10 @@ class CurvatureCapture(BackpropExtension):  # type: ignore[misc]  # BackPACK has
         )
 
         def refuse() -> None:
-            heed_hook_notice()
+            show_hook_notice()
             raise error
 
-        ignore_hook_notice()
+        hide_hook_notice()
         torch.autograd.Variable._execution_engine.queue_callback(refuse)
 
     def _running(self) -> BackwardPass | None:
@@ -139,7 +139,7 @@ class CurvatureCapture(BackpropExtension):  # type: ignore[misc]  # BackPACK has
             )
             return
         self._begin()
-        check_kept(module)
+        check_inputs_kept(module)
         loss = LossCall.of(module)
         check_loss(loss)
         self._settings.subsampling.check_in_batch(loss.samples)
@@ -157,14 +157,14 @@ class CurvatureCapture(BackpropExtension):  # type: ignore[misc]  # BackPACK has
             wanted=wanted,
             gradients_before={key: gradient_state(entry.parameter) for key, entry in wanted.items()},
         )
-        ignore_hook_notice()
+        hide_hook_notice()
         torch.autograd.Variable._execution_engine.queue_callback(self._end)
 
     def _visit(
         self, current: BackwardPass, module: Module, g_inp: tuple[Tensor, ...], g_out: tuple[Tensor, ...]
     ) -> None:
         """Note the call of one module."""
-        check_kept(module)
+        check_inputs_kept(module)
         if module is current.loss.module:
             current.output_gradient = g_inp[0]
             self._expect(current, next(kept_inputs(module)))
@@ -185,7 +185,7 @@ class CurvatureCapture(BackpropExtension):  # type: ignore[misc]  # BackPACK has
         current.unclaimed.pop(call.output_key, None)
         check_only_loss(current, module, g_out[0])
         current.calls.append(call)
-        current.reached.update(id(getattr(module, name)) for name in call.wanted(current.wanted))
+        current.reached.update(id(getattr(module, name)) for name in call.names_among(current.wanted))
         for tensor in kept_inputs(module):
             self._expect(current, tensor)
 
@@ -198,9 +198,9 @@ class CurvatureCapture(BackpropExtension):  # type: ignore[misc]  # BackPACK has
     def _end(self) -> None:
         """End the pass: raise what went wrong, or hand the capture over. Called by autograd after all gradients."""
         current, self._pass = self._pass, None
-        heed_hook_notice()
+        show_hook_notice()
         assert current is not None
         if current.error is not None:
             raise current.error
         with torch.no_grad(), torch.autocast(current.loss.output.device.type, enabled=False):
-            self._deliver(capture_of(current, self._settings))
+            self._deliver(finish_capture(current, self._settings))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ddn_core.engine.capture.factor_specs import FactorSpec
 from ddn_core.engine.capture.jacobians import transposed_jacobian
 from ddn_core.engine.capture.plan import CapturePlan
-from ddn_core.engine.capture.tape import Key, LayerCall, leads_to_parameters
+from ddn_core.engine.capture.tape import Key, LayerCall, keys_leading_to
 from ddn_core.engine.factors import (
     Columns,
     FormedColumns,
@@ -89,7 +89,7 @@ def propagate(
         builders.append(_Builder(spec, root, whole, plan.slice_elements))
         by_call.setdefault(id(spec.call), []).append(builders[-1])
     wanted = {id(parameter) for spec in specs for parameter in spec.parameters}
-    leading = leads_to_parameters(calls, wanted)
+    leading = keys_leading_to(calls, wanted)
     path = [call for call in calls if call.output_key in leading]
     for start in range(0, samples, width):
         chosen = slice(start, min(start + width, samples))

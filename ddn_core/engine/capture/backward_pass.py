@@ -71,7 +71,7 @@ def running_task() -> int:
     return int(torch._C._current_graph_task_id())
 
 
-def check_kept(module: Module) -> None:
+def check_inputs_kept(module: Module) -> None:
     """Raise if BackPACK no longer has input and output of a module.
 
     Raises:
@@ -107,13 +107,13 @@ def gradient_state(parameter: Tensor) -> GradientState:
     return (0, 0, None) if gradient is None else (id(gradient), gradient._version, gradient.clone())
 
 
-def ignore_hook_notice() -> None:
-    """Keep torch's notice about BackPACK's hooks from the user, until `heed_hook_notice`."""
+def hide_hook_notice() -> None:
+    """Keep torch's notice about BackPACK's hooks from the user, until `show_hook_notice`."""
     warnings.filterwarnings("ignore", message=_HOOK_NOTICE)
 
 
-def heed_hook_notice() -> None:
-    """Undo `ignore_hook_notice`."""
+def show_hook_notice() -> None:
+    """Undo `hide_hook_notice`."""
     for entry in list(warnings.filters):
         if getattr(entry[1], "pattern", None) == _HOOK_NOTICE:
             warnings.filters.remove(entry)  # type: ignore[attr-defined]

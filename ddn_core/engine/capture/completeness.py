@@ -94,7 +94,7 @@ def check_gradients_add_up(current: BackwardPass, specs: Iterable[FactorSpec], d
             deviation = (gradient.to(dtype) - torch.stack(sums).sum(0)).norm()
             scale = torch.stack(sums).norm() * len(sums) * current.loss.samples
             compared.append(_comparison(current, same[0], deviation, scale, [gradient]))
-    _refuse_deviations(current, compared)
+    _raise_for_deviations(current, compared)
 
 
 def _gradient_sum(spec: FactorSpec, dtype: torch.dtype) -> Tensor:
@@ -115,7 +115,7 @@ def _comparison(
     return spec, deviation, precision**0.5 * scale
 
 
-def _refuse_deviations(current: BackwardPass, compared: Sequence[Comparison]) -> None:
+def _raise_for_deviations(current: BackwardPass, compared: Sequence[Comparison]) -> None:
     """Raise if a deviation is too large; all are looked at together, which waits for a device once."""
     if not compared:
         return

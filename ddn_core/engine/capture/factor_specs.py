@@ -87,11 +87,11 @@ def factor_specs(calls: Sequence[LayerCall], groups: Mapping[int, int]) -> list[
     Raises:
         CurvatureError: A wanted parameter is none that its layer's kind has.
     """
-    holders = Counter(id(getattr(call.layer, name)) for call in calls for name in call.wanted(groups))
+    holders = Counter(id(getattr(call.layer, name)) for call in calls for name in call.names_among(groups))
     specs = []
     for call in calls:
         by_group: dict[int, list[str]] = {}
-        for name in call.wanted(groups):
+        for name in call.names_among(groups):
             check_parameter(call.layer, name)
             key = id(getattr(call.layer, name))
             if holders[key] > 1:

@@ -52,7 +52,7 @@ class CaptureSettings:
         return free_bytes(device) if self.memory_budget == "auto" else self.memory_budget
 
 
-def capture_of(current: BackwardPass, settings: CaptureSettings) -> Capture:
+def finish_capture(current: BackwardPass, settings: CaptureSettings) -> Capture:
     """Return the capture of a pass.
 
     Raises:

@@ -14,7 +14,7 @@ import torch
 from ddn_core.engine.capture.factor_plan import FactorPlan, plan_factor
 from ddn_core.engine.capture.factor_specs import FactorSpec
 from ddn_core.engine.capture.subsampling import ChosenSamples
-from ddn_core.engine.capture.tape import LayerCall, leads_to_parameters
+from ddn_core.engine.capture.tape import LayerCall, keys_leading_to
 from ddn_core.engine.factors import FAMILIES
 from ddn_core.engine.factors.product import SLICE_ELEMENTS
 from ddn_core.errors import MemoryBudgetError
@@ -40,7 +40,7 @@ class CapturePlan:
         per_sample: Number of columns for each.
         outputs: Number of elements of the model output for one sample.
         widest: Largest number of elements that a column has at any layer's output.
-        sample_elements: Number of elements that the slopes of one sample take at most.
+        slope_elements: Number of elements that the slopes of one sample take at most.
         propagation_operations: Operations of the backpropagation of all columns.
         itemsize: Bytes of a number.
         activation_bytes: What the layers' inputs, outputs and gradients take for one sample.
@@ -59,7 +59,7 @@ class CapturePlan:
     per_sample: int
     outputs: int
     widest: int
-    sample_elements: int
+    slope_elements: int
     propagation_operations: float
     itemsize: int
     activation_bytes: int
@@ -111,7 +111,7 @@ class CapturePlan:
         at_a_time = max(1, min(self.chunk_elements // max(1, self.widest), self.columns))
         samples = -(-at_a_time // self.per_sample)
         features = max((factor.feature_bytes for factor in self.factors if factor.storage == "formed"), default=0)
-        per_sample = self.itemsize * self.sample_elements + features // max(1, self.samples)
+        per_sample = self.itemsize * self.slope_elements + features // max(1, self.samples)
         root = ROOT_COPIES * self.columns * self.outputs
         return self.itemsize * (COPIES * at_a_time * self.widest + root) + samples * per_sample
 
@@ -232,7 +232,7 @@ def plan_capture(
     seen = {id(spec.call): spec.call.inputs[0] for spec in specs if spec.call.inputs[0].is_floating_point()}
     input_bytes = {key: itemsize * values.numel() // max(1, len(values)) for key, values in seen.items()}
     wanted = {id(parameter) for spec in specs for parameter in spec.parameters}
-    leading = leads_to_parameters(calls, wanted)
+    leading = keys_leading_to(calls, wanted)
     passed = [call for call in calls if any(key in leading for key in call.input_keys)]
     reached = [call for call in calls if call.output_key in leading]
     return CapturePlan(
@@ -251,7 +251,7 @@ def plan_capture(
         per_sample=per_sample,
         outputs=calls[0].output[0].numel() if calls else 0,
         widest=max((call.output[0].numel() for call in reached), default=1),
-        sample_elements=2 * sum(call.output[0].numel() for call in passed),
+        slope_elements=2 * sum(call.output[0].numel() for call in passed),
         propagation_operations=float(samples * per_sample * sum(_operations(call) for call in passed)),
         itemsize=itemsize,
         activation_bytes=sum(call.sample_bytes for call in calls),

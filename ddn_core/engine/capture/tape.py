@@ -79,7 +79,7 @@ class LayerCall:
         """The layer's own parameters that a gradient is wanted of, by name."""
         return {name: own for name, own in self.layer.named_parameters(recurse=False) if own.requires_grad}
 
-    def wanted(self, parameters: Any) -> list[str]:
+    def names_among(self, parameters: Any) -> list[str]:
         """Return the names of the layer's own parameters that are among those with these `id`s."""
         return [name for name, parameter in self.parameters.items() if id(parameter) in parameters]
 
@@ -97,7 +97,7 @@ def kept_inputs(layer: Any) -> Iterator[Tensor]:
         position += 1
 
 
-def leads_to_parameters(calls: Sequence[LayerCall], parameters: Any) -> set[Key]:
+def keys_leading_to(calls: Sequence[LayerCall], parameters: Any) -> set[Key]:
     """Return the keys of the tensors that wanted parameters lie behind.
 
     Args:
@@ -106,7 +106,7 @@ def leads_to_parameters(calls: Sequence[LayerCall], parameters: Any) -> set[Key]
     """
     leading: set[Key] = set()
     for call in reversed(calls):
-        if call.wanted(parameters) or any(key in leading for key in call.input_keys):
+        if call.names_among(parameters) or any(key in leading for key in call.input_keys):
             leading.add(call.output_key)
     return leading
 
