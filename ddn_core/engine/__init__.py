@@ -1,21 +1,23 @@
 """The mathematics: from one backward pass to a directionally damped Newton step.
 
-Data goes one way, one file each::
+Data flows in one direction. Each file does one part::
 
     capture/        loss.backward()                   -> Capture: factors for each group's parameters
     factors/        rows of V that belong to a layer's parameters, in structured form
     gram.py         factors of a group                -> GroupCurvature: VᵀV, V·w, Vᵀ·v
     spectrum.py     Gram matrix                       -> eigenvalues, Gram eigenvectors (krylov.py: the leading ones)
     directions.py   spectrum                          -> Directions: gammas, lambdas when first read (source.py)
-    context.py      what a strategy can know beyond the directions (outcome.py: what the last step did)
+    context.py      what a strategy can know beyond the directions (outcome.py: result of the last step)
     step.py         directions, dampings              -> coefficients, and the step in parameter space
     solved.py       one damping for all directions    -> the same step, without eigenvectors
-    pull.py         what draws a step beyond the loss: weight decay, memory of the previous step
-    quadratic.py    what the loss does along any move
+    pull.py         step terms beside the loss: weight decay, memory of the previous step
+    quadratic.py    quadratic model of the loss along any move
     pipeline.py     calls the above in order
+    clock.py        seconds that each stage of a step takes
+    cost.py         operations and bytes of a step, estimated from shapes
 
-Knows torch (and BackPACK in `capture/`), no plugin, no config, no pydantic. What other rooms may use is what
-this module exports.
+The engine depends on torch, and on BackPACK in `capture/`; it knows no plugin, no config and no pydantic. Other
+packages use only what this module exports.
 """
 
 from ddn_core.engine.capture import Capture, CurvatureCapture, Subsampling, WantedParameter, concatenate

@@ -1,4 +1,7 @@
-"""What a step will take, from shapes alone: nothing is computed, nothing of the model's size is allocated."""
+"""Estimated operations, bytes and shares of the time of a step, from shapes alone.
+
+The model runs on torch's meta device: nothing is computed, and no memory of the model's size is allocated.
+"""
 
 from __future__ import annotations
 
@@ -20,27 +23,27 @@ from ddn_core.engine.krylov import is_worthwhile
 from ddn_core.errors import CurvatureError
 
 OPERATIONS_PER_SECOND = 1e11
-"""Rate of matrix products, of two cores of today; only its ratio to the others matters for shares of the time."""
+"""Rate of matrix products on two current CPU cores; for the shares of the time only the ratios of the rates matter."""
 BYTES_PER_SECOND = 1e10
-"""Rate at which memory is read or written."""
+"""Rate at which memory is read and written."""
 SOLVER_OPERATIONS = {"eigh": 9.0, "krylov": 12.0, "cholesky": 0.34}
-"""Operations in units of R³, or of R² · k for the leading pairs (Golub and Van Loan, sections 4.2, 8.3 and 10.3)."""
+"""Operations over R³, or over R² · k for k leading pairs (Golub and Van Loan, sections 4.2, 8.3 and 10.3)."""
 SOLVER_SLOWNESS = {"eigh": 6.0, "krylov": 2.0, "cholesky": 2.0}
-"""How far below the rate of matrix products the solvers run."""
+"""Ratio of the rate of matrix products to the rate of each solver."""
 
 
 @dataclass(frozen=True)
 class StageEstimate:
-    """What one stage takes.
+    """Estimated cost of one stage.
 
     Attributes:
-        group: Number of the group; `None` for what all groups share.
-        stage: `"backpropagation"`, a layer's parameters, `"eigensolver"`, or `"step"`.
+        group: Number of the group; `None` for a stage that all groups share.
+        stage: `"backpropagation"`, names of a layer's parameters, `"eigensolver"`, or `"step"`.
         columns: Number of columns.
-        method: The contraction, or the solver.
-        operations: Multiplications with an addition.
-        bytes: What is held.
-        share: Expected share of the time.
+        method: Name of the contraction or the solver.
+        operations: Number of operations; a multiplication and an addition count as one.
+        bytes: Number of bytes that are held.
+        share: Expected share of the time, from 0 to 1.
     """
 
     group: int | None
@@ -54,12 +57,12 @@ class StageEstimate:
 
 @dataclass(frozen=True)
 class GroupRequest:
-    """What is to be computed for a group.
+    """The part of a step that a group needs.
 
     Attributes:
-        names: By `id`, the names of its parameters.
-        largest: Number of leading eigenpairs that are needed; all if `None`.
-        is_solved: Whether all directions have one damping, so that a solve gives the step.
+        names: Names of its parameters, by the `id` of the parameter.
+        largest: Number of leading eigenpairs that are needed; `None` for all.
+        is_solved: True if all directions have the same damping, so that a Cholesky solve gives the step.
     """
 
     names: Mapping[int, str]
@@ -78,20 +81,20 @@ def estimate(
     subsampling: Subsampling | None = None,
     memory_budget: int | None = None,
 ) -> tuple[CapturePlan, list[StageEstimate]]:
-    """Return the plan of a pass and what each stage of a step takes.
+    """Return the plan of a pass and the estimated cost of each stage of a step.
 
     Args:
-        model: Model; it is not run, a copy without numbers is.
-        loss_function: Loss.
-        inputs: Inputs of a batch; only shape and dtype are read.
-        targets: Its targets.
+        model: Model. Only a copy on the meta device is run.
+        loss_function: Loss function.
+        inputs: Inputs of a batch; only their shape and dtype are used.
+        targets: Targets of the batch.
         groups: The parameter groups.
         mc_samples: Number of Monte-Carlo samples; 0 for the exact GGN.
         subsampling: Samples of gradient, directions and directional curvatures; all by default.
-        memory_budget: Number of bytes that the plan has to stay within; no limit by default.
+        memory_budget: Largest number of bytes that the plan may need; no limit by default.
 
     Raises:
-        ArgumentError: An index is not one of the batch.
+        ArgumentError: A sample index is outside of the batch.
         CurvatureError: A layer or the loss is not supported.
         MemoryBudgetError: The smallest slices need more than the budget.
     """
@@ -120,7 +123,7 @@ def estimate(
 
 @torch.no_grad()
 def outputs_per_sample(model: Module, inputs: Tensor) -> int:
-    """Return the number of outputs of a model for each sample, from shapes alone.
+    """Return the number of model outputs for each sample, from shapes alone.
 
     Raises:
         CurvatureError: A layer is not supported.
@@ -130,7 +133,7 @@ def outputs_per_sample(model: Module, inputs: Tensor) -> int:
 
 
 def _names(model: Module, shadow: Module, groups: Sequence[GroupRequest]) -> dict[int, str]:
-    """Return the names of the shadow's parameters."""
+    """Return the names of the parameters of the meta copy, by `id`."""
     known = {key: name for group in groups for key, name in group.names.items()}
     pairs = zip(shadow.parameters(), model.parameters(), strict=True)
     return {id(own): known[id(original)] for own, original in pairs if id(original) in known}
@@ -184,7 +187,12 @@ def _stages(
 
 
 def _solver(group: GroupRequest, side: int) -> tuple[str, float]:
-    """Return which solver a group's matrix meets, and about how many operations it takes."""
+    """Return the name of the solver for a group, and its approximate number of operations.
+
+    Args:
+        group: Request of the group.
+        side: Number of rows of the matrix that is decomposed or solved.
+    """
     if group.is_solved:
         return "cholesky", SOLVER_OPERATIONS["cholesky"] * side**3
     if group.largest is not None and is_worthwhile(side, group.largest):

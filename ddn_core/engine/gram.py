@@ -1,4 +1,4 @@
-"""The curvature of a group: V and the per-sample gradients as sums over its factors, and their products."""
+"""The curvature of a group: V and the per-sample gradients as sums over its factors, and products with them."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from ddn_core.engine.capture import Capture
 from ddn_core.engine.factors import Columns, Factor, ParameterVectors, mirror
 
 EXACT = 640
-"""Number of parameters up to which the GGN is in float64, which then costs little."""
+"""Number of parameters up to which the GGN is computed in float64; for so few, this costs little."""
 
 
 @dataclass(frozen=True, eq=False)
 class GroupCurvature:
     """V and the per-sample gradients of one group, as the sum over its parameters' factors.
 
-    Columns and rows are counted samples first, `n · C + c`, in all of this class.
+    In this class, columns and rows are in samples-first order: column `(n, c)` has the index `n · C + c`.
 
     Attributes:
-        capture: What the backward pass gave.
+        capture: Capture of the backward pass.
         factors: Factors of the parameters that the loss reaches.
         parameters: `id`s of the group's parameters, in order.
-        shapes: Their shapes.
+        shapes: Shapes of the group's parameters.
     """
 
     capture: Capture
@@ -52,11 +52,11 @@ class GroupCurvature:
 
     @cached_property
     def roots(self) -> tuple[Columns, ...]:
-        """For each factor, the columns of the samples of the GGN: V."""
+        """Columns of V, which belong to the samples of the GGN, for each factor."""
         return self.roots_of(self.capture.ggn_samples)
 
     def roots_of(self, samples: Sequence[int]) -> tuple[Columns, ...]:
-        """Return, for each factor, the columns of the samples at some positions."""
+        """Return the columns of the samples at the given positions, for each factor."""
         everything = self.capture.covers_all(samples)
         return tuple(factor.root if everything else factor.root.select(samples) for factor in self.factors)
 
@@ -74,7 +74,7 @@ class GroupCurvature:
 
     @cached_property
     def gradient_coefficients(self) -> Tensor | None:
-        """Coefficients c of the gradient of the loss in V, `g = V c`, `[R]`; `None` where g is not in its span."""
+        """Coefficients c of the gradient of the loss in V, `g = V c`, `[R]`; `None` if g is not in the span of V."""
         capture = self.capture
         if capture.coefficients is None:
             return None
@@ -98,7 +98,7 @@ class GroupCurvature:
         return mirror(gram), products
 
     def factor_gradient(self, index: int) -> ParameterVectors:
-        """Return the gradient of the loss with respect to the parameters of a factor, one vector."""
+        """Return the gradient of the loss with respect to the parameters of a factor, as one vector (K = 1)."""
         factor, capture = self.factors[index], self.capture
         if all(key in capture.gradients for key in factor.parameters):
             return tuple(capture.gradients[key][None] for key in factor.parameters)
@@ -112,7 +112,7 @@ class GroupCurvature:
 
     @cached_property
     def gradient(self) -> Tensor:
-        """The gradient of the loss, entries in the order of the formed columns, `[P]`."""
+        """Gradient of the loss, `[P]`, with its entries in the order of formed columns."""
         parts = [root.layout.join(self.factor_gradient(index))[0] for index, root in enumerate(self.roots)]
         return torch.cat(parts or [self.capture.zeros(0)])
 
@@ -122,24 +122,24 @@ class GroupCurvature:
 
     @property
     def is_ggn_smaller(self) -> bool:
-        """Whether the group has fewer parameters than columns, so that the GGN is smaller than the Gram matrix."""
+        """True if the group has fewer parameters than columns, so that the GGN is smaller than the Gram matrix."""
         return self.size < self.capture.columns
 
     @property
     def ggn(self) -> Tensor:
-        """The GGN V Vᵀ, `[P, P]`; in float64 where it is small: the product then adds no rounding to that of V."""
+        """The GGN V Vᵀ, `[P, P]`. If it is small, it is in float64, so that the product adds no rounding errors."""
         return self.ggn_and_gradient[0]
 
     @cached_property
     def ggn_and_gradient(self) -> tuple[Tensor, Tensor]:
-        """The GGN, and the gradient with the same rounding: V c, where it is in the span of V."""
+        """The GGN, and the gradient in its dtype; if the gradient is in the span of V, it is computed as V c."""
         columns, coefficients = self.ggn_columns, self.gradient_coefficients
         gradient = self.gradient if coefficients is None else columns.T @ coefficients.to(columns.dtype)
         return columns.T @ columns, gradient.to(columns.dtype)
 
     @property
     def ggn_columns(self) -> Tensor:
-        """V itself, transposed, `[R, P]`, in the dtype of the GGN; formed at each call."""
+        """V itself, transposed, `[R, P]`, in the dtype of the GGN; formed anew at each access."""
         columns = self.formed()
         return columns.double() if self.size <= EXACT else columns
 
@@ -150,7 +150,7 @@ class GroupCurvature:
 
     @property
     def trace(self) -> Tensor:
-        """The trace of the GGN, and of the Gram matrix, in loss/param²."""
+        """Trace of the GGN, which is also that of the Gram matrix, in loss/param²."""
         return (self.ggn if self.is_ggn_smaller else self.gram).diagonal().sum()
 
     def formed(self) -> Tensor:
@@ -158,11 +158,15 @@ class GroupCurvature:
         return torch.cat([root.formed() for root in self.roots] or [self.capture.zeros(self.capture.columns, 0)], dim=1)
 
     def combine(self, weights: Tensor) -> tuple[Tensor, ...]:
-        """Return V · weights for weights `[R, K]`: `[K, *shape]` for each parameter, zeros for one not reached."""
+        """Return V · weights for weights `[R, K]`.
+
+        Returns:
+            Vectors `[K, *shape]` for each parameter; zeros for a parameter that the loss does not reach.
+        """
         return self._in_parameters([root.combine(weights) for root in self.roots], weights.shape[1])
 
     def unflatten(self, columns: Tensor) -> tuple[Tensor, ...]:
-        """Return vectors `[K, P]`, entries in the order of the formed columns, as `[K, *shape]` for each parameter."""
+        """Return vectors `[K, P]`, in the order of formed columns, as `[K, *shape]` for each parameter."""
         return self._in_parameters(self._parts(columns), len(columns))
 
     def zeros(self, count: int) -> tuple[Tensor, ...]:
@@ -188,8 +192,8 @@ class GroupCurvature:
         """Return Vᵀ · vectors, `[R, J]`, for vectors `[J, *shape]` of each parameter.
 
         Args:
-            vectors: One for each parameter of the group.
-            samples: Positions of the samples whose columns are taken in place of V's.
+            vectors: A tensor for each parameter of the group.
+            samples: Positions of the samples whose columns replace those of V; by default the columns of V.
         """
         samples = self.capture.ggn_samples if samples is None else samples
         given = dict(zip(self.parameters, vectors, strict=True))
@@ -199,7 +203,7 @@ class GroupCurvature:
         return total
 
     def flatten(self, vectors: Sequence[Tensor]) -> Tensor:
-        """Return `[J, *shape]` of each parameter as `[J, P]`, entries in the order of the formed columns."""
+        """Return vectors `[J, *shape]` of each parameter as `[J, P]`, in the order of formed columns."""
         given = dict(zip(self.parameters, vectors, strict=True))
         parts = [
             root.layout.join(tuple(given[key] for key in factor.parameters))
@@ -209,20 +213,27 @@ class GroupCurvature:
 
     @property
     def lambda_scale(self) -> float:
-        """By what `‖Wᵀv‖²`, W the columns of the samples of lambdas, is multiplied to be the curvature along v."""
+        """Factor that turns `‖Wᵀv‖²`, with the columns W of the samples of lambdas, into the curvature along v."""
         capture = self.capture
         return len(capture.ggn_samples) / len(capture.lambda_samples) if capture.reduction == "mean" else 1.0
 
     def gradient_columns(self) -> dict[tuple[int, ...], Columns]:
-        """Return the per-sample gradients by the parameters of their factor; none where they are in the span."""
+        """Return the per-sample gradients by the `id`s of their parameters; empty if they are in the span of V."""
         return {factor.parameters: factor.gradient for factor in self.factors if factor.gradient is not None}
 
     def root_columns(self, samples: Sequence[int]) -> dict[tuple[int, ...], Columns]:
-        """Return the columns of the samples at some positions, by the parameters of their factor."""
+        """Return the columns of the samples at the given positions, by the `id`s of their parameters."""
         return dict(zip((factor.parameters for factor in self.factors), self.roots_of(samples), strict=True))
 
     def project_combined_onto(self, columns: Mapping[tuple[int, ...], Columns], weights: Tensor) -> Tensor:
-        """Return Wᵀ V · weights for other columns W of the same parameters, `[count, K]`, in the cheaper order."""
+        """Return Wᵀ V · weights, `[count, K]`, for other columns W of the same parameters.
+
+        The product is computed in the cheaper of the two orders.
+
+        Args:
+            columns: Columns W by the `id`s of their parameters.
+            weights: Weights `[R, K]`.
+        """
         total = self.capture.zeros(max((one.count for one in columns.values()), default=0), weights.shape[1])
         few = 4 * weights.shape[1] <= weights.shape[0]
         for factor, root in zip(self.factors, self.roots, strict=True):
@@ -231,7 +242,7 @@ class GroupCurvature:
         return total
 
     def project_onto(self, columns: Mapping[tuple[int, ...], Columns], vectors: Tensor) -> Tensor:
-        """Return Wᵀ · vectors for other columns W of the same parameters, `[count, K]`, for vectors `[K, P]`."""
+        """Return Wᵀ · vectors, `[count, K]`, for other columns W of the same parameters and vectors `[K, P]`."""
         total = self.capture.zeros(max((one.count for one in columns.values()), default=0), len(vectors))
         for factor, part in zip(self.factors, self._parts(vectors), strict=True):
             if (other := columns.get(factor.parameters)) is not None:
@@ -239,7 +250,7 @@ class GroupCurvature:
         return total
 
     def projected_gradient_of(self, data: GroupCurvature) -> Tensor:
-        """Return Vᵀg for the gradient g of the loss on other data, `[R]`."""
+        """Return Vᵀg, `[R]`, for the gradient g of the loss on other data."""
         if data is self:
             return self.projected_gradient
         total = self.capture.zeros(self.capture.columns)

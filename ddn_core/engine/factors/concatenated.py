@@ -1,4 +1,4 @@
-"""Columns of several batches, as if all had been one: what gradient accumulation needs."""
+"""Columns of several batches as those of one batch, for gradient accumulation."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ddn_core.engine.factors.columns import Columns, ParameterVectors
 
 
 class ConcatenatedColumns(Columns):
-    """The columns of one batch after the other; the batches have as many columns per sample."""
+    """The columns of several batches, one batch after the other, with the same number of columns per sample."""
 
     def __init__(self, batches: Sequence[Columns]) -> None:
-        """Keep the batches.
+        """Keep the columns of the batches.
 
         Args:
-            batches: Columns for the same parameters, of one batch each.
+            batches: Columns of each batch, for the same parameters.
         """
         self._batches = list(batches)
         self.samples = sum(batch.samples for batch in batches)
@@ -52,7 +52,7 @@ class ConcatenatedColumns(Columns):
         return torch.cat([batch.formed() for batch in self._batches])
 
     def select(self, samples: Sequence[int]) -> ConcatenatedColumns:
-        """Return the columns of some samples, counted through the batches; they are ascending."""
+        """Return the columns of the given samples, numbered through the batches; the numbers must ascend."""
         batches, start = [], 0
         for batch in self._batches:
             if chosen := [sample - start for sample in samples if start <= sample < start + batch.samples]:

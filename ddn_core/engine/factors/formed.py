@@ -1,4 +1,4 @@
-"""Columns as they are: for layers whose parameters are few, and for parameters that layers share."""
+"""Formed columns: for layers with few parameters, and for parameters that several layers share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class FormedColumns(Columns):
 
         Args:
             values: Tensor `[B, A, size]`, contiguous.
-            layout: How the entries are shared out among the parameters.
+            layout: Mapping between the entries and the parameters.
         """
         self.layout = layout
         self.samples, self.per_sample, self.size = values.shape
