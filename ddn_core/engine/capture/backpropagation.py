@@ -1,8 +1,8 @@
-"""From the calls of the layers to factors: the columns of the loss Hessian's root, propagated back in chunks.
+"""From the calls of the layers to factors: columns of the loss Hessian's root are propagated back in chunks.
 
-A chunk is some columns of some samples. It goes from the model output down to the lowest wanted parameter before the
-next one begins, so that what is held beside the factors is as large as a chunk, and stays in the processor's cache.
-Each factor takes the form that needs less memory: the columns formed, or root and input of the layer.
+A chunk has some columns of some samples. It is propagated from the model output to the lowest wanted parameter before
+the next chunk begins. So the memory beyond that of the factors is that of one chunk, which fits into the processor's
+cache. Each factor is stored in the form that needs less memory: formed columns, or root and layer input.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class _Builder:
-    """Makes the columns of one spec, chunk by chunk."""
+    """Builder of the columns of one factor, chunk by chunk."""
 
     def __init__(self, spec: FactorSpec, root: Tensor, whole: bool, slice_elements: int) -> None:
         groups, outputs, features, positions = spec.shape
@@ -39,10 +39,10 @@ class _Builder:
         self._store = None if whole and not self._forms else root.new_empty(*root.shape[:2], groups, *last)
 
     def add(self, samples: slice, columns: slice, backpropagated: Tensor) -> None:
-        """Take in a chunk, `[b, a, *output]`."""
+        """Add a chunk of columns at the layer output, `[b, a, *output]`."""
         values = self._spec.root(backpropagated)
         if self._store is None:
-            if isinstance(self._spec.call.layer, BATCH_NORMS):  # goes on to overwrite what is propagated through it
+            if isinstance(self._spec.call.layer, BATCH_NORMS):  # its Jacobian overwrites the columns
                 self._store = values.clone(memory_format=torch.contiguous_format)
             else:
                 self._store = values.contiguous()
@@ -52,7 +52,7 @@ class _Builder:
             self._store[samples, columns] = values
 
     def finish(self) -> Columns:
-        """Return the columns."""
+        """Return the columns, after all chunks were added."""
         assert self._store is not None
         if self._forms:
             layout = LayerLayout(self._spec.call.layer, self._spec.family, self._spec.names, self._store.shape[3])
@@ -70,14 +70,14 @@ class _Builder:
 def propagate(
     calls: Sequence[LayerCall], specs: Sequence[FactorSpec], root: Tensor, output_key: Key, plan: CapturePlan
 ) -> list[Columns]:
-    """Return the columns of each spec.
+    """Propagate the root of the loss Hessian back, and return the columns of each factor.
 
     Args:
         calls: Calls of the layers, in the order of the backward pass.
-        specs: What columns are wanted of.
+        specs: The factors to make.
         root: Root of the loss Hessian at the model output, `[B, A, *output]`.
         output_key: Key of the model output.
-        plan: How many columns are propagated, and formed, at a time.
+        plan: Numbers of columns that are propagated, and formed, at a time.
     """
     by_call: dict[int, list[_Builder]] = {}
     samples, per_sample = root.shape[:2]
@@ -113,7 +113,7 @@ def propagate(
 
 
 def _collect(cotangents: dict[Key, Tensor], propagated: Iterable[tuple[Key, Tensor]], leading: set[Key]) -> None:
-    """Note what was propagated to the inputs of a layer; what reaches one tensor in several ways is added up."""
+    """Add the columns that were propagated to the inputs of a layer to those that reached these tensors before."""
     for key, columns in propagated:
         if key in leading:
             cotangents[key] = cotangents[key] + columns if key in cotangents else columns

@@ -1,4 +1,4 @@
-"""Whether a backward pass captured all there is: checks at its end that make silent errors loud."""
+"""Checks at the end of a backward pass that the capture has all curvature, so that no error stays silent."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ddn_core.engine.capture.factor_specs import FactorSpec
 from ddn_core.errors import CurvatureError
 
 Comparison = tuple[FactorSpec, Tensor, Tensor]
-"""A spec, by how much its gradients deviate from their sum, and by how much they may."""
+"""A factor, the deviation of its per-sample gradients' sum from the gradient, and the largest allowed deviation."""
 
 
 def check_nothing_missed(current: BackwardPass) -> None:
-    """Raise if a wanted parameter got a gradient, but no visited module holds it.
+    """Check that every wanted parameter with a new gradient belongs to a recorded module.
 
     Raises:
-        CurvatureError: A parameter got a gradient but no curvature.
+        CurvatureError: A parameter received a gradient but no curvature.
     """
     missed = [
         wanted.name
@@ -28,17 +28,18 @@ def check_nothing_missed(current: BackwardPass) -> None:
     ]
     if missed:
         raise CurvatureError(
-            f"got a gradient but no curvature for {', '.join(missed)}: no extended module holds them. Extend the "
-            "model before the forward pass, model = backpack.extend(model), and a model that torch.compile has "
-            "compiled before its first call: what is compiled by then does not see the extension."
+            f"the backward pass gave a gradient but no curvature for {', '.join(missed)}: no extended module holds "
+            "them. Extend the model before the forward pass, model = backpack.extend(model). Extend a model that "
+            "torch.compile has compiled before its first call: a graph that is already compiled does not call the "
+            "extension."
         )
 
 
 def check_no_branch_lost(current: BackwardPass) -> None:
-    """Raise if columns are propagated to a tensor that no module gave, and wanted parameters lie behind it.
+    """Check that no wanted parameter lies behind a tensor that no recorded module returned.
 
     Raises:
-        CurvatureError: A branch has an operation that is no module.
+        CurvatureError: A branch of the model has an operation that is no module.
     """
     nodes, seen = list(current.unclaimed.values()), set()
     while nodes:
@@ -50,14 +51,14 @@ def check_no_branch_lost(current: BackwardPass) -> None:
         if variable is not None and id(variable) in current.reached:
             raise CurvatureError(
                 f"a branch that {current.wanted[id(variable)].name} takes part in has an operation that is no module, "
-                "so that its curvature is lost. Use modules for all operations, nn.ReLU() rather than torch.relu, or "
-                "try `backpack.extend(model, use_converter=True)`."
+                "so the curvature of the branch is lost. Use a module for each operation, nn.ReLU() rather than "
+                "torch.relu, or try `backpack.extend(model, use_converter=True)`."
             )
         nodes += [following for following, _ in node.next_functions if following is not None]
 
 
 def gradient_of_pass(current: BackwardPass, parameter: Tensor) -> Tensor | None:
-    """Return what the pass added to the gradient of a parameter, `None` where that cannot be told."""
+    """Return the change of a parameter's gradient in the pass; `None` if there is no dense gradient."""
     accumulated, before = parameter.grad, current.gradients_before[id(parameter)][2]
     if accumulated is None or accumulated.is_sparse:
         return None
@@ -65,15 +66,15 @@ def gradient_of_pass(current: BackwardPass, parameter: Tensor) -> Tensor | None:
 
 
 def check_gradients_add_up(current: BackwardPass, specs: Iterable[FactorSpec], dtype: torch.dtype) -> None:
-    """Raise if the per-sample gradients of a parameter do not add up to what the pass added to its gradient.
+    """Check that the per-sample gradients of each parameter add up to the change of its gradient in the pass.
 
     Args:
-        current: The pass, after all gradients.
-        specs: What factors are made of; each has its parameters to itself.
+        current: The pass, after all gradients are written.
+        specs: Specifications of the factors.
         dtype: Dtype that curvature is computed in.
 
     Raises:
-        CurvatureError: They do not.
+        CurvatureError: The gradients of a parameter do not add up.
     """
     shared: dict[int, list[FactorSpec]] = {}
     compared: list[Comparison] = []
@@ -98,7 +99,7 @@ def check_gradients_add_up(current: BackwardPass, specs: Iterable[FactorSpec], d
 
 
 def _gradient_sum(spec: FactorSpec, dtype: torch.dtype) -> Tensor:
-    """Return the sum of the per-sample gradients of a spec's one parameter, from one layer that holds it."""
+    """Return the sum of the per-sample gradients of a factor's one parameter, from one of the layers that hold it."""
     gradient = spec.per_sample_gradients(dtype)
     ones = torch.ones(gradient.count, 1, dtype=dtype, device=spec.call.output.device)
     return gradient.combine(ones)[0][0]
@@ -107,7 +108,7 @@ def _gradient_sum(spec: FactorSpec, dtype: torch.dtype) -> Tensor:
 def _comparison(
     current: BackwardPass, spec: FactorSpec, deviation: Tensor, scale: Tensor, gradients: Sequence[Tensor]
 ) -> Comparison:
-    """Return a spec with its deviation, and what the deviation may be."""
+    """Return a factor with its deviation, and the largest allowed deviation."""
     precision = max(torch.finfo(tensor.dtype).eps for tensor in (*gradients, spec.call.output))
     for parameter in spec.parameters:
         before = current.gradients_before[id(parameter)][2]
@@ -116,7 +117,7 @@ def _comparison(
 
 
 def _raise_for_deviations(current: BackwardPass, compared: Sequence[Comparison]) -> None:
-    """Raise if a deviation is too large; all are looked at together, which waits for a device once."""
+    """Raise if a deviation is too large; one comparison for all of them waits for the device only once."""
     if not compared:
         return
     specs, deviations, bounds = zip(*compared, strict=True)
@@ -125,8 +126,8 @@ def _raise_for_deviations(current: BackwardPass, compared: Sequence[Comparison])
         spec = specs[wrong.tolist().index(True)]
         names = " and ".join(current.wanted[id(parameter)].name for parameter in spec.parameters)
         raise CurvatureError(
-            f"the per-sample gradients of {names} do not add up to its gradient. Either something beside the loss "
-            "depends on it (a penalty that is added to the loss, a hook on it), or its layer computes something "
-            "else than its kind says (pruning, spectral normalization, a hook), or forward was called again before "
-            "backward. Its curvature would be wrong."
+            f"the per-sample gradients of {names} do not add up to its gradient, so that its curvature would be wrong. "
+            "Either something beside the loss depends on the parameter (a penalty that is added to the loss, a hook), "
+            "or its layer does not compute what its class does (pruning, spectral normalization, a hook), or "
+            "forward was called again before backward. Remove the cause."
         )

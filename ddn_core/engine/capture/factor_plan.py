@@ -1,4 +1,4 @@
-"""What one factor will take, counted from its shape."""
+"""The cost of one factor, computed from its shape."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from ddn_core.engine.factors.contraction import Contraction, cheapest_contractio
 
 @dataclass(frozen=True)
 class FactorPlan:
-    """What one factor takes.
+    """Operations and bytes of one factor.
 
     Attributes:
         group: Number of the parameters' group.
         size: Number of entries of the parameters.
         shape: Numbers of groups, outputs, features and positions.
         storage: `"formed"` for the columns themselves, `"structured"` for root and input.
-        contraction: The way to the Gram matrix.
-        forming_operations: Operations to form the columns that are kept formed.
-        gram_operations: Operations of the Gram matrix.
-        combination_operations: Operations of V · w for one w.
-        bytes: What is held.
-        slice_bytes: What its products hold beside that, at least.
-        feature_bytes: What its unfolded input holds, while columns are formed.
+        contraction: Contraction for the Gram matrix.
+        forming_operations: Number of operations to form the columns, if they are stored formed.
+        gram_operations: Number of operations for the Gram matrix.
+        combination_operations: Number of operations for V · w, with one vector w.
+        bytes: Number of bytes of the stored columns.
+        slice_bytes: Smallest number of additional bytes that products need.
+        feature_bytes: Number of bytes of the unfolded input, while columns are formed.
     """
 
     group: int
@@ -46,15 +46,15 @@ def plan_factor(
     per_sample: int,
     itemsize: int,
 ) -> FactorPlan:
-    """Return what one factor takes, from its shape and the numbers of samples and columns.
+    """Return the plan of one factor, from its shape and the numbers of samples and columns.
 
     Args:
         group: Number of the parameters' group.
         shape: Numbers of groups, outputs, features and positions.
         storage: `"formed"` or `"structured"`.
         samples: Number of samples.
-        per_sample: Number of columns for each.
-        itemsize: Bytes of a number.
+        per_sample: Number of columns for each sample.
+        itemsize: Number of bytes of an element.
     """
     groups, outputs, features, positions = shape
     columns, size = samples * per_sample, groups * outputs * features

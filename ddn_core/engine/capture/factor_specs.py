@@ -1,4 +1,4 @@
-"""What factors are made of: the parameters of one layer that are in one group."""
+"""Specifications of the factors: the parameters of one layer that are in the same group."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class FactorSpec:
 
     Attributes:
         call: Call of the layer.
-        names: `("weight", "bias")`, or one of them.
-        must_form: Whether the columns have to be formed, whatever they need.
+        names: Names of the parameters: `("weight", "bias")`, or one of them.
+        must_form: True if the columns must be formed, even if they need more memory.
     """
 
     call: LayerCall
@@ -32,12 +32,12 @@ class FactorSpec:
 
     @property
     def family(self) -> LayerFamily:
-        """What is known of the layer's kind."""
+        """Family of the layer."""
         return FAMILIES[type(self.call.layer)]
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
-        """The parameters."""
+        """The parameters themselves."""
         return tuple(getattr(self.call.layer, name) for name in self.names)
 
     @cached_property
@@ -50,12 +50,15 @@ class FactorSpec:
         return groups, outputs, features + ("bias" in self.names), positions if "weight" in self.names else 1
 
     def root(self, backpropagated: Tensor) -> Tensor:
-        """Return what is backpropagated to the output, `[b, a, *output]`, as `[b, a, g, o, L]`."""
+        """Return the columns at the layer output, `[b, a, *output]`, as the root `[b, a, g, o, L]`.
+
+        Without the weight, the positions are summed, L = 1.
+        """
         root = self.family.root(self.call.layer, backpropagated)
         return root if "weight" in self.names else root.sum(-1, keepdim=True)
 
     def layer_input(self, dtype: torch.dtype) -> LayerInput:
-        """Return the layer's input; its numbers in a dtype, its tokens as they are."""
+        """Return the layer's input, in the given dtype if it is floating-point."""
         values = self.call.inputs[0]
         return LayerInput(
             self.call.layer,
@@ -65,27 +68,29 @@ class FactorSpec:
         )
 
     def per_sample_gradients(self, dtype: torch.dtype) -> ProductColumns:
-        """Return the per-sample gradients, divided as the loss divides them."""
+        """Return the per-sample gradients, with the normalization of the loss."""
         assert self.call.output_gradient is not None  # the layer has parameters
         root = self.root(self.call.output_gradient.to(dtype)[:, None])
         return ProductColumns(root, self.layer_input(dtype))
 
     @property
     def is_kept_formed(self) -> bool:
-        """Return whether the columns are kept formed: where that takes no more memory than the root does."""
+        """True if the columns are stored formed, which they are if they need no more memory than the root."""
         _, _, features, positions = self.shape
         return self.must_form or features <= positions
 
 
 def factor_specs(calls: Sequence[LayerCall], groups: Mapping[int, int]) -> list[FactorSpec]:
-    """Return what factors are made of; a parameter that layers share is on its own, once for each of them.
+    """Return the specifications of all factors.
+
+    A parameter that several layers share has its own specification in each of these layers.
 
     Args:
         calls: Calls of the layers.
-        groups: By `id` of each wanted parameter, the number of its group.
+        groups: Number of the group of each wanted parameter, by `id` of the parameter.
 
     Raises:
-        CurvatureError: A wanted parameter is none that its layer's kind has.
+        CurvatureError: A wanted parameter is neither weight nor bias of a supported layer.
     """
     holders = Counter(id(getattr(call.layer, name)) for call in calls for name in call.names_among(groups))
     specs = []

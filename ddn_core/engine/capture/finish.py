@@ -1,4 +1,4 @@
-"""The end of a backward pass: from what was gathered to a `Capture`."""
+"""The end of a backward pass: from the record of the pass to a `Capture`."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from ddn_core.errors import CurvatureError
 
 @dataclass(frozen=True)
 class CaptureSettings:
-    """How curvature is taken from a pass.
+    """Settings of the capture of a pass.
 
     Attributes:
-        subsampling: Samples of gradient, directions and directional curvatures.
+        subsampling: Samples of the gradient, of the directions and of the directional curvatures.
         mc_samples: Number of Monte-Carlo samples; 0 for the exact GGN.
-        generator: Gives the source of random numbers on a device.
-        memory_budget: Number of bytes that curvature may take beyond what the gradient takes, `"auto"` for what is
-            free, `None` for no limit.
+        generator: Returns the random generator for a device; `None` for torch's own.
+        memory_budget: Number of bytes that curvature may use in addition to the gradient's memory; `"auto"` for the
+            free memory, `None` for no limit.
     """
 
     subsampling: Subsampling
@@ -48,7 +48,7 @@ class CaptureSettings:
     memory_budget: int | Literal["auto"] | None = None
 
     def budget_on(self, device: torch.device) -> int | None:
-        """Return the budget on a device, in bytes."""
+        """Return the memory budget on a device, in bytes; `None` for no limit."""
         return free_bytes(device) if self.memory_budget == "auto" else self.memory_budget
 
 
@@ -56,7 +56,7 @@ def finish_capture(current: BackwardPass, settings: CaptureSettings) -> Capture:
     """Return the capture of a pass.
 
     Raises:
-        CurvatureError: The factors do not account for all of the loss's dependence on the wanted parameters.
+        CurvatureError: The factors do not cover every way in which the loss depends on the wanted parameters.
     """
     begun = time.perf_counter()
     chosen = settings.subsampling.of_batch(current.loss.samples)
@@ -123,30 +123,30 @@ def _widest_dtype(current: BackwardPass) -> torch.dtype:
 
 
 def _root_scale(current: BackwardPass, ggn_count: int) -> float:
-    """Return by what the root is multiplied, so that `G = V Vᵀ` for the samples of the GGN."""
+    """Return the factor that scales the root, so that `G = V Vᵀ` for the samples of the GGN."""
     loss = current.loss
     share = loss.samples / ggn_count if loss.reduction == "mean" else 1.0
     return math.sqrt(current.scale * share / normalizer(loss))
 
 
 def _gradient_scale(current: BackwardPass) -> float:
-    """Return by what a gradient of the unnormalized loss is multiplied, so that its mean (or sum) is the loss's."""
+    """Return the factor that makes the mean (or sum) of gradients of the unnormalized loss the gradient of the loss."""
     loss = current.loss
     return current.scale * (loss.samples if loss.reduction == "mean" else 1) / normalizer(loss)
 
 
 def _positions(samples: Sequence[int], position: Mapping[int, int] | None) -> Sequence[int]:
-    """Return where samples are among those that columns are propagated for."""
+    """Return the positions of samples among those whose columns are propagated."""
     return samples if position is None else tuple(position[sample] for sample in samples)
 
 
 def _chosen(tensor: Tensor, samples: Sequence[int] | None) -> Tensor:
-    """Return the rows of some samples; of all for `None`."""
+    """Return the rows of some samples; `None` means all samples."""
     return tensor if samples is None else tensor[list(samples)]
 
 
 def _in_span(current: BackwardPass, loss: LossCall, root: Tensor, some: Sequence[int] | None) -> bool:
-    """Return whether the coefficients give the gradient at the model output, for the samples that the root is of."""
+    """Return whether root and coefficients give the gradient at the model output, for the samples of the root."""
     coefficients = _chosen(gradient_coefficients(loss), some)
     if current.scale == 0 or not bool(torch.isfinite(coefficients).all()) or current.output_gradient is None:
         return False
@@ -157,18 +157,19 @@ def _in_span(current: BackwardPass, loss: LossCall, root: Tensor, some: Sequence
 
 
 def _gradients(current: BackwardPass, spec: FactorSpec, grad_samples: Sequence[int], dtype: torch.dtype) -> Columns:
-    """Return the per-sample gradients of a spec."""
+    """Return the per-sample gradients of a factor, for the samples of the gradient."""
     columns = spec.per_sample_gradients(dtype)
     return columns if len(grad_samples) == current.loss.samples else columns.select(grad_samples)
 
 
 def _own_gradients(current: BackwardPass, specs: Sequence[FactorSpec], dtype: torch.dtype) -> dict[int, Tensor]:
-    """Return copies of what the pass added to the gradients, for what else happens to `.grad` before the step."""
+    """Return copies of the changes of the gradients in the pass, since `.grad` may change before the step."""
     found = {}
     for parameter in (parameter for spec in specs for parameter in spec.parameters):
         gradient = gradient_of_pass(current, parameter)
         if gradient is None:
-            raise CurvatureError(f"{current.wanted[id(parameter)].name} has no dense gradient. Use sparse=False.")
+            name = current.wanted[id(parameter)].name
+            raise CurvatureError(f"{name} has no dense gradient. Use sparse=False for its layer.")
         found[id(parameter)] = gradient.to(dtype, copy=True)
     return found
 
@@ -176,7 +177,7 @@ def _own_gradients(current: BackwardPass, specs: Sequence[FactorSpec], dtype: to
 def _factors(
     specs: Sequence[FactorSpec], columns: Sequence[Columns], gradients: Sequence[Columns | None]
 ) -> tuple[Factor, ...]:
-    """Return the factors; those of a parameter that layers share are added up, and left without structure."""
+    """Return the factors. For a parameter that several layers share, the formed columns of the layers are added up."""
     factors: dict[tuple[int, ...], Factor] = {}
     for spec, root, gradient in zip(specs, columns, gradients, strict=True):
         ids = tuple(id(parameter) for parameter in spec.parameters)
@@ -191,7 +192,7 @@ def _factors(
 
 
 def _plain(spec: FactorSpec, columns: Columns, known: Columns | None) -> FormedColumns:
-    """Return columns as vectors in the space of a spec's one parameter, plus those that are known of it."""
+    """Return columns as vectors in the space of a factor's one parameter, added to the columns from other layers."""
     values = columns.layout.split(columns.formed())[0].flatten(1)
     if known is not None:
         values = values + known.formed()

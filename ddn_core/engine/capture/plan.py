@@ -1,7 +1,7 @@
-"""What curvature will take, counted before anything is allocated: operations and bytes, and the sizes of the slices.
+"""The plan of a capture: operations, bytes and sizes of chunks and slices, computed before anything is allocated.
 
-Everything follows from the shapes that a forward pass shows. The same count decides how a pass is made (how many
-columns are propagated at a time, how many are formed at a time) and tells what it will cost.
+The plan follows from the shapes in a forward pass. It decides how many columns are propagated, and how many are formed,
+at a time; and it tells `cost.py` what the pass costs.
 """
 
 from __future__ import annotations
@@ -20,38 +20,38 @@ from ddn_core.engine.factors.product import SLICE_ELEMENTS
 from ddn_core.errors import MemoryBudgetError
 
 CHUNK_ELEMENTS = 2**21
-"""Number of elements up to which columns are propagated at a time, counted at the widest layer."""
+"""Largest number of elements of the columns that are propagated at a time, at the widest layer output."""
 COPIES = 3
-"""How often a layer's columns are held while they are propagated: before, after, and in between."""
+"""Number of copies of a layer's columns during propagation: before, after, and in between."""
 ROOT_COPIES = 2
-"""How often the root of the loss Hessian is held: with and without the normalization of the loss."""
+"""Number of copies of the root of the loss Hessian: with and without the normalization of the loss."""
 GRAM_COPIES = 5
-"""How often a matrix of the size of the Gram matrix is held: itself, with eigenvectors and the solver's workspace, or
-with a copy and a factor of it in float64."""
+"""Number of matrices of the size of the Gram matrix: the matrix, its eigenvectors and the solver's workspace; or the
+matrix, a copy and a Cholesky factor in float64."""
 
 
 @dataclass(frozen=True)
 class CapturePlan:
-    """What a pass takes, and how it is made.
+    """Operations, bytes, and sizes of chunks and slices of a pass.
 
     Attributes:
-        factors: What each factor takes.
-        samples: Number of samples that columns are propagated for.
-        per_sample: Number of columns for each.
+        factors: Plan of each factor.
+        samples: Number of samples whose columns are propagated.
+        per_sample: Number of columns for each sample.
         outputs: Number of elements of the model output for one sample.
-        widest: Largest number of elements that a column has at any layer's output.
-        slope_elements: Number of elements that the slopes of one sample take at most.
-        propagation_operations: Operations of the backpropagation of all columns.
-        itemsize: Bytes of a number.
-        activation_bytes: What the layers' inputs, outputs and gradients take for one sample.
-        input_bytes: What the inputs of the layers with parameters take for one sample.
-        cast_bytes: What they take for one sample where they are cast to a wider dtype.
+        widest: Largest number of elements of a column at any layer output.
+        slope_elements: Largest number of elements of the slopes of one sample.
+        propagation_operations: Number of operations to propagate all columns.
+        itemsize: Number of bytes of an element.
+        activation_bytes: Number of bytes of the layers' inputs, outputs and gradients for one sample.
+        input_bytes: Number of bytes of the inputs of layers with parameters, for one sample.
+        cast_bytes: Number of bytes of those inputs that are cast to a wider dtype, for one sample.
         gram_samples: Number of samples of the GGN.
         copied_samples: Number of samples whose inputs, outputs and gradients are copied.
-        reselected_count: Number of samples that are selected from those with columns, which copies their factors.
-        copies_gradients: Whether the parameters' gradients are copied: they are not combinations of columns.
-        chunk_elements: Number of elements up to which columns are propagated at a time.
-        slice_elements: Number of elements up to which columns are formed at a time.
+        reselected_count: Number of samples that are selected from those with columns; their factors are copied.
+        copies_gradients: True if the parameters' gradients are copied, because they are not combinations of columns.
+        chunk_elements: Largest number of elements of the columns that are propagated at a time.
+        slice_elements: Largest number of elements of the columns that are formed at a time.
     """
 
     factors: tuple[FactorPlan, ...]
@@ -84,30 +84,30 @@ class CapturePlan:
 
     @property
     def factor_bytes(self) -> int:
-        """What the factors hold."""
+        """Number of bytes of all factors."""
         return sum(factor.bytes for factor in self.factors)
 
     @property
     def copied_bytes(self) -> int:
-        """What is copied of the pass, of its gradients, and of the factors."""
+        """Number of bytes of copies of activations, gradients and factors."""
         gradients = self.copies_gradients * self.itemsize * sum(factor.size for factor in self.factors)
         factors = self.reselected_count * (self.factor_bytes // max(1, self.samples) + self.input_bytes)
         return gradients + factors + self.copied_samples * self.activation_bytes + self.samples * self.cast_bytes
 
     @property
     def gram_bytes(self) -> int:
-        """The most that the Gram matrix of a group and its eigenvectors hold."""
+        """Largest number of bytes of a group's Gram matrix and its eigenvectors."""
         return max((self.gram_bytes_of(group) for group in {factor.group for factor in self.factors}), default=0)
 
     def gram_bytes_of(self, group: int) -> int:
-        """Return what a group's Gram matrix and its eigenvectors hold; its GGN, if it has fewer parameters."""
+        """Return the number of bytes of a group's Gram matrix and its eigenvectors; of its GGN, if that is smaller."""
         size = sum(factor.size for factor in self.factors if factor.group == group)
         formed = 2 * self.gram_columns * size if size < self.gram_columns else 0
         return self.itemsize * (GRAM_COPIES * min(size, self.gram_columns) ** 2 + formed)
 
     @property
     def chunk_bytes(self) -> int:
-        """What is held beside the factors while columns are propagated."""
+        """Number of bytes in addition to the factors while columns are propagated."""
         at_a_time = max(1, min(self.chunk_elements // max(1, self.widest), self.columns))
         samples = -(-at_a_time // self.per_sample)
         features = max((factor.feature_bytes for factor in self.factors if factor.storage == "formed"), default=0)
@@ -117,7 +117,7 @@ class CapturePlan:
 
     @property
     def product_bytes(self) -> int:
-        """What is held beside the factors and the Gram matrix while products are computed."""
+        """Number of bytes in addition to the factors and the Gram matrix while products are computed."""
         return max(
             (
                 factor.feature_bytes + max(factor.slice_bytes, 2 * self.itemsize * self.slice_elements)
@@ -129,17 +129,17 @@ class CapturePlan:
 
     @property
     def bytes(self) -> int:
-        """The most that is held at a time, beyond what forward and backward pass hold."""
+        """Largest number of bytes at any time, in addition to the memory of forward and backward pass."""
         return self.copied_bytes + self.factor_bytes + max(self.chunk_bytes, self.gram_bytes + self.product_bytes)
 
     def within(self, budget: int | None) -> CapturePlan:
-        """Return the plan with chunks and slices as small as a budget wants them.
+        """Return the plan with chunks and slices small enough for a budget.
 
         Args:
-            budget: Number of bytes; `None` for no limit.
+            budget: Memory budget in bytes; `None` for no limit.
 
         Raises:
-            MemoryBudgetError: The smallest ones are too large.
+            MemoryBudgetError: The smallest chunks and slices need more than the budget.
         """
         if budget is None or self.bytes <= budget:
             return self
@@ -163,7 +163,12 @@ class CapturePlan:
         return replace(self, factors=factors, samples=samples, per_sample=per_sample)._with(1, 1)
 
     def _most_samples(self, budget: int, selected: bool) -> int:
-        """Return how many samples would fit, 0 if none: those of a batch, or some that are selected from one."""
+        """Return the largest number of samples that fits, 0 if none does.
+
+        Args:
+            budget: Memory budget in bytes.
+            selected: True for a sub-sample of a batch, False for a whole batch.
+        """
         for count in range(self.samples - 1, 0, -1):
             copied, gradients = (count, True) if selected else (0, self.copies_gradients)
             plan = replace(self._smallest(count, self.per_sample), gram_samples=count, reselected_count=0)
@@ -172,14 +177,14 @@ class CapturePlan:
         return 0
 
     def _most_monte_carlo_samples(self, budget: int) -> int:
-        """Return how many Monte-Carlo samples would fit in place of this number of columns, 0 if none."""
+        """Return the largest number of Monte-Carlo samples that fits, smaller than `per_sample`; 0 if none does."""
         for count in range(self.per_sample - 1, 0, -1):
             if replace(self._smallest(self.samples, count), copies_gradients=True).bytes <= budget:
                 return count
         return 0
 
     def _too_large(self, needed: int, budget: int) -> str:
-        """Return what is needed, and what would fit."""
+        """Return the error message: the memory needed, the budget, and settings that fit."""
         advice = []
         for name, selected in (("batches", False), ("a subsampling_ggn", True)):
             if most := self._most_samples(budget, selected):
@@ -196,10 +201,10 @@ class CapturePlan:
         if len(groups) > 1 and (fits := [group for group in sorted(groups) if alone[group] <= budget]):
             advice.append(f"freezing all groups but one of {', '.join(map(str, fits))}")
         if not advice:
-            advice.append("a larger budget only: a single Monte-Carlo sample of a single sample does not")
+            advice.append("only a larger budget: not even one Monte-Carlo sample of one sample fits this one")
         return (
             f"the curvature of {self.columns} columns ({self.samples} samples with {self.per_sample} each) needs "
-            f"{format_bytes(needed)} beyond the gradient's memory, in the smallest slices: "
+            f"{format_bytes(needed)} in addition to the gradient's memory, even with the smallest slices: "
             f"{format_bytes(self.factor_bytes)} for the factors, {format_bytes(self.gram_bytes)} for the Gram matrix "
             f"and its eigenvectors. The memory budget is {format_bytes(budget)}. What fits: {'; or '.join(advice)}."
         )
@@ -214,16 +219,16 @@ def plan_capture(
     chosen: ChosenSamples,
     in_span: bool,
 ) -> CapturePlan:
-    """Return what curvature takes, without a limit.
+    """Return the plan of a capture without a memory limit.
 
     Args:
-        calls: Calls of the layers, in the order of the backward pass; only their shapes are read.
-        specs: What factors are made of.
-        groups: Number of the group of each spec.
+        calls: Calls of the layers, in the order of the backward pass; only their shapes are used.
+        specs: Specifications of the factors.
+        groups: Number of the group of each factor.
         per_sample: Number of columns for each sample.
         dtype: Dtype that curvature is computed in.
-        chosen: The samples that the pass is about.
-        in_span: Whether the gradients are combinations of columns.
+        chosen: Samples of gradient, directions and directional curvatures.
+        in_span: True if the per-sample gradients are combinations of columns.
     """
     itemsize = torch.empty(0, dtype=dtype).element_size()
     samples = chosen.batch if chosen.propagated_samples is None else len(chosen.propagated_samples)
@@ -265,7 +270,7 @@ def plan_capture(
 
 
 def _operations(call: LayerCall) -> int:
-    """Return the operations of the backpropagation of one column of one sample through a layer."""
+    """Return the number of operations to propagate one column of one sample through a layer."""
     if type(call.layer) not in FAMILIES:
         return call.output[0].numel()
     groups, outputs, features, positions = FactorSpec(call, ("weight",)).shape
@@ -273,7 +278,7 @@ def _operations(call: LayerCall) -> int:
 
 
 def format_bytes(count: float) -> str:
-    """Return a number of bytes as one reads it: `1.3 GB`."""
+    """Return a number of bytes as text with a unit, such as `1.3 GB`."""
     for unit in ("B", "kB", "MB"):
         if abs(count) < 1000:
             return f"{count:.3g} {unit}"

@@ -1,4 +1,4 @@
-"""What a backward pass gives: the factors, and what is needed to read gradients and curvatures off them."""
+"""The result of a backward pass: factors, and the data that gradients and curvatures are computed from."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from ddn_core.engine.factors import Factor
 class Capture:
     """Factors of the wanted parameters, from one backward pass.
 
-    The factors' roots have columns for the samples of the GGN, and for those of the directional curvatures and of the
-    gradient that are not among them; positions count the samples of the factors.
+    The factors' roots have columns for the samples of the GGN and of the directional curvatures, or for the whole batch
+    if the GGN has all samples. A position is the index of a sample among those of the factors.
 
     Attributes:
-        factors: One for the parameters of each layer and group that the loss reaches.
+        factors: A factor for each layer and group with parameters that the loss reaches.
         columns_per_sample: C for the exact GGN, M with Monte-Carlo samples.
         outputs: Number of outputs C of the model for each sample.
-        samples: Number of samples that the factors have columns for.
+        samples: Number of samples with columns in the factors.
         ggn_samples: Positions of the samples of the GGN; a range if the GGN has all samples.
         lambda_samples: Positions of the samples of the directional curvatures.
-        grad_samples: Positions of the samples of the gradient, where it is a combination of the root's columns.
+        grad_samples: Positions of the samples of the gradient; empty unless the gradient is in the span of V.
         grad_count: Number of samples in the gradient.
         coefficients: Coefficients of the per-sample gradients in the root's columns, `[samples, C]`: `g_n = V_n c_n`;
-            `None` where the gradients are not in the span of V.
-        gradient_scale: By what the factors' gradients are multiplied to be those of the samples, not divided by their
-            number; no copy is made for it.
-        gradients: By `id` of a parameter, its gradient; only where the gradients are not in the span of V and all
+            `None` if the gradients are not in the span of V.
+        gradient_scale: Factor that turns the factors' per-sample gradients into those of the samples, not divided by N.
+            It is kept apart to avoid a copy.
+        gradients: Gradient of each parameter by `id`. Empty if the gradients are in the span of V, or if not all
             samples are in the gradient.
         reduction: Reduction of the loss over the samples.
-        loss: Value of the loss, with the constant it was multiplied by.
-        dtype: Dtype that curvature is computed in.
+        loss: Value of the loss, times the constant by which it was multiplied.
+        dtype: Dtype in which curvature is computed.
         device: Device of the model output.
-        seconds: What it took beyond the gradient, by the host's clock.
+        seconds: Wall-clock seconds of the capture at the end of the pass, on the host.
     """
 
     factors: tuple[Factor, ...]
@@ -60,7 +60,7 @@ class Capture:
     seconds: float = 0.0
 
     def covers_all(self, positions: Sequence[int]) -> bool:
-        """Return whether these are the positions of all samples, in order."""
+        """Return whether the positions are those of all samples, in order."""
         every = range(self.samples)
         return positions == every or (len(positions) == self.samples and tuple(positions) == tuple(every))
 

@@ -22,8 +22,8 @@ class BatchNormFamily(LayerFamily):
         if layer.training or layer.running_mean is None:
             raise CurvatureError(
                 f"{type(layer).__name__} is in training mode or without running statistics. It then mixes the samples "
-                "of a batch, so that no per-sample curvature exists. Put it in evaluation mode (layer.eval()), or leave "
-                "it out of the model."
+                "of a batch, so that no per-sample curvature exists. Put it in evaluation mode (layer.eval()), or "
+                "leave it out of the model."
             )
 
     def groups(self, layer: BatchNorm) -> int:
