@@ -1,7 +1,7 @@
-"""Eigenvectors that rounding has made slightly oblique, made orthonormal.
+"""Orthonormalization of eigenvectors that rounding has made slightly oblique.
 
-In `e_k = V u_k / √λ_k` the rounding errors ε of the Gram matrix and its eigenvectors grow: the overlap of two
-eigenvectors, `u_jᵀ VᵀV u_k / √(λ_j λ_k)`, is of the size of `ε λ_max / √(λ_j λ_k)` rather than of ε.
+In `e_k = V u_k / √λ_k`, the rounding errors ε of the Gram matrix and of its eigenvectors are amplified: the overlap of
+two eigenvectors, `u_jᵀ VᵀV u_k / √(λ_j λ_k)`, is of the size of `ε λ_max / √(λ_j λ_k)` rather than ε.
 """
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ import torch
 from torch import Tensor
 
 MIN_REMAINDER = 0.5
-"""What has to be left of each vector beside the earlier ones, for one step by the overlaps to be accurate."""
+"""Smallest norm of a vector, after its projection on the earlier ones is removed, for which the Cholesky factor of the
+overlaps is accurate; below it, a QR decomposition is used."""
 
 
 def orthonormalized(vectors: Sequence[Tensor], evals: Tensor) -> list[Tensor]:
-    """Return vectors with the same spans, orthonormal when flattened and joined over the parameters.
+    """Return orthonormal vectors with the same span, when flattened and concatenated over the parameters.
 
-    They are taken in the order of descending eigenvalues, from the most accurate: each span of leading eigenvectors
-    stays what it is.
+    The vectors are orthogonalized in the order of descending eigenvalues, the most accurate first. So the span of the
+    leading eigenvectors does not change, for any number of them.
 
     Args:
         vectors: Approximate eigenvectors, `[K, *shape]` for each parameter.
-        evals: Their eigenvalues, `[K]`.
+        evals: Eigenvalues of the vectors, `[K]`.
     """
     order = evals.argsort(descending=True)
     place = order.argsort()
