@@ -60,12 +60,7 @@ def finish_capture(current: BackwardPass, settings: CaptureSettings) -> Capture:
     """
     begun = time.perf_counter()
     chosen = settings.subsampling.of_batch(current.loss.samples)
-    ggn_samples, lambda_samples, grad_samples, some = (
-        chosen.ggn_samples,
-        chosen.lambda_samples,
-        chosen.grad_samples,
-        chosen.propagated_samples,
-    )
+    propagated = chosen.propagated_samples
     whole_gradient = settings.subsampling.grad is None
     dtype = computing_dtype(_widest_dtype(current))
     loss = current.loss.cast(dtype)
@@ -85,25 +80,27 @@ def finish_capture(current: BackwardPass, settings: CaptureSettings) -> Capture:
         chosen=chosen,
         in_span=can_be_in_span,
     ).within(settings.budget_on(loss.output.device))
-    calls = current.calls if some is None else [call.select(some) for call in current.calls]
+    calls = current.calls if propagated is None else [call.select(propagated) for call in current.calls]
     selected = {id(call): other for call, other in zip(current.calls, calls, strict=True)}
-    own_parts = [FactorSpec(selected[id(spec.call)], spec.names, spec.must_form) for spec in specs]
-    root = loss_root(loss, some, settings.mc_samples, settings.generator(loss.output.device))
-    in_span = can_be_in_span and _in_span(current, loss, root, some)
-    scale = _root_scale(current, len(ggn_samples))
-    columns = propagate(calls, own_parts, root * scale, key_of(current.loss.output), plan)
-    gradients = [None if in_span else _gradients(current, spec, grad_samples, dtype) for spec in specs]
-    coefficients = _chosen(gradient_coefficients(loss), some) * (_gradient_scale(current) / scale) if in_span else None
-    position = None if some is None else {sample: index for index, sample in enumerate(some)}
+    selected_specs = [FactorSpec(selected[id(spec.call)], spec.names, spec.must_form) for spec in specs]
+    root = loss_root(loss, propagated, settings.mc_samples, settings.generator(loss.output.device))
+    in_span = can_be_in_span and _in_span(current, loss, root, propagated)
+    scale = _root_scale(current, len(chosen.ggn_samples))
+    columns = propagate(calls, selected_specs, root * scale, key_of(current.loss.output), plan)
+    gradients = [None if in_span else _gradients(current, spec, chosen.grad_samples, dtype) for spec in specs]
+    coefficients = (
+        _chosen(gradient_coefficients(loss), propagated) * (_gradient_scale(current) / scale) if in_span else None
+    )
+    position = None if propagated is None else {sample: index for index, sample in enumerate(propagated)}
     return Capture(
         factors=_factors(specs, columns, gradients),
         columns_per_sample=root.shape[1],
         outputs=loss.output[0].numel(),
         samples=len(root),
-        ggn_samples=_positions(ggn_samples, position),
-        lambda_samples=_positions(lambda_samples, position),
-        grad_samples=_positions(grad_samples, position) if in_span else (),
-        grad_count=len(grad_samples),
+        ggn_samples=_positions(chosen.ggn_samples, position),
+        lambda_samples=_positions(chosen.lambda_samples, position),
+        grad_samples=_positions(chosen.grad_samples, position) if in_span else (),
+        grad_count=len(chosen.grad_samples),
         coefficients=coefficients,
         gradient_scale=float(loss.samples) if loss.reduction == "mean" else 1.0,
         gradients={} if in_span or not whole_gradient else _own_gradients(current, specs, dtype),
@@ -145,13 +142,13 @@ def _chosen(tensor: Tensor, samples: Sequence[int] | None) -> Tensor:
     return tensor if samples is None else tensor[list(samples)]
 
 
-def _in_span(current: BackwardPass, loss: LossCall, root: Tensor, some: Sequence[int] | None) -> bool:
+def _in_span(current: BackwardPass, loss: LossCall, root: Tensor, samples: Sequence[int] | None) -> bool:
     """Return whether root and coefficients give the gradient at the model output, for the samples of the root."""
-    coefficients = _chosen(gradient_coefficients(loss), some)
+    coefficients = _chosen(gradient_coefficients(loss), samples)
     if current.scale == 0 or not bool(torch.isfinite(coefficients).all()) or current.output_gradient is None:
         return False
     found = torch.einsum("na,na...->n...", coefficients, root)
-    expected = _chosen(current.output_gradient, some).to(found.dtype) * (normalizer(loss) / current.scale)
+    expected = _chosen(current.output_gradient, samples).to(found.dtype) * (normalizer(loss) / current.scale)
     precision = torch.finfo(current.loss.output.dtype).eps ** 0.5
     return bool((found - expected).abs().max() <= precision * expected.abs().max())
 

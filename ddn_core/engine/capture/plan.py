@@ -1,7 +1,7 @@
 """The plan of a capture: operations, bytes and sizes of chunks and slices, computed before anything is allocated.
 
 The plan follows from the shapes in a forward pass. It decides how many columns are propagated, and how many are formed,
-at a time; and it tells `cost.py` what the pass costs.
+at a time, and `cost.py` reports it.
 """
 
 from __future__ import annotations
