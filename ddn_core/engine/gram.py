@@ -56,7 +56,7 @@ class GroupCurvature:
         return self.roots_of(self.capture.ggn_samples)
 
     def roots_of(self, samples: Sequence[int]) -> tuple[Columns, ...]:
-        """Return the columns of the samples at the given positions, for each factor."""
+        """Return the columns of the samples at the given indices, for each factor."""
         everything = self.capture.covers_all(samples)
         return tuple(factor.root if everything else factor.root.select(samples) for factor in self.factors)
 
@@ -193,7 +193,7 @@ class GroupCurvature:
 
         Args:
             vectors: A tensor for each parameter of the group.
-            samples: Positions of the samples whose columns replace those of V; by default the columns of V.
+            samples: Indices of the samples whose columns replace those of V; by default the columns of V.
         """
         samples = self.capture.ggn_samples if samples is None else samples
         given = dict(zip(self.parameters, vectors, strict=True))
@@ -222,7 +222,7 @@ class GroupCurvature:
         return {factor.parameters: factor.gradient for factor in self.factors if factor.gradient is not None}
 
     def root_columns(self, samples: Sequence[int]) -> dict[tuple[int, ...], Columns]:
-        """Return the columns of the samples at the given positions, by the `id`s of their parameters."""
+        """Return the columns of the samples at the given indices, by the `id`s of their parameters."""
         return dict(zip((factor.parameters for factor in self.factors), self.roots_of(samples), strict=True))
 
     def project_combined_onto(self, columns: Mapping[tuple[int, ...], Columns], weights: Tensor) -> Tensor:

@@ -75,8 +75,8 @@ def _check_fit(first: Capture, other: Capture) -> None:
         )
 
 
-def _shifted(places: Sequence[Sequence[int]], starts: Sequence[int]) -> tuple[int, ...]:
-    return tuple(start + place for own, start in zip(places, starts, strict=True) for place in own)
+def _shifted(indices: Sequence[Sequence[int]], starts: Sequence[int]) -> tuple[int, ...]:
+    return tuple(start + index for own, start in zip(indices, starts, strict=True) for index in own)
 
 
 def _gradients(factors: Sequence[Factor], captures: Sequence[Capture], ratios: Sequence[float]) -> list[Columns]:

@@ -91,15 +91,15 @@ def finish_capture(current: BackwardPass, settings: CaptureSettings) -> Capture:
     coefficients = (
         _chosen(gradient_coefficients(loss), propagated) * (_gradient_scale(current) / scale) if in_span else None
     )
-    position = None if propagated is None else {sample: index for index, sample in enumerate(propagated)}
+    indices = None if propagated is None else {sample: index for index, sample in enumerate(propagated)}
     return Capture(
         factors=_factors(specs, columns, gradients),
         columns_per_sample=root.shape[1],
         outputs=loss.output[0].numel(),
         samples=len(root),
-        ggn_samples=_positions(chosen.ggn_samples, position),
-        lambda_samples=_positions(chosen.lambda_samples, position),
-        grad_samples=_positions(chosen.grad_samples, position) if in_span else (),
+        ggn_samples=_indices(chosen.ggn_samples, indices),
+        lambda_samples=_indices(chosen.lambda_samples, indices),
+        grad_samples=_indices(chosen.grad_samples, indices) if in_span else (),
         grad_count=len(chosen.grad_samples),
         coefficients=coefficients,
         gradient_scale=float(loss.samples) if loss.reduction == "mean" else 1.0,
@@ -132,9 +132,9 @@ def _gradient_scale(current: BackwardPass) -> float:
     return current.scale * (loss.samples if loss.reduction == "mean" else 1) / normalizer(loss)
 
 
-def _positions(samples: Sequence[int], position: Mapping[int, int] | None) -> Sequence[int]:
-    """Return the positions of samples among those whose columns are propagated."""
-    return samples if position is None else tuple(position[sample] for sample in samples)
+def _indices(samples: Sequence[int], indices: Mapping[int, int] | None) -> Sequence[int]:
+    """Return the indices of samples among those whose columns are propagated."""
+    return samples if indices is None else tuple(indices[sample] for sample in samples)
 
 
 def _chosen(tensor: Tensor, samples: Sequence[int] | None) -> Tensor:

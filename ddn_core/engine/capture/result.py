@@ -18,16 +18,16 @@ class Capture:
     """Factors of the wanted parameters, from one backward pass.
 
     The factors' roots have columns for the samples of the GGN and of the directional curvatures, or for the whole batch
-    if the GGN has all samples. A position is the index of a sample among those of the factors.
+    if the GGN has all samples. An index of a sample counts the samples of the factors, not those of the batch.
 
     Attributes:
         factors: A factor for each layer and group with parameters that the loss reaches.
         columns_per_sample: C for the exact GGN, M with Monte-Carlo samples.
         outputs: Number of outputs C of the model for each sample.
         samples: Number of samples with columns in the factors.
-        ggn_samples: Positions of the samples of the GGN; a range if the GGN has all samples.
-        lambda_samples: Positions of the samples of the directional curvatures.
-        grad_samples: Positions of the samples of the gradient; empty unless the gradient is in the span of V.
+        ggn_samples: Indices of the samples of the GGN; a range if the GGN has all samples.
+        lambda_samples: Indices of the samples of the directional curvatures.
+        grad_samples: Indices of the samples of the gradient; empty unless the gradient is in the span of V.
         grad_count: Number of samples in the gradient.
         coefficients: Coefficients of the per-sample gradients in the root's columns, `[samples, C]`: `g_n = V_n c_n`;
             `None` if the gradients are not in the span of V.
@@ -59,10 +59,10 @@ class Capture:
     device: torch.device
     seconds: float = 0.0
 
-    def covers_all(self, positions: Sequence[int]) -> bool:
-        """Return whether the positions are those of all samples, in order."""
+    def covers_all(self, indices: Sequence[int]) -> bool:
+        """Return whether the indices are those of all samples, in order."""
         every = range(self.samples)
-        return positions == every or (len(positions) == self.samples and tuple(positions) == tuple(every))
+        return indices == every or (len(indices) == self.samples and tuple(indices) == tuple(every))
 
     @cached_property
     def reached(self) -> frozenset[int]:
