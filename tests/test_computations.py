@@ -460,7 +460,7 @@ def test_missing_keys(kind, keys, listed, mlp):
     for missing in keys:
         with pytest.raises(ArgumentError) as error:
             kind().get_extension_hook([{key: group[key] for key in keys if key != missing}])
-        assert str(error.value) == f"group 0 has no {missing!r}. A group has {listed}."
+        assert str(error.value) == f"group 0 has no {missing!r}. Give each group {listed}."
 
 
 @pytest.mark.parametrize("kind", NEW)

@@ -83,18 +83,18 @@ def test_counts_are_those_of_the_mathematics():
     inputs, targets = torch.rand(6, 3, 8, 8), torch.randint(0, 7, (6,))
     plan, stages = estimate(model, nn.CrossEntropyLoss(), inputs, targets, [_request(model, largest=3)])
     columns, features = 6 * 7, 3 * 25 + 1
-    linear, convolution = plan.parts
-    assert (linear.contraction, convolution.kept) == ("outer", "structured")
+    linear, convolution = plan.factors
+    assert (linear.contraction, convolution.storage) == ("outer", "structured")
     assert linear.bytes == 4 * columns * 7  # the root at its output
-    assert linear.products == 0.5 * (columns**2 * (7 + 8) + 6**2 * (8 * 16 + 1))
+    assert linear.gram_operations == 0.5 * (columns**2 * (7 + 8) + 6**2 * (8 * 16 + 1))
     assert convolution.bytes == 4 * columns * 8 * 16
     formed = 8 * features * (columns * 16 + 0.5 * columns**2)
     pairs = 0.5 * 6**2 * (16**2 * features + 7 * 8 * 16 * (16 + 7))
-    assert convolution.products == min(formed, pairs)
+    assert convolution.gram_operations == min(formed, pairs)
     back_through_linear, back_through_relu = columns * 128 * 7, columns * 128
-    assert plan.propagating == back_through_linear + back_through_relu + columns * 128
+    assert plan.propagation_operations == back_through_linear + back_through_relu + columns * 128
     assert sum(stage.share for stage in stages) == pytest.approx(1.0)
-    assert stages[-2].how == f"eigh, R = {columns}"
+    assert stages[-2].method == f"eigh, R = {columns}"
 
 
 def test_each_group_s_eigensolver_holds_its_own_matrix():
@@ -132,14 +132,16 @@ SUBSAMPLINGS = {
 
 @pytest.mark.parametrize("name", SUBSAMPLINGS)
 @pytest.mark.parametrize("mc_samples", [0, 2])
-def test_the_estimate_is_the_plan_of_a_real_pass(monkeypatch, mc_samples, name):
+def test_the_estimate_is_the_plan_capture_a_real_pass(monkeypatch, mc_samples, name):
     model = nn.Sequential(nn.Conv1d(2, 4, 3), nn.Tanh(), nn.MaxPool1d(2), nn.Flatten(), nn.Linear(12, 5))
     inputs, targets = torch.rand(4, 2, 8), torch.randint(0, 5, (4,))
     subsampling = Subsampling(**SUBSAMPLINGS[name])
     estimated, _ = estimate(model, nn.CrossEntropyLoss(), inputs, targets, [_request(model)], mc_samples, subsampling)
     plans = []
-    original = finish.plan_of
-    monkeypatch.setattr(finish, "plan_of", lambda *given, **named: plans.append(original(*given, **named)) or plans[-1])
+    original = finish.plan_capture
+    monkeypatch.setattr(
+        finish, "plan_capture", lambda *given, **named: plans.append(original(*given, **named)) or plans[-1]
+    )
     curvature = {"kind": "ggn-mc", "mc_samples": mc_samples} if mc_samples else {}
     curvature |= {f"subsampling_{what}": indices for what, indices in SUBSAMPLINGS[name].items()}
     optimizer = DirectionalDampedNewton(extend(model).named_parameters(), curvature=curvature)

@@ -12,7 +12,7 @@ import torch
 from backpack import backpack, extend
 
 from ddn_core.config import Config, parse_config
-from ddn_core.engine import Capture, Context, CurvatureCapture, Wanted, damped_newton_step
+from ddn_core.engine import Capture, Context, CurvatureCapture, WantedParameter, damped_newton_step
 from ddn_core.plugins.resolve import group_choice
 from ddn_core.runs.events import StepEvent
 from ddn_core.training.loop import Training
@@ -71,7 +71,7 @@ class _Engine:
         self._model, self._loss_function = extend(parts.model.float()), extend(parts.loss_function)
         self._parameters = list(self._model.parameters())
         self._captures: list[Capture] = []
-        wanted = {id(p): Wanted(name, p, 0) for name, p in self._model.named_parameters()}
+        wanted = {id(p): WantedParameter(name, p, 0) for name, p in self._model.named_parameters()}
         self._extension = CurvatureCapture(lambda: wanted, lambda: None, self._captures.append)
         self._choice = group_choice(config.groups[0].criterion, config.groups[0].damping, "group 0")
         self._batches = [(X.float(), y) for X, y in parts.train_batches]

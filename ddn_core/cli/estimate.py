@@ -90,7 +90,7 @@ def _row(stage: StageEstimate) -> tuple[str, ...]:
         "all" if stage.group is None else str(stage.group),
         stage.stage,
         str(stage.columns),
-        stage.how,
+        stage.method,
         _operations(stage.operations),
         decimal(stage.bytes),
         f"{stage.share:.0%}",

@@ -1,7 +1,7 @@
-"""ViViT's computations: a BackPACK extension and a hook, and a result for each parameter group.
+"""ViViT's computations: a BackPACK extension and a hook, with a result for each parameter group.
 
-groups.py                   the tables that the user gives -> checked groups with strategies of their own
-base.py                     Computation: what all have in common; DirectionalComputation: what the last two have
+groups.py                   the user's group tables -> checked groups, each with its own strategies
+base.py                     Computation: the base class of all; DirectionalComputation: that of the last two
 eigenvalues.py              EigvalshComputation: eigenvalues
 eigenpairs.py               EighComputation: eigenvalues, and eigenvectors in parameter space (orthonormal.py)
 directional_derivatives.py  DirectionalDerivativesComputation: gammas, lambdas

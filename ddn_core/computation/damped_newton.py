@@ -18,11 +18,11 @@ class DirectionalDampedNewtonComputation(DirectionalComputation[tuple[Criterion,
     """BackPACK extension and hook that compute a directionally damped Newton step for each parameter group.
 
     For a group with generalized Gauss-Newton matrix `G = V Vᵀ`, eigenpairs `(λ_k, e_k)`, and chosen directions k,
-    the step is `s = Σ_k -γ̄_k / (λ̄_k + δ_k) e_k` with γ̄, λ̄ the directional gradients and curvatures of the loss and
-    δ the dampings (Dangel, Tatzel, Hennig 2022, section 2). V is not formed.
+    the step is `s = Σ_k -γ̄_k / (λ̄_k + δ_k) e_k` with the directional gradients γ̄ and curvatures λ̄ of the loss, and
+    the dampings δ (Dangel, Tatzel, Hennig 2022, section 2). V is not formed.
 
-    A group is a table with `"params"`, `"criterion"` and `"damping"`. One object serves any number of backward passes;
-    each replaces the results of the one before.
+    A group is a table with `"params"`, `"criterion"` and `"damping"`. One object works for any number of backward
+    passes; each pass replaces the results of the one before.
 
     Example:
         >>> computation = DirectionalDampedNewtonComputation()
@@ -41,7 +41,7 @@ class DirectionalDampedNewtonComputation(DirectionalComputation[tuple[Criterion,
     _keys = ("params", "criterion", "damping")
 
     def get_result(self, group: Mapping[str, Any]) -> tuple[Tensor, ...]:
-        """Return the damped Newton step of a group, in the format of `group["params"]`.
+        """Return the damped Newton step of a group, with a tensor for each parameter in `group["params"]`.
 
         Raises:
             NoResultError: No backward pass has computed a step for this group.
@@ -51,8 +51,8 @@ class DirectionalDampedNewtonComputation(DirectionalComputation[tuple[Criterion,
     def get_directions(self, group: Mapping[str, Any]) -> DampedDirections:
         """Return the chosen directions of a group with their dampings.
 
-        Their `evals [K]`, `evecs [R, K]`, `gammas [N_grad, K]`, `lambdas [N_lambdas, K]` and `deltas [K]` make up the
-        step; `eigenvectors()` gives the directions in parameter space.
+        The step is computed from their `evals [K]`, `evecs [R, K]`, `gammas [N_grad, K]`, `lambdas [N_lambdas, K]` and
+        `deltas [K]`. Their method `eigenvectors()` returns the directions in parameter space.
 
         Raises:
             NoResultError: No backward pass has computed directions for this group.
@@ -62,11 +62,11 @@ class DirectionalDampedNewtonComputation(DirectionalComputation[tuple[Criterion,
     def _strategies(self, given: Mapping[str, Any], label: str) -> tuple[Criterion, Damping]:
         return as_criterion(given["criterion"], label, self._warn), as_damping(given["damping"], label)
 
-    def _compute(self, capture: Capture, group: Group[tuple[Criterion, Damping]], occasion: Context) -> GroupStep:
+    def _compute(self, capture: Capture, group: Group[tuple[Criterion, Damping]], context: Context) -> GroupStep:
         choice = group_choice(*group.strategies, group.label)
-        step = damped_newton_step(capture, group.parameters, choice, occasion)
+        step = damped_newton_step(capture, group.parameters, choice, context)
         kept = "all" if step.uniform_damping is not None else len(step.directions)
-        self._tell_kept(group, kept, capture)
+        self._report_kept(group, kept, capture)
         return step
 
     def _fallbacks(self, result: GroupStep) -> tuple[str, ...]:

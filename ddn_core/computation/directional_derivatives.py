@@ -20,11 +20,11 @@ class DirectionalDerivativesComputation(DirectionalComputation[Criterion, Deriva
     """BackPACK extension and hook that compute the derivatives of each sample's loss along eigenvectors of the GGN.
 
     For a group with generalized Gauss-Newton matrix `G = V Vᵀ` and the eigenvectors `e_k` that its criterion chooses,
-    these are the directional gradients `γ[n, k] = e_kᵀ g_n` and the directional curvatures `λ[n, k] = e_kᵀ G_n e_k`,
-    with gradient `g_n` and GGN `G_n` of sample n, not divided by N.
+    the result has the directional gradients `γ[n, k] = e_kᵀ g_n` and the directional curvatures
+    `λ[n, k] = e_kᵀ G_n e_k`, where `g_n` and `G_n` are gradient and GGN of sample n, not divided by N.
 
-    A group is a table with `"params"` and `"criterion"`. One object serves any number of backward passes; each replaces
-    the results of the one before.
+    A group is a table with `"params"` and `"criterion"`. One object works for any number of backward passes; each
+    pass replaces the results of the one before.
 
     Example:
         >>> computation = DirectionalDerivativesComputation()
@@ -40,8 +40,9 @@ class DirectionalDerivativesComputation(DirectionalComputation[Criterion, Deriva
         """Return the directional gradients and curvatures of a group.
 
         Returns:
-            Gammas `[N_grad, K]`, loss/param, and lambdas `[N_lambdas, K]`, loss/param². Rows follow the indices of the
-            sub-sampling, columns the criterion's choice. The sign of a column of gammas is that of its eigenvector.
+            Gammas `[N_grad, K]`, loss/param, and lambdas `[N_lambdas, K]`, loss/param². Rows are in the order of the
+            sub-sampling's indices, columns in the order of the criterion's choice. A column of gammas changes its sign
+            with its eigenvector.
 
         Raises:
             NoResultError: No backward pass has computed derivatives for this group.
@@ -51,9 +52,9 @@ class DirectionalDerivativesComputation(DirectionalComputation[Criterion, Deriva
     def _strategies(self, given: Mapping[str, Any], label: str) -> Criterion:
         return as_criterion(given["criterion"], label, self._warn)
 
-    def _compute(self, capture: Capture, group: Group[Criterion], occasion: Context) -> Derivatives:
-        directions = chosen_directions(capture, group, occasion)
-        self._tell_kept(group, len(directions), capture)
+    def _compute(self, capture: Capture, group: Group[Criterion], context: Context) -> Derivatives:
+        directions = chosen_directions(capture, group, context)
+        self._report_kept(group, len(directions), capture)
         return directions.gammas, directions.lambdas, directions.fallbacks
 
     def _fallbacks(self, result: Derivatives) -> tuple[str, ...]:

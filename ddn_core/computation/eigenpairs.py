@@ -20,11 +20,11 @@ Eigenpairs = tuple[Tensor, list[Tensor], tuple[str, ...]]
 class EighComputation(Computation[Criterion, Eigenpairs]):
     """BackPACK extension and hook that compute eigenpairs of the GGN of each parameter group.
 
-    For a group with generalized Gauss-Newton matrix `G = V Vᵀ` the eigenpairs `G e_k = λ_k e_k` are computed that the
-    group's criterion chooses. The eigenvectors are orthonormal up to rounding, close to the null space too.
+    For a group with generalized Gauss-Newton matrix `G = V Vᵀ`, the result has the eigenpairs `G e_k = λ_k e_k` that
+    the group's criterion chooses. The eigenvectors are orthonormal up to rounding, also close to the null space.
 
-    A group is a table with `"params"` and `"criterion"`. One object serves any number of backward passes; each replaces
-    the results of the one before.
+    A group is a table with `"params"` and `"criterion"`. One object works for any number of backward passes; each
+    pass replaces the results of the one before.
 
     Example:
         >>> computation = EighComputation()
@@ -49,23 +49,25 @@ class EighComputation(Computation[Criterion, Eigenpairs]):
 
         Args:
             subsampling: Indices of the samples in the GGN; all by default. With a mean-reduced loss the GGN is the mean
-                over these samples, with a sum-reduced one their sum. Messages call it `subsampling_ggn`.
-            mc_samples: Number of Monte-Carlo samples of the loss Hessian; 0, the default, for the exact one.
-            verbose: Print what is computed.
-            warn_small_eigvals: Whether a function as criterion that selects numerically zero eigenvalues causes a
-                warning; they are dropped in any case. 0 silences the warning, every other value means the same.
+                over these samples, with a sum-reduced one their sum. Error messages call this argument
+                `subsampling_ggn`.
+            mc_samples: Number of Monte-Carlo samples of the loss Hessian; 0, the default, for the exact loss Hessian.
+            verbose: Print a line for each module of the pass and for each group.
+            warn_small_eigvals: If positive, warn if a function as criterion selects numerically zero eigenvalues, which
+                are dropped in any case. 0 silences the warning, and all positive values mean the same.
             seed: Seed of the Monte-Carlo samples; by default they come from torch's own generator.
 
         Raises:
-            ArgumentError: An index is repeated, negative or no integer, or the number of samples is negative.
+            ArgumentError: A sample index is repeated, negative or not an integer, or the number of Monte-Carlo samples
+                is negative.
         """
         super().__init__(verbose, mc_samples, seed, warn_small_eigvals, subsampling_ggn=subsampling)
 
     def get_result(self, group: Mapping[str, Any]) -> tuple[Tensor, list[Tensor]]:
         """Return the chosen eigenvalues of a group, `[K]`, in loss/param², and the eigenvectors.
 
-        The eigenvectors are a list in the format of `group["params"]`, with an axis in front: `[K, *parameter.shape]`
-        for each parameter, so that `[part[k] for part in evecs]` belongs to `evals[k]`. The order is that of the
+        The eigenvectors are a list with a tensor `[K, *parameter.shape]` for each parameter in `group["params"]`:
+        `[part[k] for part in evecs]` is the eigenvector of `evals[k]`. The eigenpairs are in the order of the
         criterion's choice.
 
         Raises:
@@ -77,9 +79,9 @@ class EighComputation(Computation[Criterion, Eigenpairs]):
     def _strategies(self, given: Mapping[str, Any], label: str) -> Criterion:
         return as_criterion(given["criterion"], label, self._warn)
 
-    def _compute(self, capture: Capture, group: Group[Criterion], occasion: Context) -> Eigenpairs:
-        directions = chosen_directions(capture, group, occasion)
-        self._tell_kept(group, len(directions), capture)
+    def _compute(self, capture: Capture, group: Group[Criterion], context: Context) -> Eigenpairs:
+        directions = chosen_directions(capture, group, context)
+        self._report_kept(group, len(directions), capture)
         vectors = orthonormalized(directions.eigenvectors(), directions.evals)
         return directions.evals, vectors, directions.fallbacks
 

@@ -17,11 +17,11 @@ Eigenvalues = tuple[Tensor, tuple[str, ...]]
 class EigvalshComputation(Computation[None, Eigenvalues]):
     """BackPACK extension and hook that compute the eigenvalues of the GGN of each parameter group.
 
-    They are the R eigenvalues of the Gram matrix `VᵀV`, where the group has the generalized Gauss-Newton matrix
-    `G = V Vᵀ`: those of G that are not zero, and zeros. No eigenvectors are computed.
+    For a group with generalized Gauss-Newton matrix `G = V Vᵀ`, the result has all R eigenvalues of the Gram matrix
+    `VᵀV`: the nonzero eigenvalues of G, and zeros. No eigenvectors are computed.
 
-    A group is a table with `"params"`. One object serves any number of backward passes; each replaces the results of
-    the one before.
+    A group is a table with `"params"`. One object works for any number of backward passes; each pass replaces the
+    results of the one before.
 
     Example:
         >>> computation = EigvalshComputation()
@@ -47,20 +47,22 @@ class EigvalshComputation(Computation[None, Eigenvalues]):
 
         Args:
             subsampling: Indices of the samples in the GGN; all by default. With a mean-reduced loss the GGN is the mean
-                over these samples, with a sum-reduced one their sum. Messages call it `subsampling_ggn`.
-            mc_samples: Number of Monte-Carlo samples of the loss Hessian; 0, the default, for the exact one.
-            verbose: Print what is computed.
+                over these samples, with a sum-reduced one their sum. Error messages call this argument
+                `subsampling_ggn`.
+            mc_samples: Number of Monte-Carlo samples of the loss Hessian; 0, the default, for the exact loss Hessian.
+            verbose: Print a line for each module of the pass and for each group.
             seed: Seed of the Monte-Carlo samples; by default they come from torch's own generator.
 
         Raises:
-            ArgumentError: An index is repeated, negative or no integer, or the number of samples is negative.
+            ArgumentError: A sample index is repeated, negative or not an integer, or the number of Monte-Carlo samples
+                is negative.
         """
         super().__init__(verbose, mc_samples, seed, subsampling_ggn=subsampling)
 
     def get_result(self, group: Mapping[str, Any]) -> Tensor:
         """Return the eigenvalues of a group, all R of them, ascending, in loss/param².
 
-        Numerically zero ones are what the eigensolver gave, so they can be slightly negative.
+        Numerically zero eigenvalues are not set to zero, so they can be slightly negative.
 
         Raises:
             NoResultError: No backward pass has computed eigenvalues for this group.
@@ -68,11 +70,11 @@ class EigvalshComputation(Computation[None, Eigenvalues]):
         return self._result(group)[0]
 
     def _strategies(self, given: Mapping[str, Any], label: str) -> None:
-        """Choose nothing: every eigenvalue is computed."""
+        """Return no strategies: every eigenvalue is computed."""
 
-    def _compute(self, capture: Capture, group: Group[None], occasion: Context) -> Eigenvalues:
+    def _compute(self, capture: Capture, group: Group[None], context: Context) -> Eigenvalues:
         evals, fallbacks = group_eigenvalues(capture, group.parameters)
-        self._tell(f"{group.label}: {len(evals)} eigenvalues")
+        self._report(f"{group.label}: {len(evals)} eigenvalues")
         return evals, fallbacks
 
     def _fallbacks(self, result: Eigenvalues) -> tuple[str, ...]:

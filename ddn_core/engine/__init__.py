@@ -1,6 +1,6 @@
 """The mathematics: from one backward pass to a directionally damped Newton step.
 
-Data goes one way, one file each::
+Data flows in one direction. Each file does one part::
 
     capture/        loss.backward()                   -> Capture: factors for each group's parameters
     factors/        rows of V that belong to a layer's parameters, in structured form
@@ -13,12 +13,14 @@ Data goes one way, one file each::
     terms.py        terms of a step beyond the loss: weight decay, memory of the previous step, the complement
     quadratic.py    the quadratic model of the loss along any move
     pipeline.py     calls the above in order
+    clock.py        seconds that each stage of a step takes
+    cost.py         operations and bytes of a step, estimated from shapes
 
-Knows torch (and BackPACK in `capture/`), no plugin, no config, no pydantic. What other rooms may use is what
-this module exports.
+The engine depends on torch, and on BackPACK in `capture/`; it knows no plugin, no config and no pydantic. Other
+packages use only what this module exports.
 """
 
-from ddn_core.engine.capture import Capture, CurvatureCapture, Subsampling, Wanted, joined
+from ddn_core.engine.capture import Capture, CurvatureCapture, Subsampling, WantedParameter, concatenate
 from ddn_core.engine.clock import STAGES, StageClock
 from ddn_core.engine.context import Context, GivenNorms
 from ddn_core.engine.cost import GroupRequest, StageEstimate, estimate, outputs_per_sample
@@ -68,14 +70,14 @@ __all__ = [
     "StepSummary",
     "StepTerms",
     "Subsampling",
-    "Wanted",
+    "WantedParameter",
     "all_finite",
+    "concatenate",
     "damped_newton_step",
     "eigendecompose",
     "estimate",
     "group_directions",
     "group_eigenvalues",
-    "joined",
     "outputs_per_sample",
     "predicted_decrease",
     "quadratic_model",

@@ -1,4 +1,4 @@
-"""Seconds that the stages of a step take."""
+"""Wall-clock seconds that each stage of a step takes."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 STAGES = ("capture", "gram", "spectrum", "strategies", "step")
-"""In the order of the computation; `capture` is the part of the backward pass that gives the factors."""
+"""Stages in the order of the computation; `capture` is the part of the backward pass that makes the factors."""
 
 
 class StageClock:
-    """Adds up wall-clock seconds by stage, as the host sees them: a device may still be at work."""
+    """Sums of wall-clock seconds by stage, on the host: a device may still be computing when a stage ends."""
 
     def __init__(self, capture: float = 0.0) -> None:
-        """Begin with what the capture took."""
+        """Start all stages at zero, except `capture`, which starts at the given seconds."""
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self.seconds["capture"] = capture
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Return a context whose duration is added to a stage."""
+        """Return a context manager that adds its duration to a stage."""
         begun = time.perf_counter()
         try:
             yield

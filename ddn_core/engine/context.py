@@ -1,4 +1,4 @@
-"""What a strategy can know beyond the directions: one object, which can grow without breaking plugins."""
+"""Information for strategies beyond the directions, in one object that can grow without breaking plugins."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ddn_core.engine.outcome import Outcome
 
 
 class Norms(Protocol):
-    """The sizes of gradient, parameters and curvature of a group, computed when first read."""
+    """Norms of gradient and parameters and the mean curvature of a group, each computed when first read."""
 
     @property
     def gradient(self) -> float:
@@ -33,7 +33,7 @@ class Norms(Protocol):
 
 @dataclass(frozen=True)
 class GivenNorms:
-    """Norms as plain numbers."""
+    """Norms that are given as plain numbers."""
 
     gradient: float = 1.0
     parameters: float = 1.0
@@ -42,11 +42,11 @@ class GivenNorms:
 
 @dataclass(frozen=True, eq=False)
 class GroupNorms:
-    """Norms of a group of parameters.
+    """Norms of a parameter group, computed from its curvature.
 
     Attributes:
-        basis: Curvature that the directions are of.
-        data: Curvature that the gradient belongs to.
+        basis: Curvature of the batch that gives the directions.
+        data: Curvature of the batch that gives the gradient.
         tensors: The parameters.
     """
 
@@ -76,16 +76,17 @@ class GroupNorms:
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """What a strategy can know beyond the directions; attributes may be added.
+    """Information for strategies beyond the directions; later versions may add attributes.
 
-    It is known before any eigenpair is, and is the same for the criterion and the damping of a group.
+    The context is available before any eigenpair is computed. The criterion and the damping of a group get the same
+    one.
 
     Attributes:
-        step: Number of steps that were taken before this one; of passes, in a computation that takes no steps.
+        step: Number of steps before this one; in a computation, which takes no steps, the number of passes.
         group: Number of the parameter group.
         lr: Factor on the group's step.
-        last: What the group's last step did; `None` before the first, and where no strategy of the group observes or
-            requires `"outcome"`.
+        last: Outcome of the group's last step; `None` before the first step, and if no strategy of the group observes
+            or requires `"outcome"`.
         outputs: Number of outputs C of the model for each sample, such as classes.
         samples: Number of samples N in the GGN.
         parameters: Number of parameters P of the group that the loss reaches.
@@ -105,7 +106,7 @@ class Context:
     def gradient_norm(self) -> float:
         """Euclidean norm of the gradient of the loss with respect to the group, loss/param; computed when first read.
 
-        Gradients that are not in the span of the directions count too.
+        The norm includes the part of the gradient outside the span of the directions.
         """
         return self.norms.gradient
 
@@ -118,15 +119,15 @@ class Context:
     def mean_curvature(self) -> float:
         """Mean of the eigenvalues, zeros included: trace over min(R, P), loss/param²; computed when first read.
 
-        It takes no eigenvalue, and is known before any is.
+        It is computed from the trace, without any eigenvalue.
         """
         return self.norms.curvature
 
     def generator(self, seed: int = 0) -> Generator:
         """Return a random generator on the CPU that depends on seed, step and group only.
 
-        The same call gives the same numbers: there is no state to save, and a strategy that is called twice in a step
-        answers alike.
+        Two calls with the same seed give the same numbers. So there is no state to save, and a strategy that is called
+        twice in a step returns the same result twice.
 
         Args:
             seed: Any integer.

@@ -1,4 +1,7 @@
-"""What a step will take, from shapes alone: nothing is computed, nothing of the model's size is allocated."""
+"""Estimated operations, bytes and shares of the time of a step, from shapes alone.
+
+The model runs on torch's meta device: nothing is computed, and no memory of the model's size is allocated.
+"""
 
 from __future__ import annotations
 
@@ -10,43 +13,43 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from ddn_core.engine.capture.factor_specs import FactorSpec, factor_specs
 from ddn_core.engine.capture.loss import LOSSES
-from ddn_core.engine.capture.parts import Part, parts_of
-from ddn_core.engine.capture.plan import CapturePlan, plan_of
+from ddn_core.engine.capture.plan import CapturePlan, plan_capture
 from ddn_core.engine.capture.subsampling import Subsampling
 from ddn_core.engine.capture.tape import computing_dtype
 from ddn_core.engine.capture.tracing import traced_calls
-from ddn_core.engine.krylov import pays
+from ddn_core.engine.krylov import is_worthwhile
 from ddn_core.errors import CurvatureError
 
 OPERATIONS_PER_SECOND = 1e11
-"""Rate of matrix products, of two cores of today; only its ratio to the others matters for shares of the time."""
+"""Rate of matrix products on two current CPU cores; for the shares of the time only the ratios of the rates matter."""
 BYTES_PER_SECOND = 1e10
-"""Rate at which memory is read or written."""
+"""Rate at which memory is read and written."""
 SOLVER_OPERATIONS = {"eigh": 9.0, "krylov": 12.0, "cholesky": 0.34}
-"""Operations in units of R³, or of R² · k for the leading pairs (Golub and Van Loan, sections 4.2, 8.3 and 10.3)."""
+"""Operations over R³, or over R² · k for k leading pairs (Golub and Van Loan, sections 4.2, 8.3 and 10.3)."""
 SOLVER_SLOWNESS = {"eigh": 6.0, "krylov": 2.0, "cholesky": 2.0}
-"""How far below the rate of matrix products the solvers run."""
+"""Ratio of the rate of matrix products to the rate of each solver."""
 
 
 @dataclass(frozen=True)
 class StageEstimate:
-    """What one stage takes.
+    """Estimated cost of one stage.
 
     Attributes:
-        group: Number of the group; `None` for what all groups share.
-        stage: `"backpropagation"`, a layer's parameters, `"eigensolver"`, or `"step"`.
+        group: Number of the group; `None` for a stage that all groups share.
+        stage: `"backpropagation"`, names of a layer's parameters, `"eigensolver"`, or `"step"`.
         columns: Number of columns.
-        how: The contraction, or the solver.
-        operations: Multiplications with an addition.
-        bytes: What is held.
-        share: Expected share of the time.
+        method: Name of the contraction or the solver.
+        operations: Number of operations; a multiplication and an addition count as one.
+        bytes: Number of bytes that are held.
+        share: Expected share of the time, from 0 to 1.
     """
 
     group: int | None
     stage: str
     columns: int
-    how: str
+    method: str
     operations: float
     bytes: int
     share: float
@@ -54,17 +57,17 @@ class StageEstimate:
 
 @dataclass(frozen=True)
 class GroupRequest:
-    """What is to be computed for a group.
+    """The part of a step that a group needs.
 
     Attributes:
-        names: By `id`, the names of its parameters.
-        largest: Number of leading eigenpairs that are needed; all if `None`.
-        solved: Whether all directions have one damping, so that a solve gives the step.
+        names: Names of its parameters, by the `id` of the parameter.
+        largest: Number of leading eigenpairs that are needed; `None` for all.
+        is_solved: True if all directions have the same damping, so that a Cholesky solve gives the step.
     """
 
     names: Mapping[int, str]
     largest: int | None
-    solved: bool
+    is_solved: bool
 
 
 @torch.no_grad()
@@ -78,20 +81,20 @@ def estimate(
     subsampling: Subsampling | None = None,
     memory_budget: int | None = None,
 ) -> tuple[CapturePlan, list[StageEstimate]]:
-    """Return the plan of a pass and what each stage of a step takes.
+    """Return the plan of a pass and the estimated cost of each stage of a step.
 
     Args:
-        model: Model; it is not run, a copy without numbers is.
-        loss_function: Loss.
-        inputs: Inputs of a batch; only shape and dtype are read.
-        targets: Its targets.
+        model: Model. Only a copy on the meta device is run.
+        loss_function: Loss function.
+        inputs: Inputs of a batch; only their shape and dtype are used.
+        targets: Targets of the batch.
         groups: The parameter groups.
         mc_samples: Number of Monte-Carlo samples; 0 for the exact GGN.
         subsampling: Samples of gradient, directions and directional curvatures; all by default.
-        memory_budget: Number of bytes that the plan has to stay within; no limit by default.
+        memory_budget: Largest number of bytes that the plan may need; no limit by default.
 
     Raises:
-        ArgumentError: An index is not one of the batch.
+        ArgumentError: A sample index is outside of the batch.
         CurvatureError: A layer or the loss is not supported.
         MemoryBudgetError: The smallest slices need more than the budget.
     """
@@ -108,19 +111,19 @@ def estimate(
         if id(original) in group.names
     }
     calls, output = traced_calls(shadow, inputs.to("meta"))
-    parts = parts_of(calls, numbers)
+    specs = factor_specs(calls, numbers)
     per_sample = mc_samples or output[0].numel()
     dtype = computing_dtype(output.dtype)
-    part_groups = [numbers[id(part.parameters[0])] for part in parts]
+    spec_groups = [numbers[id(spec.parameters[0])] for spec in specs]
     chosen = subsampling.of_batch(len(inputs))
     in_span = not mc_samples and chosen.columns_cover_gradient
-    plan = plan_of(calls, parts, part_groups, per_sample, dtype, chosen, in_span).within(memory_budget)
-    return plan, _stages(plan, groups, _names(model, shadow, groups), parts)
+    plan = plan_capture(calls, specs, spec_groups, per_sample, dtype, chosen, in_span).within(memory_budget)
+    return plan, _stages(plan, groups, _names(model, shadow, groups), specs)
 
 
 @torch.no_grad()
 def outputs_per_sample(model: Module, inputs: Tensor) -> int:
-    """Return the number of outputs of a model for each sample, from shapes alone.
+    """Return the number of model outputs for each sample, from shapes alone.
 
     Raises:
         CurvatureError: A layer is not supported.
@@ -130,26 +133,38 @@ def outputs_per_sample(model: Module, inputs: Tensor) -> int:
 
 
 def _names(model: Module, shadow: Module, groups: Sequence[GroupRequest]) -> dict[int, str]:
-    """Return the names of the shadow's parameters."""
+    """Return the names of the parameters of the meta copy, by `id`."""
     known = {key: name for group in groups for key, name in group.names.items()}
     pairs = zip(shadow.parameters(), model.parameters(), strict=True)
     return {id(own): known[id(original)] for own, original in pairs if id(original) in known}
 
 
 def _stages(
-    plan: CapturePlan, groups: Sequence[GroupRequest], names: Mapping[int, str], parts: Sequence[Part]
+    plan: CapturePlan, groups: Sequence[GroupRequest], names: Mapping[int, str], specs: Sequence[FactorSpec]
 ) -> list[StageEstimate]:
-    rows = [StageEstimate(None, "backpropagation", plan.columns, "chunks", plan.propagating, plan.chunk_bytes, 0.0)]
-    moved = [float(plan.columns * plan.itemsize * plan.sample_elements)]
+    rows = [
+        StageEstimate(
+            None, "backpropagation", plan.columns, "chunks", plan.propagation_operations, plan.chunk_bytes, 0.0
+        )
+    ]
+    moved = [float(plan.columns * plan.itemsize * plan.slope_elements)]
     for number, group in enumerate(groups):
-        own = [(planned, part) for planned, part in zip(plan.parts, parts, strict=True) if planned.group == number]
-        for planned, part in own:
-            stage = ", ".join(names[id(parameter)] for parameter in part.parameters)
-            how = planned.contraction if planned.kept == "structured" else "kept formed"
+        own = [(planned, spec) for planned, spec in zip(plan.factors, specs, strict=True) if planned.group == number]
+        for planned, spec in own:
+            stage = ", ".join(names[id(parameter)] for parameter in spec.parameters)
+            method = planned.contraction if planned.storage == "structured" else "kept formed"
             rows.append(
-                StageEstimate(number, stage, plan.columns, how, planned.forming + planned.products, planned.bytes, 0.0)
+                StageEstimate(
+                    number,
+                    stage,
+                    plan.columns,
+                    method,
+                    planned.forming_operations + planned.gram_operations,
+                    planned.bytes,
+                    0.0,
+                )
             )
-            moved.append(2.0 * planned.bytes + (plan.columns**2 * plan.itemsize if how == "outer" else 0.0))
+            moved.append(2.0 * planned.bytes + (plan.columns**2 * plan.itemsize if method == "outer" else 0.0))
         size = sum(planned.size for planned, _ in own)
         columns = plan.gram_columns
         solver, operations = _solver(group, min(columns, size))
@@ -157,7 +172,7 @@ def _stages(
         held = plan.gram_bytes_of(number)
         rows.append(StageEstimate(number, "eigensolver", columns, side, operations, held, 0.0))
         moved.append((SOLVER_SLOWNESS[solver] - 1) * operations * BYTES_PER_SECOND / OPERATIONS_PER_SECOND)
-        combining = sum(planned.combining for planned, _ in own)
+        combining = sum(planned.combination_operations for planned, _ in own)
         rows.append(StageEstimate(number, "step", plan.columns, "V · w", combining, size * plan.itemsize, 0.0))
         moved.append(float(sum(planned.bytes for planned, _ in own)))
     seconds = [
@@ -166,15 +181,20 @@ def _stages(
     ]
     total = sum(seconds) or 1.0
     return [
-        StageEstimate(row.group, row.stage, row.columns, row.how, row.operations, row.bytes, spent / total)
+        StageEstimate(row.group, row.stage, row.columns, row.method, row.operations, row.bytes, spent / total)
         for row, spent in zip(rows, seconds, strict=True)
     ]
 
 
 def _solver(group: GroupRequest, side: int) -> tuple[str, float]:
-    """Return which solver a group's matrix meets, and about how many operations it takes."""
-    if group.solved:
+    """Return the name of the solver for a group, and its approximate number of operations.
+
+    Args:
+        group: Request of the group.
+        side: Number of rows of the matrix that is decomposed or solved.
+    """
+    if group.is_solved:
         return "cholesky", SOLVER_OPERATIONS["cholesky"] * side**3
-    if group.largest is not None and pays(side, group.largest):
+    if group.largest is not None and is_worthwhile(side, group.largest):
         return "krylov", SOLVER_OPERATIONS["krylov"] * side**2 * group.largest
     return "eigh", SOLVER_OPERATIONS["eigh"] * side**3

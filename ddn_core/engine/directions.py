@@ -1,4 +1,4 @@
-"""Directions: what a criterion chooses from and a damping acts on."""
+"""Directions: eigenvectors of a group's GGN, from which a criterion chooses and to which a damping applies."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ddn_core.engine.context import Context, GivenNorms
 Reduction = Literal["mean", "sum"]
 
 Derivative = Literal["gammas", "lambdas", "loss_gammas", "loss_lambdas"]
-"""Derivatives along directions, which are computed when first read and kept; directions lie along the last axis."""
+"""Names of the derivatives that are computed when first read and then kept; directions lie along their last axis."""
 
 
 class DirectionSource(Protocol):
-    """Computes, when first asked, what eigenpairs alone do not tell."""
+    """Source of derivatives along directions and of moves in parameter space, which eigenpairs alone do not give."""
 
     def gammas(self, directions: Directions) -> Tensor:
         """Return the directional gradients `[N_grad, K]`."""
@@ -33,7 +33,7 @@ class DirectionSource(Protocol):
         """Return the directional curvatures of the loss itself, `[K]`."""
 
     def move(self, directions: Directions, lengths: Tensor) -> tuple[Tensor, ...]:
-        """Return `Σ_k lengths[k, j] e_k` for lengths `[K, J]`: `[J, *parameter.shape]` for each parameter."""
+        """Return `Σ_k lengths[k, j] e_k`, `[J, *parameter.shape]` for each parameter, for lengths `[K, J]`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,20 +41,20 @@ class Directions:
     """K eigenvectors `e_k = V u_k / √λ_k` of a group's GGN, and the derivatives of the loss along them.
 
     The sign of a direction is a convention: the entry of largest magnitude of `evecs[:, k]` (the first such) is
-    positive. `evecs[:, k]` and `gammas[:, k]` would change sign together.
+    positive. If `evecs[:, k]` changed its sign, `gammas[:, k]` would change its sign too.
 
     Attributes:
-        evals: Eigenvalues λ_k, all numerically nonzero, `[K]`, loss/param²; ascending before a criterion has chosen,
-            then in the order of its choice.
+        evals: Eigenvalues λ_k, all numerically nonzero, `[K]`, loss/param². They ascend until a criterion has chosen,
+            and are then in the order of its choice.
         evecs: Gram eigenvectors u_k, `[R, K]`; row `c · N + n` belongs to output (or Monte-Carlo sample) c of sample n.
-        all_evals: Eigenvalues before any were left out, ascending, loss/param²: all R of them (P, where the group has
-            fewer parameters than columns), or only the leading ones that a criterion asked for. Its end is `evals` as
-            long as no criterion has chosen.
+        all_evals: All computed eigenvalues, ascending, loss/param²: R of them (P if the group has fewer parameters than
+            columns), or only the leading ones that a criterion asked for. Until a criterion has chosen, `evals` is the
+            end of `all_evals`.
         reduction: Reduction of the loss over the samples, `"mean"` or `"sum"`.
         source: Computes gammas, lambdas and eigenvectors when they are first read.
-        vectors: The eigenvectors e_k, `[K, P]`, where the GGN itself was decomposed; `None` elsewhere.
-        fallbacks: What the eigensolver had to try beyond the first attempt: `"eigh"`, `"float64"`, `"jitter"`.
-        context: What is known beyond the directions: step count, norms, random numbers, the last outcome.
+        vectors: The eigenvectors e_k, `[K, P]`, if the GGN itself was decomposed; `None` otherwise.
+        fallbacks: Solvers that were used after the first one failed: `"eigh"`, `"float64"`, `"jitter"`.
+        context: Information beyond the directions: step count, norms, random numbers, outcome of the last step.
     """
 
     evals: Tensor
@@ -81,7 +81,7 @@ class Directions:
         loss_gammas: Tensor | None = None,
         loss_lambdas: Tensor | None = None,
     ) -> Directions:
-        """Return directions from given tensors: to try a strategy without a model.
+        """Return directions from given tensors, for example to try a strategy without a model.
 
         Args:
             evals: Eigenvalues, ascending, `[K]`.
@@ -89,9 +89,10 @@ class Directions:
             gammas: Directional gradients, `[N_grad, K]`.
             lambdas: Directional curvatures, `[N_ggn, K]`.
             reduction: Reduction of the loss over the samples.
-            context: What is known beyond them; by default the first step, with the gradient in their span.
-            all_evals: Eigenvalues before any were left out, ascending; those given by default.
-            loss_gammas: Directional gradients of the loss itself, `[K]`; made of `gammas` by default.
+            context: Information beyond the directions; by default that of the first step, with the gradient in the span
+                of the directions.
+            all_evals: All computed eigenvalues, ascending; `evals` by default.
+            loss_gammas: Directional gradients of the loss itself, `[K]`; by default the mean (or sum) of `gammas`.
             loss_lambdas: Directional curvatures of the loss itself, `[K]`; `evals` by default.
         """
         if context is None:
@@ -127,17 +128,18 @@ class Directions:
 
     @property
     def loss_gammas(self) -> Tensor:
-        """Directional gradients of the loss itself, `[K]`: mean (or sum, as the loss has it) of gammas over samples.
+        """Directional gradients of the loss itself, `[K]`, loss/param: the mean (or sum) of gammas over samples.
 
-        Cheaper than gammas where these are not in the span of V: the gradient of the loss is projected, not each one.
+        If the per-sample gradients are not in the span of V, this is cheaper than gammas: only the gradient of the loss
+        is projected.
         """
         return self._derivative("loss_gammas", self.source.loss_gammas)
 
     @property
     def loss_lambdas(self) -> Tensor:
-        """Directional curvatures of the loss itself, `[K]`: the mean (or sum) of lambdas.
+        """Directional curvatures of the loss itself, `[K]`, loss/param²: the mean (or sum) of lambdas over samples.
 
-        They are the eigenvalues, unless lambdas are taken over other samples than the directions.
+        They equal the eigenvalues, unless other samples give the lambdas than give the directions.
         """
         return self._derivative("loss_lambdas", self.source.loss_lambdas)
 
@@ -147,14 +149,15 @@ class Directions:
         return self._known[name]
 
     def eigenvectors(self) -> tuple[Tensor, ...]:
-        """Return the eigenvectors e_k in parameter space: for each parameter of the group `[K, *parameter.shape]`.
+        """Return the eigenvectors e_k in parameter space, `[K, *parameter.shape]` for each parameter of the group.
 
-        Computed at each call, since they are large; orthonormal when flattened and joined over the parameters.
+        They are computed anew at each call, because they are large. Flattened and concatenated over the parameters,
+        they are orthonormal.
         """
         return self.source.move(self, torch.eye(len(self), dtype=self.evals.dtype, device=self.evals.device))
 
     def select(self, indices: Sequence[int] | Tensor) -> Self:
-        """Return the directions with these indices, in this order."""
+        """Return the directions at the given indices, in the given order."""
         chosen = torch.as_tensor(indices, dtype=torch.long, device=self.evals.device)
         return replace(
             self,
@@ -166,7 +169,7 @@ class Directions:
 
 
 class _NoSource:
-    """Source of directions that were made from tensors: everything there is was given."""
+    """Source for directions that were made from tensors, where every value is given."""
 
     def gammas(self, directions: Directions) -> Tensor:
         raise AssertionError("gammas are given by from_tensors")

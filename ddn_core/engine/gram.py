@@ -1,4 +1,4 @@
-"""The curvature of a group: V and the per-sample gradients as sums over its factors, and their products."""
+"""The curvature of a group: V and the per-sample gradients as sums over its factors, and products with them."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import torch
 from torch import Size, Tensor
 
 from ddn_core.engine.capture import Capture
-from ddn_core.engine.factors import Columns, Factor, Parts, mirror
+from ddn_core.engine.factors import Columns, Factor, ParameterVectors, mirror
 
 EXACT = 640
-"""Number of parameters up to which the GGN is in float64, which then costs little."""
+"""Number of parameters up to which the GGN is computed in float64; for so few, this costs little."""
 
 
 @dataclass(frozen=True, eq=False)
 class GroupCurvature:
     """V and the per-sample gradients of one group, as the sum over its parameters' factors.
 
-    Columns and rows are counted samples first, `n · C + c`, in all of this class.
+    In this class, columns and rows are in samples-first order: column `(n, c)` has the index `n · C + c`.
 
     Attributes:
-        capture: What the backward pass gave.
+        capture: Capture of the backward pass.
         factors: Factors of the parameters that the loss reaches.
         parameters: `id`s of the group's parameters, in order.
-        shapes: Their shapes.
+        shapes: Shapes of the group's parameters.
     """
 
     capture: Capture
@@ -57,92 +57,94 @@ class GroupCurvature:
 
     @cached_property
     def roots(self) -> tuple[Columns, ...]:
-        """For each factor, the columns of the samples of the GGN: V."""
-        return self.roots_of(self.capture.ggn)
+        """Columns of V, which belong to the samples of the GGN, for each factor."""
+        return self.roots_of(self.capture.ggn_samples)
 
     def roots_of(self, samples: Sequence[int]) -> tuple[Columns, ...]:
-        """Return, for each factor, the columns of the samples at some positions."""
-        everything = self.capture.all_samples(samples)
+        """Return the columns of the samples at the given indices, for each factor."""
+        everything = self.capture.covers_all(samples)
         return tuple(factor.root if everything else factor.root.select(samples) for factor in self.factors)
 
     @cached_property
     def gram(self) -> Tensor:
         """The Gram matrix VᵀV, `[R, R]`, in loss/param²."""
-        return self._gram_and_products[0]
+        return self._gram_and_projected_gradient[0]
 
     @property
-    def products(self) -> Tensor:
+    def projected_gradient(self) -> Tensor:
         """Vᵀg for the gradient g of the loss, `[R]`."""
-        if (span := self.span) is not None:
-            return self.gram @ span
-        return self._gram_and_products[1]
+        if (coefficients := self.gradient_coefficients) is not None:
+            return self.gram @ coefficients
+        return self._gram_and_projected_gradient[1]
 
     @cached_property
-    def span(self) -> Tensor | None:
-        """Coefficients c of the gradient of the loss in V, `g = V c`, `[R]`; `None` where g is not in its span."""
+    def gradient_coefficients(self) -> Tensor | None:
+        """Coefficients c of the gradient of the loss in V, `g = V c`, `[R]`; `None` if g is not in the span of V."""
         capture = self.capture
         if capture.coefficients is None:
             return None
-        share = 1 / capture.samples_grad if capture.reduction == "mean" else 1.0
-        if capture.all_samples(capture.grad) and capture.all_samples(capture.ggn):
+        share = 1 / capture.grad_count if capture.reduction == "mean" else 1.0
+        if capture.covers_all(capture.grad_samples) and capture.covers_all(capture.ggn_samples):
             return capture.coefficients.reshape(-1) * share
-        if not set(capture.grad) <= set(capture.ggn):
+        if not set(capture.grad_samples) <= set(capture.ggn_samples):
             return None
         coefficients = torch.zeros_like(capture.coefficients)
-        coefficients[list(capture.grad)] = capture.coefficients[list(capture.grad)] * share
-        return coefficients[list(capture.ggn)].reshape(-1)
+        coefficients[list(capture.grad_samples)] = capture.coefficients[list(capture.grad_samples)] * share
+        return coefficients[list(capture.ggn_samples)].reshape(-1)
 
     @cached_property
-    def _gram_and_products(self) -> tuple[Tensor, Tensor]:
+    def _gram_and_projected_gradient(self) -> tuple[Tensor, Tensor]:
         gram = self.capture.zeros(self.capture.columns, self.capture.columns)
         products = self.capture.zeros(self.capture.columns)
         for index, root in enumerate(self.roots):
-            root.accumulate(gram, None if self.span is not None else self.gradient_of(index), products)
+            root.accumulate(
+                gram, None if self.gradient_coefficients is not None else self.factor_gradient(index), products
+            )
         return mirror(gram), products
 
-    def gradient_of(self, index: int) -> Parts:
-        """Return the gradient of the loss with respect to the parameters of a factor, one vector."""
+    def factor_gradient(self, index: int) -> ParameterVectors:
+        """Return the gradient of the loss with respect to the parameters of a factor, as one vector (K = 1)."""
         factor, capture = self.factors[index], self.capture
         if all(key in capture.gradients for key in factor.parameters):
             return tuple(capture.gradients[key][None] for key in factor.parameters)
-        share = 1 / capture.samples_grad if capture.reduction == "mean" else 1.0
+        share = 1 / capture.grad_count if capture.reduction == "mean" else 1.0
         if factor.gradient is not None:
-            return factor.gradient.combine(capture.zeros(capture.samples_grad, 1) + share * capture.gradient_scale)
+            return factor.gradient.combine(capture.zeros(capture.grad_count, 1) + share * capture.gradient_scale)
         assert capture.coefficients is not None
         weights = torch.zeros_like(capture.coefficients)
-        weights[list(capture.grad)] = capture.coefficients[list(capture.grad)] * share
+        weights[list(capture.grad_samples)] = capture.coefficients[list(capture.grad_samples)] * share
         return factor.root.combine(weights.reshape(-1, 1))
 
     @cached_property
     def gradient(self) -> Tensor:
-        """The gradient of the loss, entries in the order of the formed columns, `[P]`."""
-        parts = [root.layout.join(self.gradient_of(index))[0] for index, root in enumerate(self.roots)]
+        """Gradient of the loss, `[P]`, with its entries in the order of formed columns."""
+        parts = [root.layout.join(self.factor_gradient(index))[0] for index, root in enumerate(self.roots)]
         return torch.cat(parts or [self.capture.zeros(0)])
 
     def gradient_in_parameters(self) -> tuple[Tensor, ...]:
         """Return the gradient of the loss, in the shapes of the group's parameters."""
-        return tuple(vectors[0] for vectors in self.vectors(self.gradient[None]))
+        return tuple(vectors[0] for vectors in self.unflatten(self.gradient[None]))
 
     @property
-    def on_parameters(self) -> bool:
-        """Whether the group has fewer parameters than columns, so that the GGN is smaller than the Gram matrix."""
+    def is_ggn_smaller(self) -> bool:
+        """True if the group has fewer parameters than columns, so that the GGN is smaller than the Gram matrix."""
         return self.size < self.capture.columns
 
     @property
     def ggn(self) -> Tensor:
-        """The GGN V Vᵀ, `[P, P]`; in float64 where it is small: the product then adds no rounding to that of V."""
+        """The GGN V Vᵀ, `[P, P]`. If it is small, it is in float64, so that the product adds no rounding errors."""
         return self.ggn_and_gradient[0]
 
     @cached_property
     def ggn_and_gradient(self) -> tuple[Tensor, Tensor]:
-        """The GGN, and the gradient with the same rounding: V c, where it is in the span of V."""
-        columns, span = self.columns, self.span
-        gradient = self.gradient if span is None else columns.T @ span.to(columns.dtype)
+        """The GGN, and the gradient in its dtype; if the gradient is in the span of V, it is computed as V c."""
+        columns, coefficients = self.ggn_columns, self.gradient_coefficients
+        gradient = self.gradient if coefficients is None else columns.T @ coefficients.to(columns.dtype)
         return columns.T @ columns, gradient.to(columns.dtype)
 
     @property
-    def columns(self) -> Tensor:
-        """V itself, transposed, `[R, P]`, in the dtype of the GGN; formed at each call."""
+    def ggn_columns(self) -> Tensor:
+        """V itself, transposed, `[R, P]`, in the dtype of the GGN; formed anew at each access."""
         columns = self.formed()
         return columns.double() if self.size <= EXACT else columns
 
@@ -153,38 +155,42 @@ class GroupCurvature:
 
     @property
     def trace(self) -> Tensor:
-        """The trace of the GGN, and of the Gram matrix, in loss/param²."""
-        return (self.ggn if self.on_parameters else self.gram).diagonal().sum()
+        """Trace of the GGN, which is also that of the Gram matrix, in loss/param²."""
+        return (self.ggn if self.is_ggn_smaller else self.gram).diagonal().sum()
 
     def formed(self) -> Tensor:
         """Return V itself, transposed, `[R, P]`."""
         return torch.cat([root.formed() for root in self.roots] or [self.capture.zeros(self.capture.columns, 0)], dim=1)
 
     def combine(self, weights: Tensor) -> tuple[Tensor, ...]:
-        """Return V · weights for weights `[R, K]`: `[K, *shape]` for each parameter, zeros for one not reached."""
+        """Return V · weights for weights `[R, K]`.
+
+        Returns:
+            Vectors `[K, *shape]` for each parameter; zeros for a parameter that the loss does not reach.
+        """
         return self._in_parameters([root.combine(weights) for root in self.roots], weights.shape[1])
 
-    def vectors(self, columns: Tensor) -> tuple[Tensor, ...]:
-        """Return vectors `[K, P]`, entries in the order of the formed columns, as `[K, *shape]` for each parameter."""
+    def unflatten(self, columns: Tensor) -> tuple[Tensor, ...]:
+        """Return vectors `[K, P]`, in the order of formed columns, as `[K, *shape]` for each parameter."""
         return self._in_parameters(self._parts(columns), len(columns))
 
     def combine_coordinates(self, coordinates: Tensor) -> tuple[Tensor, ...]:
-        """Return the vector with coordinates `[R]` in the columns of V, or `[P]` where the GGN is smaller."""
-        on_parameters = self.on_parameters
-        found = self.vectors(coordinates[None]) if on_parameters else self.combine(coordinates[:, None])
+        """Return the vector with coordinates `[R]` in the columns of V, or `[P]` if the GGN is the smaller matrix."""
+        is_small = self.is_ggn_smaller
+        found = self.unflatten(coordinates[None]) if is_small else self.combine(coordinates[:, None])
         return tuple(vectors[0] for vectors in found)
 
-    def nothing(self, count: int) -> tuple[Tensor, ...]:
+    def zeros(self, count: int) -> tuple[Tensor, ...]:
         """Return zeros, `[count, *shape]` for each parameter."""
         return tuple(self.capture.zeros(count, *shape) for shape in self.shapes)
 
-    def _parts(self, columns: Tensor) -> list[Parts]:
+    def _parts(self, columns: Tensor) -> list[ParameterVectors]:
         sizes = [root.size for root in self.roots]
         return [
             root.layout.split(part) for root, part in zip(self.roots, torch.split(columns, sizes, dim=1), strict=True)
         ]
 
-    def _in_parameters(self, parts: Sequence[Parts], count: int) -> tuple[Tensor, ...]:
+    def _in_parameters(self, parts: Sequence[ParameterVectors], count: int) -> tuple[Tensor, ...]:
         found: dict[int, Tensor] = {}
         for factor, vectors in zip(self.factors, parts, strict=True):
             found.update(zip(factor.parameters, vectors, strict=True))
@@ -193,22 +199,22 @@ class GroupCurvature:
             for key, shape in zip(self.parameters, self.shapes, strict=True)
         )
 
-    def images(self, vectors: Sequence[Tensor], samples: Sequence[int] | None = None) -> Tensor:
+    def project(self, vectors: Sequence[Tensor], samples: Sequence[int] | None = None) -> Tensor:
         """Return Vᵀ · vectors, `[R, J]`, for vectors `[J, *shape]` of each parameter.
 
         Args:
-            vectors: One for each parameter of the group.
-            samples: Positions of the samples whose columns are taken in place of V's.
+            vectors: A tensor for each parameter of the group.
+            samples: Indices of the samples whose columns replace those of V; by default the columns of V.
         """
-        samples = self.capture.ggn if samples is None else samples
+        samples = self.capture.ggn_samples if samples is None else samples
         given = dict(zip(self.parameters, vectors, strict=True))
         total = self.capture.zeros(self.capture.columns_per_sample * len(samples), len(vectors[0]))
         for factor, root in zip(self.factors, self.roots_of(samples), strict=True):
             total += root.project(tuple(given[key] for key in factor.parameters))
         return total
 
-    def flat(self, vectors: Sequence[Tensor]) -> Tensor:
-        """Return `[J, *shape]` of each parameter as `[J, P]`, entries in the order of the formed columns."""
+    def flatten(self, vectors: Sequence[Tensor]) -> Tensor:
+        """Return vectors `[J, *shape]` of each parameter as `[J, P]`, in the order of formed columns."""
         given = dict(zip(self.parameters, vectors, strict=True))
         parts = [
             root.layout.join(tuple(given[key] for key in factor.parameters))
@@ -217,21 +223,28 @@ class GroupCurvature:
         return torch.cat(parts or [self.capture.zeros(len(vectors[0]), 0)], dim=1)
 
     @property
-    def share_of_lambdas(self) -> float:
-        """By what `‖Wᵀv‖²`, W the columns of the samples of lambdas, is multiplied to be the curvature along v."""
+    def lambda_scale(self) -> float:
+        """Factor that turns `‖Wᵀv‖²`, with the columns W of the samples of lambdas, into the curvature along v."""
         capture = self.capture
-        return len(capture.ggn) / len(capture.lambdas) if capture.reduction == "mean" else 1.0
+        return len(capture.ggn_samples) / len(capture.lambda_samples) if capture.reduction == "mean" else 1.0
 
     def gradient_columns(self) -> dict[tuple[int, ...], Columns]:
-        """Return the per-sample gradients by the parameters of their factor; none where they are in the span."""
+        """Return the per-sample gradients by the `id`s of their parameters; empty if they are in the span of V."""
         return {factor.parameters: factor.gradient for factor in self.factors if factor.gradient is not None}
 
     def root_columns(self, samples: Sequence[int]) -> dict[tuple[int, ...], Columns]:
-        """Return the columns of the samples at some positions, by the parameters of their factor."""
+        """Return the columns of the samples at the given indices, by the `id`s of their parameters."""
         return dict(zip((factor.parameters for factor in self.factors), self.roots_of(samples), strict=True))
 
-    def against(self, columns: Mapping[tuple[int, ...], Columns], weights: Tensor) -> Tensor:
-        """Return Wᵀ V · weights for other columns W of the same parameters, `[count, K]`, in the cheaper order."""
+    def project_combined_onto(self, columns: Mapping[tuple[int, ...], Columns], weights: Tensor) -> Tensor:
+        """Return Wᵀ V · weights, `[count, K]`, for other columns W of the same parameters.
+
+        The product is computed in the cheaper of the two orders.
+
+        Args:
+            columns: Columns W by the `id`s of their parameters.
+            weights: Weights `[R, K]`.
+        """
         total = self.capture.zeros(max((one.count for one in columns.values()), default=0), weights.shape[1])
         few = 4 * weights.shape[1] <= weights.shape[0]
         for factor, root in zip(self.factors, self.roots, strict=True):
@@ -239,21 +252,21 @@ class GroupCurvature:
                 total += other.project(root.combine(weights)) if few else other.inner(root) @ weights
         return total
 
-    def along(self, columns: Mapping[tuple[int, ...], Columns], vectors: Tensor) -> Tensor:
-        """Return Wᵀ · vectors for other columns W of the same parameters, `[count, K]`, for vectors `[K, P]`."""
+    def project_onto(self, columns: Mapping[tuple[int, ...], Columns], vectors: Tensor) -> Tensor:
+        """Return Wᵀ · vectors, `[count, K]`, for other columns W of the same parameters and vectors `[K, P]`."""
         total = self.capture.zeros(max((one.count for one in columns.values()), default=0), len(vectors))
         for factor, part in zip(self.factors, self._parts(vectors), strict=True):
             if (other := columns.get(factor.parameters)) is not None:
                 total += other.project(part)
         return total
 
-    def products_with(self, data: GroupCurvature) -> Tensor:
-        """Return Vᵀg for the gradient g of the loss on other data, `[R]`."""
+    def projected_gradient_of(self, data: GroupCurvature) -> Tensor:
+        """Return Vᵀg, `[R]`, for the gradient g of the loss on other data."""
         if data is self:
-            return self.products
+            return self.projected_gradient
         total = self.capture.zeros(self.capture.columns)
         places = {factor.parameters: index for index, factor in enumerate(data.factors)}
         for factor, root in zip(self.factors, self.roots, strict=True):
             if factor.parameters in places:
-                total += root.project(data.gradient_of(places[factor.parameters]))[:, 0]
+                total += root.project(data.factor_gradient(places[factor.parameters]))[:, 0]
         return total

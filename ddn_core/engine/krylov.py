@@ -1,7 +1,7 @@
-"""The leading eigenpairs of a symmetric matrix, by a block Krylov method: few products, no full decomposition.
+"""The leading eigenpairs of a symmetric matrix by a block Krylov method: few products, and no full decomposition.
 
-The block Lanczos process with full reorthogonalization (Golub and Van Loan, section 10.3), from a fixed random block,
-and restarted from its Ritz vectors until the residuals are at rounding level.
+The method is the block Lanczos process with full reorthogonalization (Golub and Van Loan, section 10.3). It starts from
+a fixed random block, and restarts from its Ritz vectors until the residuals are at rounding level.
 """
 
 from __future__ import annotations
@@ -12,29 +12,30 @@ import torch
 from torch import Generator, Tensor
 
 BLOCKS = 16
-"""Number of blocks that a Krylov basis grows to before it is restarted."""
+"""Number of blocks of a Krylov basis at which the method restarts."""
 CHECKS = (5, 8)
-"""Numbers of blocks at which convergence is looked at, which takes a small decomposition; from then on it is looked at
-where the decrease of the residuals so far lets it be expected."""
+"""Numbers of blocks at which convergence is checked first; each check costs a small decomposition. Later checks happen
+when the decrease of the residuals so far predicts convergence."""
 RESTARTS = 6
-"""Number of restarts after which the method gives up."""
+"""Number of restarts after which the method stops without convergence."""
 LOST = 0.1
-"""Share of an image at which what is left of it is no longer orthogonal to the basis to rounding."""
+"""Smallest relative norm that a new block may keep after its projection on the basis is removed; below it, rounding
+errors dominate the block and it is orthogonalized again."""
 ROUNDING = 16.0
-"""Size of a residual that counts as rounding error, in machine precisions times the largest eigenvalue."""
+"""Largest residual that counts as rounding error, over machine precision times the largest eigenvalue."""
 
 
-def pays(columns: int, count: int) -> bool:
-    """Return whether the leading pairs cost less this way than by a full decomposition."""
+def is_worthwhile(columns: int, count: int) -> bool:
+    """Return whether the Krylov method costs less than a full decomposition for `count` leading pairs."""
     return columns >= 512 and 12 * count <= columns
 
 
 def leading_eigenpairs(matrix: Tensor, count: int) -> tuple[Tensor, Tensor] | None:
-    """Return the largest eigenvalues, ascending, and their eigenvectors, or `None` if they do not converge.
+    """Return the largest eigenvalues, ascending, and their eigenvectors; `None` if the method does not converge.
 
     Args:
         matrix: Symmetric positive semi-definite matrix, `[R, R]`.
-        count: Number of eigenpairs; a small part of R.
+        count: Number of eigenpairs, much smaller than R.
 
     Returns:
         Eigenvalues `[count]` and eigenvectors `[R, count]`.
@@ -51,30 +52,33 @@ def leading_eigenpairs(matrix: Tensor, count: int) -> tuple[Tensor, Tensor] | No
 
 
 def _ritz_pairs(matrix: Tensor, block: Tensor, count: int) -> tuple[Tensor, Tensor, bool]:
-    """Return the Ritz pairs of a Krylov space that is grown until the leading ones converge, or is large enough.
+    """Grow a Krylov space until the leading Ritz pairs converge or the space has `BLOCKS` blocks.
 
-    Vectors are rows. With the basis B, `B G = T B + E W` for a projection T and what is left of the last block's image,
-    W, so that the residual of a Ritz pair is its last entries times W.
+    Vectors are rows. For the basis B and the matrix G, `B G = T B + E W`, with the projection T of G, and the part W of
+    the last block's image that is orthogonal to the basis. So the residual of a Ritz pair is its last entries times W.
+
+    Returns:
+        Ritz values, ascending, the Ritz vectors as rows, and whether the `count` leading pairs have converged.
     """
     width = len(block)
     blocks = max(1, min(BLOCKS, len(matrix) // width - 1))
     basis = matrix.new_empty(blocks * width, len(matrix))
     projection = matrix.new_zeros(blocks * width, blocks * width)
     tolerance = max(ROUNDING * torch.finfo(matrix.dtype).eps, 1e-12)
-    trace = matrix.diagonal().sum().clamp(min=torch.finfo(matrix.dtype).tiny)  # squares of rounding errors can vanish
+    trace = matrix.diagonal().sum().clamp(min=torch.finfo(matrix.dtype).tiny)  # entries can underflow
     next_check = CHECKS[0]
     for number in range(1, blocks + 1):
         last, size = slice((number - 1) * width, number * width), number * width
         basis[last] = block
         known, image = basis[:size], (block @ matrix).div_(trace)
-        for _ in range(2):  # once leaves what is lost to cancellation
+        for _ in range(2):  # a single projection loses digits to cancellation
             overlaps = known @ image.T
             projection[:size, last] += overlaps
             image.addmm_(overlaps.T, known, alpha=-1)
         block, rest = torch.linalg.qr(image.T)
         block = block.T
         smallest, largest = rest.diagonal().abs().min(), torch.maximum(overlaps.abs().max(), rest.abs().max())
-        if bool(smallest <= LOST * largest):  # some rows are rounding errors: the space is nearly invariant
+        if bool(smallest <= LOST * largest):  # the space is nearly invariant, so that some rows are rounding errors
             for _ in range(2):
                 block = torch.linalg.qr((block - block @ known.T @ known).T)[0].T
         if number in (next_check, blocks):
@@ -91,6 +95,9 @@ def _ritz_pairs(matrix: Tensor, block: Tensor, count: int) -> tuple[Tensor, Tens
 
 
 def _blocks_to_go(number: int, residual: float, tolerance: float) -> int:
-    """Return after how many more blocks a residual meets a tolerance, if it decreases as it did from 1 at the first."""
+    """Return the number of further blocks until the residual meets the tolerance, at its mean rate of decrease.
+
+    The residual is taken to be 1 at the first block.
+    """
     decrease = -math.log(residual) / (number - 1) if 0 < residual < 1 else 0.0
     return max(1, math.ceil(math.log(residual / tolerance) / decrease)) if decrease else 1

@@ -134,7 +134,7 @@ def damped_newton_step(
             chosen = directions.select(choice.criterion(directions)) if len(directions) else directions
             return DampedDirections.of(chosen, choice.damping(chosen) if len(chosen) else chosen.evals)
 
-    if data is basis and same_samples(capture.lambdas, capture.ggn):
+    if data is basis and same_samples(capture.lambda_samples, capture.ggn_samples):
         with clock.stage("strategies"):
             uniform = choice.uniform_damping(context)
         solved = None if uniform is None else solved_step(basis, uniform, decompose, terms, clock)
@@ -211,7 +211,7 @@ def group_eigenvalues(capture: Capture, parameters: Sequence[Tensor]) -> tuple[T
         parameters: The group's parameters.
     """
     curvature = GroupCurvature.of(capture, parameters)
-    if not curvature.on_parameters:
+    if not curvature.is_ggn_smaller:
         return eigenvalues(curvature.gram)
     columns = curvature.formed()
     evals, fallbacks = eigenvalues(columns.T @ columns)
@@ -225,19 +225,23 @@ def _context(
     capture = basis.capture
     norms = GroupNorms(basis, data, parameters)
     return replace(
-        context or Context(), outputs=capture.outputs, samples=len(capture.ggn), parameters=basis.size, norms=norms
+        context or Context(),
+        outputs=capture.outputs,
+        samples=len(capture.ggn_samples),
+        parameters=basis.size,
+        norms=norms,
     )
 
 
 def _decomposed(basis: GroupCurvature, largest: int | None, clock: StageClock) -> Decomposition:
     """Return the eigenpairs of a group, from the smaller of the Gram matrix and the GGN."""
     capture, vectors = basis.capture, None
-    if basis.on_parameters:
+    if basis.is_ggn_smaller:
         with clock.stage("gram"):
             matrix = basis.ggn
         with clock.stage("spectrum"):
             spectrum = eigendecompose(matrix, largest, basis.precision).padded(capture.columns)
-            along = (basis.columns @ spectrum.evecs / spectrum.evals.sqrt()).to(capture.dtype)
+            along = (basis.ggn_columns @ spectrum.evecs / spectrum.evals.sqrt()).to(capture.dtype)
             spectrum = spectrum.to(capture.dtype)
             plain = outputs_first(along, capture.columns_per_sample)
             evecs = fix_signs(plain)

@@ -58,8 +58,8 @@ class GramSide:
     @classmethod
     def of(cls, curvature: GroupCurvature) -> GramSide:
         """Return this side of the curvature of a group."""
-        span, zero = curvature.span, curvature.capture.zeros(curvature.capture.columns)
-        return cls(curvature.gram, *((zero, curvature.products) if span is None else (span, zero)))
+        span, zero = curvature.gradient_coefficients, curvature.capture.zeros(curvature.capture.columns)
+        return cls(curvature.gram, *((zero, curvature.projected_gradient) if span is None else (span, zero)))
 
     def right_side(self, terms: StepTerms, vectors: Tensor, factor: float) -> Tensor:
         """Return `c + Vᵀp`, with the start p of the step."""
@@ -197,7 +197,7 @@ def solved_step(
         terms: Weight decay and memory.
         clock: Takes the time of the stages.
     """
-    in_span, on_parameters = curvature.span is not None, curvature.on_parameters
+    in_span, on_parameters = curvature.gradient_coefficients is not None, curvature.is_ggn_smaller
     if not curvature.factors or not (in_span or (terms is not None and terms.include_complement)):
         return None
     with clock.stage("gram"):
@@ -212,7 +212,7 @@ def solved_step(
         factor, vectors, right = (0.0 if on_parameters else -1 / shift), None, side.gradient
         if terms is not None:
             own = terms.vectors(dtype)
-            vectors = (curvature.flat(own) if on_parameters else curvature.images(own).T).to(matrix.dtype)
+            vectors = (curvature.flatten(own) if on_parameters else curvature.project(own).T).to(matrix.dtype)
             right = side.right_side(terms, vectors, factor)
         is_small = len(matrix) <= EXACT_COLUMNS or shift < 1e-3 * trace
         solution = _solve(matrix, shift, right, torch.float64 if is_small else matrix.dtype)

@@ -42,10 +42,10 @@ class EngineSource:
         capture = self.data.capture
         if capture.coefficients is None:
             return capture.gradient_scale * self._projections(directions, None)
-        every = capture.all_samples(capture.grad)
-        coefficients = capture.coefficients if every else capture.coefficients[list(capture.grad)]
-        gammas = _weighted(self._projections(directions, capture.grad), coefficients)
-        same = self._own and same_samples(capture.grad, capture.ggn)
+        every = capture.covers_all(capture.grad_samples)
+        coefficients = capture.coefficients if every else capture.coefficients[list(capture.grad_samples)]
+        gammas = _weighted(self._projections(directions, capture.grad_samples), coefficients)
+        same = self._own and same_samples(capture.grad_samples, capture.ggn_samples)
         if not same or directions.vectors is not None or not len(directions):
             return gammas
         norms = self.basis.gram.diagonal().sqrt().reshape(coefficients.shape)
@@ -58,33 +58,35 @@ class EngineSource:
     def lambdas(self, directions: Directions) -> Tensor:
         """Return the directional curvatures `[N_ggn, K]`."""
         capture = self.data.capture
-        columns = self._projections(directions, capture.lambdas)
-        squares = columns.reshape(len(capture.lambdas), capture.columns_per_sample, len(directions)).square().sum(1)
-        return (len(capture.ggn) if capture.reduction == "mean" else 1) * squares
+        columns = self._projections(directions, capture.lambda_samples)
+        squares = (
+            columns.reshape(len(capture.lambda_samples), capture.columns_per_sample, len(directions)).square().sum(1)
+        )
+        return (len(capture.ggn_samples) if capture.reduction == "mean" else 1) * squares
 
     def loss_gammas(self, directions: Directions) -> Tensor:
         """Return the directional gradients of the loss, `[K]`."""
-        if self._own and (span := self.data.span) is not None:
+        if self._own and (span := self.data.gradient_coefficients) is not None:
             rows = self.rows(directions.evecs)
             if directions.vectors is not None or not len(directions):  # u_k = Vᵀ e_k / √λ_k has no such errors
                 return (rows.T @ span) * directions.evals.sqrt()
             return gammas_in_span(rows, directions.evals, directions.all_evals[-1], span, self.basis.gram)
         if self._own and directions.vectors is not None:
             return directions.vectors @ self.data.gradient
-        return (self.rows(directions.evecs).T @ self.basis.products_with(self.data)) / directions.evals.sqrt()
+        return (self.rows(directions.evecs).T @ self.basis.projected_gradient_of(self.data)) / directions.evals.sqrt()
 
     def loss_lambdas(self, directions: Directions) -> Tensor:
         """Return the directional curvatures of the loss, `[K]`."""
-        if self._own and same_samples(self.data.capture.lambdas, self.data.capture.ggn):
+        if self._own and same_samples(self.data.capture.lambda_samples, self.data.capture.ggn_samples):
             return directions.evals
         return directions.lambdas.mean(0) if directions.reduction == "mean" else directions.lambdas.sum(0)
 
     def move(self, directions: Directions, lengths: Tensor) -> tuple[Tensor, ...]:
         """Return `Σ_k lengths[k, j] e_k`, `[J, *parameter.shape]` for each parameter."""
         if not len(directions):
-            return self.basis.nothing(lengths.shape[1])
+            return self.basis.zeros(lengths.shape[1])
         if directions.vectors is not None:
-            return self.basis.vectors(lengths.T @ directions.vectors)
+            return self.basis.unflatten(lengths.T @ directions.vectors)
         weights = self.rows(directions.evecs) @ (lengths / directions.evals.sqrt()[:, None])
         return self.basis.combine(weights)
 
@@ -95,15 +97,15 @@ class EngineSource:
     def _projections(self, directions: Directions, samples: Sequence[int] | None) -> Tensor:
         """Return Wᵀ e_k for the columns W of samples at some positions, or (None) for the per-sample gradients."""
         capture = self.data.capture
-        if self._own and samples is not None and same_samples(samples, capture.ggn):
+        if self._own and samples is not None and same_samples(samples, capture.ggn_samples):
             return self.rows(directions.evecs) * directions.evals.sqrt()
         if not len(directions):
-            rows = capture.samples_grad if samples is None else len(samples) * capture.columns_per_sample
+            rows = capture.grad_count if samples is None else len(samples) * capture.columns_per_sample
             return capture.zeros(rows, 0)
         columns = self.data.gradient_columns() if samples is None else self.data.root_columns(samples)
         if directions.vectors is not None:
-            return self.basis.along(columns, directions.vectors)
-        return self.basis.against(columns, self.rows(directions.evecs) / directions.evals.sqrt())
+            return self.basis.project_onto(columns, directions.vectors)
+        return self.basis.project_combined_onto(columns, self.rows(directions.evecs) / directions.evals.sqrt())
 
     def rows(self, evecs: Tensor) -> Tensor:
         """Return Gram eigenvectors with their rows in the order of the factors."""

@@ -1,4 +1,4 @@
-"""The spectrum of a Gram matrix, or of the GGN itself, and where it ends numerically."""
+"""The spectrum of a Gram matrix or of a GGN, without its numerically zero part."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ddn_core.engine.krylov import leading_eigenpairs, pays
+from ddn_core.engine.krylov import is_worthwhile, leading_eigenpairs
 from ddn_core.errors import CurvatureError, NonFiniteError
 
 LinAlgError: type[RuntimeError] = torch.linalg.LinAlgError  # type: ignore[attr-defined]  # torch does not export it
@@ -19,12 +19,12 @@ class Spectrum:
     """Eigenpairs of a symmetric positive semi-definite matrix.
 
     Attributes:
-        all_evals: Every eigenvalue that was computed, ascending; numerically zero ones are exactly what the solver
-            gave, so they can be slightly negative.
-        evals: The numerically nonzero ones, ascending, `[K]`.
-        evecs: Their eigenvectors, `[R, K]`.
-        fallbacks: What had to be tried beyond the first solver, in order: `"eigh"` for all pairs where the leading ones
-            did not converge, `"float64"`, `"jitter"`.
+        all_evals: All computed eigenvalues, ascending. Numerically zero ones are not set to zero, so they can be
+            slightly negative.
+        evals: The numerically nonzero eigenvalues, ascending, `[K]`.
+        evecs: Eigenvectors of `evals`, `[R, K]`.
+        fallbacks: Solvers that were used after the first one failed, in order: `"eigh"` if the leading pairs did not
+            converge, `"float64"`, `"jitter"`.
     """
 
     all_evals: Tensor
@@ -37,10 +37,10 @@ class Spectrum:
         return replace(self, all_evals=self.all_evals.to(dtype), evals=self.evals.to(dtype), evecs=self.evecs.to(dtype))
 
     def padded(self, columns: int) -> Spectrum:
-        """Return the spectrum with zeros in front, for the eigenvalues of VᵀV that V Vᵀ does not have.
+        """Return the spectrum with zeros in front: the eigenvalues that VᵀV has in addition to those of V Vᵀ.
 
         Args:
-            columns: Number of columns of V. Where only leading eigenvalues were computed, nothing is added.
+            columns: Number of columns of V. If only leading eigenvalues were computed, no zeros are added.
         """
         if len(self.all_evals) != len(self.evecs):
             return self
@@ -49,43 +49,45 @@ class Spectrum:
 
 
 def null_space_bound(evals: Tensor, columns: int) -> Tensor:
-    """Return the value up to which an eigenvalue is numerically zero.
+    """Return the largest value at which an eigenvalue counts as numerically zero, `λ_max · R · ε`.
 
-    `λ_max · R · ε`: rounding errors of a symmetric eigensolver are of the order of the largest eigenvalue times the
+    Rounding errors of a symmetric eigensolver are of the order of the largest eigenvalue times the
     machine precision ε of the dtype, and grow with the number of columns R (Golub and Van Loan, section 8.1).
     """
     return evals.max() * columns * torch.finfo(evals.dtype).eps
 
 
 def factors_bound(evals: Tensor, precision: float) -> Tensor:
-    """Return the value up to which an eigenvalue of V Vᵀ is rounding of V, where the product itself is more precise.
+    """Return the value up to which an eigenvalue of V Vᵀ is a rounding error of V, for a product of higher precision.
 
-    Entries of V have relative errors of some ε, the precision of its dtype, so singular values have errors of some
-    `ε ‖V‖`; eigenvalues are their squares, and resolved down to `(16 ε)² trace`. The factor is for layers of rounding.
+    Entries of V have relative errors of about ε, the precision of its dtype, so its singular values have errors of
+    about `ε ‖V‖`. Eigenvalues are the squares of singular values and are resolved down to `(16 ε)² trace`. The factor
+    16 allows for the rounding errors of several layers.
     """
     return evals.clamp(min=0).sum() * (16 * precision) ** 2
 
 
 def eigendecompose(matrix: Tensor, largest: int | None = None, precision: float = 0.0) -> Spectrum:
-    """Return the numerically nonzero part of a spectrum.
+    """Return the spectrum of a matrix, with eigenvectors for its numerically nonzero part.
 
-    Where few pairs of a large matrix are needed they alone are computed. Where the solver fails, it is tried in
+    If few pairs of a large matrix are needed, only these are computed. If the solver fails, the matrix is decomposed in
     float64, and then with a multiple of the identity added that is at rounding level.
 
     Args:
         matrix: Symmetric positive semi-definite matrix, `[R, R]`.
         largest: Number of leading eigenpairs that are needed; all by default.
-        precision: Precision of the factors, where the matrix was made of them in a more precise dtype.
+        precision: Machine precision of the factors, if the matrix was computed from them in a more precise dtype.
 
     Raises:
-        CurvatureError: The matrix has a NaN or an infinity in it, or no solver converges.
+        NonFiniteError: The matrix has NaN or infinite entries.
+        CurvatureError: No solver converges.
     """
     check_finite(matrix)
     columns = len(matrix)
     fallbacks: list[str] = []
     found = None
-    if largest is not None and pays(columns, largest):
-        with suppress(LinAlgError):  # of the small problems in it
+    if largest is not None and is_worthwhile(columns, largest):
+        with suppress(LinAlgError):  # a small decomposition inside the method can fail
             found = leading_eigenpairs(matrix, largest)
         fallbacks += [] if found is not None else ["eigh"]
     evals, evecs = found if found is not None else _eigh(matrix, fallbacks)
@@ -97,10 +99,11 @@ def eigendecompose(matrix: Tensor, largest: int | None = None, precision: float 
 
 
 def eigenvalues(matrix: Tensor) -> tuple[Tensor, tuple[str, ...]]:
-    """Return all eigenvalues, ascending, and the fallbacks that were needed.
+    """Return all eigenvalues, ascending, and the fallbacks that were used.
 
     Raises:
-        CurvatureError: The matrix has a NaN or an infinity in it, or no solver converges.
+        NonFiniteError: The matrix has NaN or infinite entries.
+        CurvatureError: No solver converges.
     """
     check_finite(matrix)
     try:
@@ -111,10 +114,10 @@ def eigenvalues(matrix: Tensor) -> tuple[Tensor, tuple[str, ...]]:
 
 
 def check_finite(matrix: Tensor) -> None:
-    """Raise if a Gram matrix has entries that are not finite.
+    """Check that all entries of a Gram matrix are finite.
 
     Raises:
-        NonFiniteError: It has.
+        NonFiniteError: An entry is NaN or infinite.
     """
     if not bool(matrix.sum().isfinite()) and not bool(torch.isfinite(matrix).all()):
         raise NonFiniteError(
@@ -124,7 +127,7 @@ def check_finite(matrix: Tensor) -> None:
 
 
 def fix_signs(evecs: Tensor) -> Tensor:
-    """Return eigenvectors, each with the sign that makes its entry of largest magnitude (the first such) positive."""
+    """Return eigenvectors with signs that make the first entry of largest magnitude of each one positive."""
     if not evecs.numel():
         return evecs
     largest = evecs.abs().argmax(0, keepdim=True)
@@ -132,13 +135,13 @@ def fix_signs(evecs: Tensor) -> Tensor:
 
 
 def _eigh(matrix: Tensor, fallbacks: list[str]) -> tuple[Tensor, Tensor]:
-    """Return all eigenpairs; notes what had to be tried beyond the first solver."""
+    """Return all eigenpairs, and append the fallbacks that were used to `fallbacks`."""
     try:
         evals, evecs = torch.linalg.eigh(matrix)
         if bool(torch.isfinite(evals).all()):
             return evals, evecs
     except LinAlgError:
-        pass  # float32 can fail on spectra over many orders of magnitude that float64 resolves
+        pass  # float32 can fail on a spectrum over many orders of magnitude, which float64 resolves
     double = matrix.double()
     jitter = double.diagonal().abs().max() * torch.finfo(matrix.dtype).eps
     for name, shift in (("float64", 0.0), ("jitter", float(jitter))):
@@ -150,6 +153,6 @@ def _eigh(matrix: Tensor, fallbacks: list[str]) -> tuple[Tensor, Tensor]:
         else:
             return (evals - shift).to(matrix.dtype), evecs.to(matrix.dtype)
     raise CurvatureError(
-        f"the eigensolver failed on a Gram matrix of {len(matrix)} columns, in float64 and with "
-        f"{float(jitter):.1e} added to its diagonal, too: {failure} Check the scale of the data and the parameters."
+        f"the eigensolver failed on a Gram matrix of {len(matrix)} columns, also in float64 and with "
+        f"{float(jitter):.1e} added to its diagonal: {failure} Check the scale of the data and the parameters."
     ) from failure

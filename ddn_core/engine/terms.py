@@ -92,12 +92,12 @@ class DecayedSource:
     @cached_property
     def _images(self) -> Tensor:
         """Vᵀ θ and Vᵀ a, `[R, 2]`."""
-        return self.source.basis.images(self._vectors)
+        return self.source.basis.project(self._vectors)
 
     def projections(self, directions: Directions) -> Tensor:
         """Return e_kᵀ θ and e_kᵀ a, `[2, K]`."""
         if directions.vectors is not None:
-            return self.source.basis.flat(self._vectors) @ directions.vectors.T
+            return self.source.basis.flatten(self._vectors) @ directions.vectors.T
         return (self.source.rows(directions.evecs).T @ self._images / directions.evals.sqrt()[:, None]).T
 
     def gammas(self, directions: Directions) -> Tensor:

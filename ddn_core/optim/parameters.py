@@ -11,7 +11,7 @@ from torch.nn import Parameter
 
 from ddn_core.config import Config, GroupConfig, GroupSettings
 from ddn_core.config.grouping import assign_parameters
-from ddn_core.engine import Wanted
+from ddn_core.engine import WantedParameter
 from ddn_core.errors import ArgumentError
 from ddn_core.plugins.messages import suggestion
 from ddn_core.plugins.resolve import as_criterion, as_damping, validated
@@ -39,7 +39,7 @@ def is_fallback(group: Mapping[str, Any]) -> bool:
     return "fallback" in group
 
 
-def wanted_parameters(groups: Sequence[Mapping[str, Any]], is_due: Callable[[int], bool]) -> dict[int, Wanted]:
+def wanted_parameters(groups: Sequence[Mapping[str, Any]], is_due: Callable[[int], bool]) -> dict[int, WantedParameter]:
     """Return the parameters that factors are wanted of, by `id`.
 
     Args:
@@ -51,7 +51,7 @@ def wanted_parameters(groups: Sequence[Mapping[str, Any]], is_due: Callable[[int
         if not is_fallback(group) and is_due(index):
             params = group["params"]
             names = group.get("param_names") or [f"parameter {place} of group {index}" for place in range(len(params))]
-            found.update({id(p): Wanted(name, p, index) for name, p in zip(names, params, strict=True)})
+            found.update({id(p): WantedParameter(name, p, index) for name, p in zip(names, params, strict=True)})
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from torch import Tensor
 
 from ddn_core.config import CurvatureConfig
-from ddn_core.engine import Capture, CurvatureCapture, GroupMemo, Wanted, joined
+from ddn_core.engine import Capture, CurvatureCapture, GroupMemo, WantedParameter, concatenate
 from ddn_core.errors import ArgumentError, CurvatureError
 from ddn_core.generators import DeviceGenerators
 
@@ -35,7 +35,7 @@ class StepCaptures:
     def has_other_curvatures(self) -> bool:
         """Whether curvatures are measured on other samples than the directions, whose eigenvalues they then are not."""
         one = self.directions
-        return self.derivatives is not None or tuple(one.lambdas) != tuple(one.ggn)
+        return self.derivatives is not None or tuple(one.lambda_samples) != tuple(one.ggn_samples)
 
     def memo_of(self, group: int, parameters: Sequence[Tensor]) -> GroupMemo:
         """Return the results for a group that all tries of the step share."""
@@ -60,7 +60,10 @@ class CurvaturePasses:
         self._failed: set[Purpose] = set()
 
     def extension(
-        self, wanted: Callable[[], Mapping[int, Wanted]], settings: CurvatureConfig, generators: DeviceGenerators
+        self,
+        wanted: Callable[[], Mapping[int, WantedParameter]],
+        settings: CurvatureConfig,
+        generators: DeviceGenerators,
     ) -> CurvatureCapture:
         """Return the BackPACK extension that delivers its captures to this record.
 
@@ -139,7 +142,9 @@ class CurvaturePasses:
                 f"step() needs a curvature pass{missing} since the last step. Call loss.backward() inside "
                 "`with optimizer.curvature():`, with model and loss function extended by backpack.extend."
             )
-        return StepCaptures(joined(self._directions), joined(self._derivatives) if self._derivatives else None)
+        return StepCaptures(
+            concatenate(self._directions), concatenate(self._derivatives) if self._derivatives else None
+        )
 
     def clear(self) -> None:
         """Forget all passes, once the step has been made."""

@@ -75,9 +75,9 @@ def noted_plans(monkeypatch):
     """Return a list that the plan of each pass is added to."""
     plans, propagate = [], finish.propagate
 
-    def note(calls, parts, root, output_key, plan):
+    def note(calls, specs, root, output_key, plan):
         plans.append(plan)
-        return propagate(calls, parts, root, output_key, plan)
+        return propagate(calls, specs, root, output_key, plan)
 
     monkeypatch.setattr(finish, "propagate", note)
     return plans

@@ -17,7 +17,7 @@ from ddn_core.engine.factors import (
     mirror,
     product,
 )
-from ddn_core.engine.factors.joined import JoinedColumns
+from ddn_core.engine.factors.concatenated import ConcatenatedColumns
 
 LAYERS = {
     "linear": (lambda: nn.Linear(4, 5), (4,)),
@@ -45,10 +45,10 @@ def _columns(layer, inputs, per_sample, names, seed=0):
             parameters = [getattr(layer, name) for name in names]
             gradients = torch.autograd.grad(layer(inputs[n : n + 1]), parameters, root[n : n + 1, a])
             expected.append(torch.cat([gradient.flatten() for gradient in gradients]))
-    positions = family.positions(layer, root)
-    positions = positions if "weight" in names else positions.sum(-1, keepdim=True)
+    arranged = family.root(layer, root)
+    arranged = arranged if "weight" in names else arranged.sum(-1, keepdim=True)
     layer_input = LayerInput(layer, family, inputs, tuple(names))
-    return ProductColumns(positions, layer_input, slice_elements=100), torch.stack(expected)
+    return ProductColumns(arranged, layer_input, slice_elements=100), torch.stack(expected)
 
 
 def _vectors(parts):
@@ -103,7 +103,7 @@ def test_products(name, names, contraction, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["linear", "convolution", "batch norm"])
-def test_joined_batches_are_one_batch(name):
+def test_concatenated_batches_are_one_batch(name):
     make, shape = LAYERS[name]
     layer = make().double()
     parts = [
@@ -111,14 +111,13 @@ def test_joined_batches_are_one_batch(name):
         for samples in (3, 1, 4)
     ]
     parts[1] = FormedColumns(parts[1].formed().reshape(1, 2, -1), parts[1].layout)
-    joined, rows = JoinedColumns(parts), torch.cat([part.formed() for part in parts])
-    torch.testing.assert_close(joined.formed(), rows)
-    torch.testing.assert_close(_gram(joined), rows @ rows.T)
-    torch.testing.assert_close(joined.inner(parts[0]), rows @ parts[0].formed().T)
+    whole, rows = ConcatenatedColumns(parts), torch.cat([part.formed() for part in parts])
+    torch.testing.assert_close(whole.formed(), rows)
+    torch.testing.assert_close(_gram(whole), rows @ rows.T)
+    torch.testing.assert_close(whole.inner(parts[0]), rows @ parts[0].formed().T)
     weights = torch.randn(16, 3, dtype=torch.float64)
-    torch.testing.assert_close(joined.layout.join(joined.combine(weights)), weights.T @ rows)
-    torch.testing.assert_close(joined.select([1, 3, 6]).formed(), rows[[2, 3, 6, 7, 12, 13]])
-    assert joined.bytes() == sum(part.bytes() for part in parts)
+    torch.testing.assert_close(whole.layout.join(whole.combine(weights)), weights.T @ rows)
+    torch.testing.assert_close(whole.select([1, 3, 6]).formed(), rows[[2, 3, 6, 7, 12, 13]])
 
 
 def test_columns_of_a_wide_linear_layer_are_never_formed(monkeypatch):
@@ -163,7 +162,7 @@ def test_a_sum_is_that_of_its_columns_though_the_probe_hardly_sees_the_input(wid
     probe, _ = family.probe(layer, torch.rand(1, width), width)
     inputs = (-product.BIAS_PROBE * probe[0] / probe[0].square().sum()).expand(50, width).contiguous()
     root = torch.randn(50, 1, 6) + 3
-    columns = ProductColumns(family.positions(layer, root), LayerInput(layer, family, inputs, ("weight", "bias")))
+    columns = ProductColumns(family.root(layer, root), LayerInput(layer, family, inputs, ("weight", "bias")))
     weight, bias = (root[:, 0].T @ inputs)[None], root[:, 0].sum(0)[None]
     deviation, scale = columns.check_sum((weight, bias))
     bound = torch.finfo(torch.float32).eps ** 0.5

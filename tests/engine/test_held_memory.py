@@ -20,10 +20,10 @@ from tests.engine.memory_cases import ALL, CONSTANT, CURVATURES, MODELS, TOP, Tr
 
 def _held(monkeypatch):
     """Return a list that weak references to the factors of each capture, and to what layers were given, are added to."""
-    held, capture_of = [], finish.capture_of
+    held, finish_capture = [], finish.finish_capture
 
     def note(current, settings):
-        capture = capture_of(current, settings)
+        capture = finish_capture(current, settings)
         held.extend(weakref.ref(factor.root) for factor in capture.factors)
         for factor in capture.factors:
             held.extend(weakref.ref(value) for value in vars(factor.root).values() if isinstance(value, torch.Tensor))
@@ -32,7 +32,7 @@ def _held(monkeypatch):
             held.extend(weakref.ref(tensor) for tensor in kept if tensor is not None)
         return capture
 
-    monkeypatch.setattr("ddn_core.engine.capture.backpack.capture_of", note)
+    monkeypatch.setattr("ddn_core.engine.capture.backpack.finish_capture", note)
     return held
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from backpack import backpack, extend
 
-from ddn_core.engine import CurvatureCapture, Wanted
+from ddn_core.engine import CurvatureCapture, WantedParameter
 from tests.engine.cases import LOSSES, group_of, make_problem, run
 
 ALL = {"kind": "all"}
@@ -23,7 +23,7 @@ def _ggn(problem, mc_samples, seed, subsampling_ggn=None):
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     capture = CurvatureCapture(
         wanted=lambda: {
-            id(parameter): Wanted(name, parameter, 0) for name, parameter in problem.model.named_parameters()
+            id(parameter): WantedParameter(name, parameter, 0) for name, parameter in problem.model.named_parameters()
         },
         begin=captures.clear,
         deliver=captures.append,

@@ -27,7 +27,7 @@ from ddn_core import (
 from ddn_core.engine import (
     Choice,
     CurvatureCapture,
-    Wanted,
+    WantedParameter,
     damped_newton_step,
     group_directions,
     krylov,
@@ -61,7 +61,7 @@ def _capture(model, loss_function, inputs, targets, scale=1.0, **settings):
     """Return what a backward pass gives, and the parameters."""
     captures = []
     model, loss_function = extend(copy.deepcopy(model)), extend(copy.deepcopy(loss_function))
-    wanted = {id(parameter): Wanted(name, parameter, 0) for name, parameter in model.named_parameters()}
+    wanted = {id(parameter): WantedParameter(name, parameter, 0) for name, parameter in model.named_parameters()}
     with backpack(CurvatureCapture(lambda: wanted, captures.clear, captures.append, **settings)):
         (scale * loss_function(model(inputs), targets)).backward()
     return captures[0], list(model.parameters())
@@ -165,7 +165,7 @@ def test_leading_eigenpairs_do_not_depend_on_the_unit_of_the_loss(name, scale):
 def test_leading_eigenpairs_that_do_not_converge_come_from_the_full_decomposition(monkeypatch):
     monkeypatch.setattr(krylov, "RESTARTS", 0)
     monkeypatch.setattr(krylov, "BLOCKS", 2)
-    monkeypatch.setattr("ddn_core.engine.spectrum.pays", lambda columns, count: True)
+    monkeypatch.setattr("ddn_core.engine.spectrum.is_worthwhile", lambda columns, count: True)
     matrix = _matrix("flat", 60, 4, torch.float64)
     assert leading_eigenpairs(matrix, 4) is None
     spectrum = eigendecompose(matrix, 4)
@@ -195,7 +195,7 @@ def _top(count, dtype, damping=0.1, samples=30):
 def test_top_k_step_is_the_same_with_the_leading_pairs_as_with_all(dtype, bound, monkeypatch):
     steps = []
     for leading in (True, False):
-        monkeypatch.setattr("ddn_core.engine.spectrum.pays", lambda columns, count, leading=leading: leading)
+        monkeypatch.setattr("ddn_core.engine.spectrum.is_worthwhile", lambda columns, count, leading=leading: leading)
         step = _top(5, dtype)
         assert step.directions.fallbacks == ()
         assert (len(step.directions.all_evals) == 5) == leading
@@ -290,7 +290,7 @@ def test_fallbacks_of_the_eigensolver_are_right_and_told_in_order(name, monkeypa
 
 def test_a_failure_within_the_leading_pairs_goes_through_all_fallbacks(monkeypatch):
     expected, _ = _results(torch.float32, LEADING)
-    monkeypatch.setattr("ddn_core.engine.spectrum.pays", lambda columns, count: True)
+    monkeypatch.setattr("ddn_core.engine.spectrum.is_worthwhile", lambda columns, count: True)
     assert _results(torch.float32, LEADING)[1] == ()
     _failing(monkeypatch, float32=99)
     step, told = _results(torch.float32, LEADING)

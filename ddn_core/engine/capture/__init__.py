@@ -1,14 +1,15 @@
-"""One backward pass to factors.
+"""From a loss to factors: the capture of one backward pass.
 
-`backpack.py` notes in a backward pass how each layer was called (`tape.py`). At its end (`finish.py`), `loss.py` gives
-the square root of the loss Hessian, `backpropagation.py` propagates its columns through the layers' `jacobians.py` and
-makes the factors, and `result.py` is what comes out; `joining.py` makes one of several.
+During the backward pass, `backpack.py` records the call of each layer (`tape.py`). At the end of the pass, `finish.py`
+makes the capture: `loss.py` computes the square root of the loss Hessian, and `backpropagation.py` propagates its
+columns through the layers' transposed Jacobians (`jacobians.py`) and makes the factors. `result.py` has the result,
+`Capture`, and `concatenation.py` combines several captures into one.
 """
 
 from ddn_core.engine.capture.backpack import CurvatureCapture
-from ddn_core.engine.capture.backward_pass import Wanted
-from ddn_core.engine.capture.joining import joined
+from ddn_core.engine.capture.backward_pass import WantedParameter
+from ddn_core.engine.capture.concatenation import concatenate
 from ddn_core.engine.capture.result import Capture
 from ddn_core.engine.capture.subsampling import Subsampling
 
-__all__ = ["Capture", "CurvatureCapture", "Subsampling", "Wanted", "joined"]
+__all__ = ["Capture", "CurvatureCapture", "Subsampling", "WantedParameter", "concatenate"]

@@ -1,13 +1,13 @@
-"""A BackPACK extension that gives factors: BackPACK keeps what the layers saw, nothing is stored on parameters.
+"""The BackPACK extension that captures factors: BackPACK keeps the layers' inputs, and nothing is stored on parameters.
 
 A backward pass through extended modules calls the extension once for each module, the loss first::
 
     loss module      check the loss, begin a pass
-    each layer       check the layer, note its call: inputs, output, and the gradients that reached it
-    end of the pass  propagate the root of the loss Hessian back, make the factors, hand the `Capture` over
+    each layer       check the layer, record its call: inputs, output, and the gradients that reached it
+    end of the pass  propagate the root of the loss Hessian back, make the factors, deliver the `Capture`
 
-What goes wrong at the loss is raised at once, before any gradient is written. What goes wrong at a layer is raised at
-the end of the pass, so that every `.grad` is whole, as after any other backward pass.
+An error at the loss is raised at once, before any gradient is written. An error at a layer is raised at the end of the
+pass, so that every `.grad` is complete, as after any other backward pass.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from torch.nn import Module
 
 from ddn_core.engine.capture.backward_pass import (
     BackwardPass,
-    Wanted,
-    check_kept,
+    WantedParameter,
+    check_inputs_kept,
     check_only_loss,
     gradient_state,
-    heed_hook_notice,
-    ignore_hook_notice,
+    hide_hook_notice,
     running_task,
+    show_hook_notice,
 )
-from ddn_core.engine.capture.finish import CaptureSettings, capture_of
+from ddn_core.engine.capture.finish import CaptureSettings, finish_capture
 from ddn_core.engine.capture.jacobians import JACOBIANS
 from ddn_core.engine.capture.layers import check_layer, unsupported_layer
 from ddn_core.engine.capture.loss import LossCall, check_loss
@@ -42,14 +42,14 @@ from ddn_core.errors import ArgumentError, CurvatureError, DdnError
 
 
 class CurvatureCapture(BackpropExtension):  # type: ignore[misc]  # BackPACK has no types
-    """BackPACK extension that hands a `Capture` over at the end of each backward pass.
+    """BackPACK extension that delivers a `Capture` at the end of each backward pass.
 
-    Sub-sampling and Monte-Carlo sampling are the extension's; which parameters are wanted may change between passes.
+    Sub-sampling and Monte-Carlo sampling are fixed for each extension. The wanted parameters may change between passes.
     """
 
     def __init__(
         self,
-        wanted: Callable[[], Mapping[int, Wanted]],
+        wanted: Callable[[], Mapping[int, WantedParameter]],
         begin: Callable[[], None],
         deliver: Callable[[Capture], None],
         subsampling_grad: Sequence[int] | None = None,
@@ -59,22 +59,23 @@ class CurvatureCapture(BackpropExtension):  # type: ignore[misc]  # BackPACK has
         generator: Callable[[torch.device], Generator | None] = lambda device: None,
         memory_budget: int | Literal["auto"] | None = None,
     ) -> None:
-        """Set up the extension; nothing happens before a backward pass.
+        """Set up the extension; it does nothing before a backward pass.
 
         Args:
-            wanted: Gives the parameters that factors are wanted of, by `id`.
-            begin: Is told of each pass before anything else: results of the last one are stale.
-            deliver: Receives the capture at the end of each pass that succeeds.
+            wanted: Returns the parameters whose factors are captured, by `id`.
+            begin: Called first in each pass, so that the caller discards results of the last pass.
+            deliver: Called with the capture at the end of each successful pass.
             subsampling_grad: Indices of the samples in the gradient; all by default.
             subsampling_ggn: Indices of the samples in the GGN; all by default.
             subsampling_lambdas: Indices of the samples in the directional curvatures; those of the GGN by default.
             mc_samples: Number of Monte-Carlo samples; 0 for the exact GGN.
-            generator: Gives the source of random numbers for Monte-Carlo samples on a device.
-            memory_budget: Number of bytes that curvature may take beyond what the gradient takes, `"auto"` for what is
-                free, `None` for no limit.
+            generator: Returns the random generator of the Monte-Carlo samples for a device; `None` for torch's own.
+            memory_budget: Number of bytes that curvature may use in addition to the gradient's memory; `"auto"` for the
+                free memory, `None` for no limit.
 
         Raises:
-            ArgumentError: An index is negative, repeated or no integer, a list is empty, or mc_samples is negative.
+            ArgumentError: An index is negative, repeated or not an integer, a list is empty, or `mc_samples` is not an
+                integer from 0.
         """
         subsampling = Subsampling(subsampling_grad, subsampling_ggn, subsampling_lambdas)
         if isinstance(mc_samples, bool) or not isinstance(mc_samples, int) or mc_samples < 0:
@@ -87,20 +88,20 @@ class CurvatureCapture(BackpropExtension):  # type: ignore[misc]  # BackPACK has
         self._begin = begin
         self._deliver = deliver
         self._pass: BackwardPass | None = None
-        self._refused_task: int | None = None
+        self._task_without_loss: int | None = None
 
     def expects_backpropagation_quantities(self) -> bool:
-        """Return False: BackPACK propagates nothing for this extension."""
+        """Return False: BackPACK need not propagate anything for this extension."""
         return False
 
     def __call__(self, module: Module, g_inp: tuple[Tensor, ...], g_out: tuple[Tensor, ...]) -> None:
-        """Handle one module of the backward pass; called by BackPACK's hook."""
+        """Handle one module of the backward pass; BackPACK's hook calls this."""
         with torch.no_grad():
             if is_loss(module):
                 self._enter(module, g_out[0])
             current = self._running()
             if current is None:
-                self._refuse(module)
+                self._raise_without_loss(module)
                 return
             if current.error is None:
                 try:
@@ -108,11 +109,11 @@ class CurvatureCapture(BackpropExtension):  # type: ignore[misc]  # BackPACK has
                 except DdnError as error:
                     current.error = error
 
-    def _refuse(self, module: Module) -> None:
-        """See to it that a pass without a loss module raises at its end."""
-        if self._refused_task == running_task():
+    def _raise_without_loss(self, module: Module) -> None:
+        """Make a pass without a loss module raise an error at its end."""
+        if self._task_without_loss == running_task():
             return
-        self._refused_task = running_task()
+        self._task_without_loss = running_task()
         self._begin()
         error = CurvatureError(
             f"the backward pass reached layer {type(module).__name__} before any loss module. Extend the loss function "
@@ -120,34 +121,39 @@ class CurvatureCapture(BackpropExtension):  # type: ignore[misc]  # BackPACK has
         )
 
         def refuse() -> None:
-            heed_hook_notice()
+            show_hook_notice()
             raise error
 
-        ignore_hook_notice()
+        hide_hook_notice()
         torch.autograd.Variable._execution_engine.queue_callback(refuse)
 
     def _running(self) -> BackwardPass | None:
-        """Return the pass that this call belongs to, if its loss was seen."""
+        """Return the pass that is running, or `None` if it has not reached a loss module."""
         return self._pass if self._pass is not None and self._pass.task == running_task() else None
 
     def _enter(self, module: Module, grad_output: Tensor) -> None:
-        """Begin a pass at its loss; raises before any gradient is written."""
+        """Begin a pass at its loss module.
+
+        Raises:
+            CurvatureError: The loss is not supported, or multiplied by a negative or non-finite number. No gradient has
+                been written yet.
+        """
         if (running := self._running()) is not None:
             running.error = CurvatureError(
-                "one backward pass went through two loss modules. Call backward on one loss at a time, each in a "
-                "`with` block of its own."
+                "one backward pass went through two loss modules. Call backward on one loss at a time, each in its own "
+                "`with` block."
             )
             return
         self._begin()
-        check_kept(module)
+        check_inputs_kept(module)
         loss = LossCall.of(module)
         check_loss(loss)
         self._settings.subsampling.check_in_batch(loss.samples)
         scale = float(grad_output)
         if not 0 <= scale < float("inf"):
             raise CurvatureError(
-                f"the loss was multiplied by {scale:g} before backward. Only a finite constant that is not negative "
-                "leaves the GGN positive semi-definite."
+                f"the loss was multiplied by {scale:g} before backward. The GGN is then not positive semi-definite. "
+                "Multiply the loss by a finite constant that is not negative."
             )
         wanted = dict(self._wanted())
         self._pass = BackwardPass(
@@ -157,14 +163,14 @@ class CurvatureCapture(BackpropExtension):  # type: ignore[misc]  # BackPACK has
             wanted=wanted,
             gradients_before={key: gradient_state(entry.parameter) for key, entry in wanted.items()},
         )
-        ignore_hook_notice()
+        hide_hook_notice()
         torch.autograd.Variable._execution_engine.queue_callback(self._end)
 
     def _visit(
         self, current: BackwardPass, module: Module, g_inp: tuple[Tensor, ...], g_out: tuple[Tensor, ...]
     ) -> None:
-        """Note the call of one module."""
-        check_kept(module)
+        """Record the call of one module."""
+        check_inputs_kept(module)
         if module is current.loss.module:
             current.output_gradient = g_inp[0]
             self._expect(current, next(kept_inputs(module)))
@@ -172,35 +178,35 @@ class CurvatureCapture(BackpropExtension):  # type: ignore[misc]  # BackPACK has
         if type(module) not in JACOBIANS:
             if next(module.children(), None) is None or next(module.parameters(recurse=False), None) is not None:
                 raise unsupported_layer(module)
-            return  # a container: its children are visited one by one
+            return  # a container: its children are handled one by one
         check_layer(module)
         call = LayerCall.of(module, g_inp[0], g_out[0])
         if call.output_key not in current.expected:
             raise CurvatureError(
                 f"between the output of layer {type(module).__name__} and the next extended module, or the loss, there "
-                "is an operation that is no module (or the next module is not extended). Use modules for all "
-                "operations, nn.ReLU() rather than torch.relu, nn.Flatten() rather than reshape, or try "
+                "is an operation that is no module (or the next module is not extended). Use a module for each "
+                "operation, nn.ReLU() rather than torch.relu and nn.Flatten() rather than reshape, or try "
                 "`backpack.extend(model, use_converter=True)`."
             )
         current.unclaimed.pop(call.output_key, None)
         check_only_loss(current, module, g_out[0])
         current.calls.append(call)
-        current.reached.update(id(getattr(module, name)) for name in call.wanted(current.wanted))
+        current.reached.update(id(getattr(module, name)) for name in call.names_among(current.wanted))
         for tensor in kept_inputs(module):
             self._expect(current, tensor)
 
     def _expect(self, current: BackwardPass, tensor: Tensor) -> None:
-        """Note that columns will be propagated to a tensor, so that some module has to have given it."""
+        """Record that columns will be propagated to a tensor, so that a module must have returned it."""
         current.expected.add(key_of(tensor))
         if tensor.grad_fn is not None:
             current.unclaimed[key_of(tensor)] = tensor.grad_fn
 
     def _end(self) -> None:
-        """End the pass: raise what went wrong, or hand the capture over. Called by autograd after all gradients."""
+        """End the pass: raise its error, or deliver its capture. Autograd calls this after all gradients."""
         current, self._pass = self._pass, None
-        heed_hook_notice()
+        show_hook_notice()
         assert current is not None
         if current.error is not None:
             raise current.error
         with torch.no_grad(), torch.autocast(current.loss.output.device.type, enabled=False):
-            self._deliver(capture_of(current, self._settings))
+            self._deliver(finish_capture(current, self._settings))

@@ -1,8 +1,8 @@
-"""From the calls of the layers to factors: the columns of the loss Hessian's root, propagated back in chunks.
+"""From the calls of the layers to factors: columns of the loss Hessian's root are propagated back in chunks.
 
-A chunk is some columns of some samples. It goes from the model output down to the lowest wanted parameter before the
-next one begins, so that what is held beside the factors is as large as a chunk, and stays in the processor's cache.
-Each factor takes the form that needs less memory: the columns formed, or root and input of the layer.
+A chunk has some columns of some samples. It is propagated from the model output to the lowest wanted parameter before
+the next chunk begins. So the memory beyond that of the factors is that of one chunk, which fits into the processor's
+cache. Each factor is stored in the form that needs less memory: formed columns, or root and layer input.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from ddn_core.engine.capture.factor_specs import FactorSpec
 from ddn_core.engine.capture.jacobians import transposed_jacobian
-from ddn_core.engine.capture.parts import Part
 from ddn_core.engine.capture.plan import CapturePlan
-from ddn_core.engine.capture.tape import Key, LayerCall, leads_to_parameters
+from ddn_core.engine.capture.tape import Key, LayerCall, keys_leading_to
 from ddn_core.engine.factors import (
     Columns,
     FormedColumns,
@@ -28,56 +28,56 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class _Builder:
-    """Makes the columns of one part, chunk by chunk."""
+    """Builder of the columns of one factor, chunk by chunk."""
 
-    def __init__(self, part: Part, root: Tensor, whole: bool, slice_elements: int) -> None:
-        groups, outputs, features, positions = part.shape
-        self._part, self._slice_elements = part, slice_elements
-        self._input = part.input(root.dtype)
-        self._takes_form = part.takes_form()
-        last = (outputs, features) if self._takes_form else (outputs, positions)
-        self._store = None if whole and not self._takes_form else root.new_empty(*root.shape[:2], groups, *last)
+    def __init__(self, spec: FactorSpec, root: Tensor, whole: bool, slice_elements: int) -> None:
+        groups, outputs, features, positions = spec.shape
+        self._spec, self._slice_elements = spec, slice_elements
+        self._input = spec.layer_input(root.dtype)
+        self._forms = spec.is_kept_formed
+        last = (outputs, features) if self._forms else (outputs, positions)
+        self._store = None if whole and not self._forms else root.new_empty(*root.shape[:2], groups, *last)
 
     def add(self, samples: slice, columns: slice, backpropagated: Tensor) -> None:
-        """Take in a chunk, `[b, a, *output]`."""
-        values = self._part.positions(backpropagated)
+        """Add a chunk of columns at the layer output, `[b, a, *output]`."""
+        values = self._spec.root(backpropagated)
         if self._store is None:
-            if isinstance(self._part.call.layer, BATCH_NORMS):  # goes on to overwrite what is propagated through it
+            if isinstance(self._spec.call.layer, BATCH_NORMS):  # its Jacobian overwrites the columns
                 self._store = values.clone(memory_format=torch.contiguous_format)
             else:
                 self._store = values.contiguous()
-        elif self._takes_form:
+        elif self._forms:
             self._form(self._store[samples, columns], samples, values)
         else:
             self._store[samples, columns] = values
 
     def finish(self) -> Columns:
-        """Return the columns."""
+        """Return the columns, after all chunks were added."""
         assert self._store is not None
-        if self._takes_form:
-            layout = LayerLayout(self._part.call.layer, self._part.family, self._part.names, self._store.shape[3])
+        if self._forms:
+            layout = LayerLayout(self._spec.call.layer, self._spec.family, self._spec.names, self._store.shape[3])
             return FormedColumns(self._store.flatten(2), layout)
         return ProductColumns(self._store, self._input, self._slice_elements)
 
     def _form(self, place: Tensor, samples: slice, values: Tensor) -> None:
-        if self._input.weight:
+        if self._input.has_weight:
             formed = form(values, self._input.features(samples))
             place[..., : formed.shape[-1]] = formed
-        if self._input.bias:
+        if self._input.has_bias:
             place[..., -1] = values.sum(-1)
 
 
 def propagate(
-    calls: Sequence[LayerCall], parts: Sequence[Part], root: Tensor, output_key: Key, plan: CapturePlan
+    calls: Sequence[LayerCall], specs: Sequence[FactorSpec], root: Tensor, output_key: Key, plan: CapturePlan
 ) -> list[Columns]:
-    """Return the columns of each part.
+    """Propagate the root of the loss Hessian back, and return the columns of each factor.
 
     Args:
         calls: Calls of the layers, in the order of the backward pass.
-        parts: What columns are wanted of.
+        specs: The factors to make.
         root: Root of the loss Hessian at the model output, `[B, A, *output]`.
         output_key: Key of the model output.
-        plan: How many columns are propagated, and formed, at a time.
+        plan: Numbers of columns that are propagated, and formed, at a time.
     """
     by_call: dict[int, list[_Builder]] = {}
     samples, per_sample = root.shape[:2]
@@ -85,11 +85,11 @@ def propagate(
     width, columns = max(1, at_a_time // per_sample), min(per_sample, at_a_time)
     whole = width >= samples and columns >= per_sample
     builders = []
-    for part in parts:
-        builders.append(_Builder(part, root, whole, plan.slice_elements))
-        by_call.setdefault(id(part.call), []).append(builders[-1])
-    wanted = {id(parameter) for part in parts for parameter in part.parameters}
-    leading = leads_to_parameters(calls, wanted)
+    for spec in specs:
+        builders.append(_Builder(spec, root, whole, plan.slice_elements))
+        by_call.setdefault(id(spec.call), []).append(builders[-1])
+    wanted = {id(parameter) for spec in specs for parameter in spec.parameters}
+    leading = keys_leading_to(calls, wanted)
     path = [call for call in calls if call.output_key in leading]
     for start in range(0, samples, width):
         chosen = slice(start, min(start + width, samples))
@@ -113,7 +113,7 @@ def propagate(
 
 
 def _collect(cotangents: dict[Key, Tensor], propagated: Iterable[tuple[Key, Tensor]], leading: set[Key]) -> None:
-    """Note what was propagated to the inputs of a layer; what reaches one tensor in several ways is added up."""
+    """Add the columns that were propagated to the inputs of a layer to those that reached these tensors before."""
     for key, columns in propagated:
         if key in leading:
             cotangents[key] = cotangents[key] + columns if key in cotangents else columns

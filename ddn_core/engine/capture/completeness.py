@@ -1,4 +1,4 @@
-"""Whether a backward pass captured all there is: checks at its end that make silent errors loud."""
+"""Checks at the end of a backward pass that the capture has all curvature, so that no error stays silent."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import torch
 from torch import Tensor
 
 from ddn_core.engine.capture.backward_pass import BackwardPass, gradient_state
-from ddn_core.engine.capture.parts import Part
+from ddn_core.engine.capture.factor_specs import FactorSpec
 from ddn_core.errors import CurvatureError
 
-Comparison = tuple[Part, Tensor, Tensor]
-"""A part, by how much its gradients deviate from their sum, and by how much they may."""
+Comparison = tuple[FactorSpec, Tensor, Tensor]
+"""A factor, the deviation of its per-sample gradients' sum from the gradient, and the largest allowed deviation."""
 
 
 def check_nothing_missed(current: BackwardPass) -> None:
-    """Raise if a wanted parameter got a gradient, but no visited module holds it.
+    """Check that every wanted parameter with a new gradient belongs to a recorded module.
 
     Raises:
-        CurvatureError: A parameter got a gradient but no curvature.
+        CurvatureError: A parameter received a gradient but no curvature.
     """
     missed = [
         wanted.name
@@ -28,17 +28,18 @@ def check_nothing_missed(current: BackwardPass) -> None:
     ]
     if missed:
         raise CurvatureError(
-            f"got a gradient but no curvature for {', '.join(missed)}: no extended module holds them. Extend the "
-            "model before the forward pass, model = backpack.extend(model), and a model that torch.compile has "
-            "compiled before its first call: what is compiled by then does not see the extension."
+            f"the backward pass gave a gradient but no curvature for {', '.join(missed)}: no extended module holds "
+            "them. Extend the model before the forward pass, model = backpack.extend(model). Extend a model that "
+            "torch.compile has compiled before its first call: a graph that is already compiled does not call the "
+            "extension."
         )
 
 
 def check_no_branch_lost(current: BackwardPass) -> None:
-    """Raise if columns are propagated to a tensor that no module gave, and wanted parameters lie behind it.
+    """Check that no wanted parameter lies behind a tensor that no recorded module returned.
 
     Raises:
-        CurvatureError: A branch has an operation that is no module.
+        CurvatureError: A branch of the model has an operation that is no module.
     """
     nodes, seen = list(current.unclaimed.values()), set()
     while nodes:
@@ -50,83 +51,83 @@ def check_no_branch_lost(current: BackwardPass) -> None:
         if variable is not None and id(variable) in current.reached:
             raise CurvatureError(
                 f"a branch that {current.wanted[id(variable)].name} takes part in has an operation that is no module, "
-                "so that its curvature is lost. Use modules for all operations, nn.ReLU() rather than torch.relu, or "
-                "try `backpack.extend(model, use_converter=True)`."
+                "so the curvature of the branch is lost. Use a module for each operation, nn.ReLU() rather than "
+                "torch.relu, or try `backpack.extend(model, use_converter=True)`."
             )
         nodes += [following for following, _ in node.next_functions if following is not None]
 
 
 def gradient_of_pass(current: BackwardPass, parameter: Tensor) -> Tensor | None:
-    """Return what the pass added to the gradient of a parameter, `None` where that cannot be told."""
+    """Return the change of a parameter's gradient in the pass; `None` if there is no dense gradient."""
     accumulated, before = parameter.grad, current.gradients_before[id(parameter)][2]
     if accumulated is None or accumulated.is_sparse:
         return None
     return accumulated if before is None else accumulated - before
 
 
-def check_gradients_add_up(current: BackwardPass, parts: Iterable[Part], dtype: torch.dtype) -> None:
-    """Raise if the per-sample gradients of a parameter do not add up to what the pass added to its gradient.
+def check_gradients_add_up(current: BackwardPass, specs: Iterable[FactorSpec], dtype: torch.dtype) -> None:
+    """Check that the per-sample gradients of each parameter add up to the change of its gradient in the pass.
 
     Args:
-        current: The pass, after all gradients.
-        parts: What factors are made of; each has its parameters to itself.
+        current: The pass, after all gradients are written.
+        specs: Specifications of the factors.
         dtype: Dtype that curvature is computed in.
 
     Raises:
-        CurvatureError: They do not.
+        CurvatureError: The gradients of a parameter do not add up.
     """
-    shared: dict[int, list[Part]] = {}
+    shared: dict[int, list[FactorSpec]] = {}
     compared: list[Comparison] = []
-    for part in parts:
-        if part.formed:
-            shared.setdefault(id(part.parameters[0]), []).append(part)
+    for spec in specs:
+        if spec.must_form:
+            shared.setdefault(id(spec.parameters[0]), []).append(spec)
             continue
-        gradients = [gradient_of_pass(current, parameter) for parameter in part.parameters]
+        gradients = [gradient_of_pass(current, parameter) for parameter in spec.parameters]
         known = [gradient for gradient in gradients if gradient is not None]
         if len(known) == len(gradients):
             total = tuple(gradient.to(dtype)[None] for gradient in known)
-            deviation, scale = part.gradient(dtype).check_sum(total)
-            compared.append(_comparison(current, part, deviation, scale, known))
+            deviation, scale = spec.per_sample_gradients(dtype).check_sum(total)
+            compared.append(_comparison(current, spec, deviation, scale, known))
     for same in shared.values():
         gradient = gradient_of_pass(current, same[0].parameters[0])
         if gradient is not None:
-            sums = [_gradient_sum(part, dtype) for part in same]
+            sums = [_gradient_sum(spec, dtype) for spec in same]
             deviation = (gradient.to(dtype) - torch.stack(sums).sum(0)).norm()
             scale = torch.stack(sums).norm() * len(sums) * current.loss.samples
             compared.append(_comparison(current, same[0], deviation, scale, [gradient]))
-    _refuse_deviations(current, compared)
+    _raise_for_deviations(current, compared)
 
 
-def _gradient_sum(part: Part, dtype: torch.dtype) -> Tensor:
-    """Return the sum of the per-sample gradients of a part's one parameter, from one layer that holds it."""
-    gradient = part.gradient(dtype)
-    ones = torch.ones(gradient.count, 1, dtype=dtype, device=part.call.output.device)
+def _gradient_sum(spec: FactorSpec, dtype: torch.dtype) -> Tensor:
+    """Return the sum of the per-sample gradients of a factor's one parameter, from one of the layers that hold it."""
+    gradient = spec.per_sample_gradients(dtype)
+    ones = torch.ones(gradient.count, 1, dtype=dtype, device=spec.call.output.device)
     return gradient.combine(ones)[0][0]
 
 
 def _comparison(
-    current: BackwardPass, part: Part, deviation: Tensor, scale: Tensor, gradients: Sequence[Tensor]
+    current: BackwardPass, spec: FactorSpec, deviation: Tensor, scale: Tensor, gradients: Sequence[Tensor]
 ) -> Comparison:
-    """Return a part with its deviation, and what the deviation may be."""
-    precision = max(torch.finfo(tensor.dtype).eps for tensor in (*gradients, part.call.output))
-    for parameter in part.parameters:
+    """Return a factor with its deviation, and the largest allowed deviation."""
+    precision = max(torch.finfo(tensor.dtype).eps for tensor in (*gradients, spec.call.output))
+    for parameter in spec.parameters:
         before = current.gradients_before[id(parameter)][2]
         scale = scale if before is None else scale + before.norm()
-    return part, deviation, precision**0.5 * scale
+    return spec, deviation, precision**0.5 * scale
 
 
-def _refuse_deviations(current: BackwardPass, compared: Sequence[Comparison]) -> None:
-    """Raise if a deviation is too large; all are looked at together, which waits for a device once."""
+def _raise_for_deviations(current: BackwardPass, compared: Sequence[Comparison]) -> None:
+    """Raise if a deviation is too large; one comparison for all of them waits for the device only once."""
     if not compared:
         return
-    parts, deviations, bounds = zip(*compared, strict=True)
+    specs, deviations, bounds = zip(*compared, strict=True)
     wrong = torch.stack(deviations) > torch.stack(bounds)
     if bool(wrong.any()):
-        part = parts[wrong.tolist().index(True)]
-        names = " and ".join(current.wanted[id(parameter)].name for parameter in part.parameters)
+        spec = specs[wrong.tolist().index(True)]
+        names = " and ".join(current.wanted[id(parameter)].name for parameter in spec.parameters)
         raise CurvatureError(
-            f"the per-sample gradients of {names} do not add up to its gradient. Either something beside the loss "
-            "depends on it (a penalty that is added to the loss, a hook on it), or its layer computes something "
-            "else than its kind says (pruning, spectral normalization, a hook), or forward was called again before "
-            "backward. Its curvature would be wrong."
+            f"the per-sample gradients of {names} do not add up to its gradient, so that its curvature would be wrong. "
+            "Either something beside the loss depends on the parameter (a penalty that is added to the loss, a hook), "
+            "or its layer does not compute what its class does (pruning, spectral normalization, a hook), or "
+            "forward was called again before backward. Remove the cause."
         )

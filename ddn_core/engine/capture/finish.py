@@ -1,4 +1,4 @@
-"""The end of a backward pass: from what was gathered to a `Capture`."""
+"""The end of a backward pass: from the record of the pass to a `Capture`."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from ddn_core.engine.capture.completeness import (
     check_nothing_missed,
     gradient_of_pass,
 )
+from ddn_core.engine.capture.factor_specs import FactorSpec, factor_specs
 from ddn_core.engine.capture.loss import LossCall, gradient_coefficients, loss_root, normalizer
 from ddn_core.engine.capture.memory import free_bytes
-from ddn_core.engine.capture.parts import Part, parts_of
-from ddn_core.engine.capture.plan import plan_of
+from ddn_core.engine.capture.plan import plan_capture
 from ddn_core.engine.capture.result import Capture
 from ddn_core.engine.capture.subsampling import Subsampling
 from ddn_core.engine.capture.tape import computing_dtype, key_of
@@ -32,14 +32,14 @@ from ddn_core.errors import CurvatureError
 
 @dataclass(frozen=True)
 class CaptureSettings:
-    """How curvature is taken from a pass.
+    """Settings of the capture of a pass.
 
     Attributes:
-        subsampling: Samples of gradient, directions and directional curvatures.
+        subsampling: Samples of the gradient, of the directions and of the directional curvatures.
         mc_samples: Number of Monte-Carlo samples; 0 for the exact GGN.
-        generator: Gives the source of random numbers on a device.
-        memory_budget: Number of bytes that curvature may take beyond what the gradient takes, `"auto"` for what is
-            free, `None` for no limit.
+        generator: Returns the random generator for a device; `None` for torch's own.
+        memory_budget: Number of bytes that curvature may use in addition to the gradient's memory; `"auto"` for the
+            free memory, `None` for no limit.
     """
 
     subsampling: Subsampling
@@ -48,60 +48,62 @@ class CaptureSettings:
     memory_budget: int | Literal["auto"] | None = None
 
     def budget_on(self, device: torch.device) -> int | None:
-        """Return the budget on a device, in bytes."""
+        """Return the memory budget on a device, in bytes; `None` for no limit."""
         return free_bytes(device) if self.memory_budget == "auto" else self.memory_budget
 
 
-def capture_of(current: BackwardPass, settings: CaptureSettings) -> Capture:
+def finish_capture(current: BackwardPass, settings: CaptureSettings) -> Capture:
     """Return the capture of a pass.
 
     Raises:
-        CurvatureError: The factors do not account for all of the loss's dependence on the wanted parameters.
+        CurvatureError: The factors do not cover every way in which the loss depends on the wanted parameters.
     """
     begun = time.perf_counter()
     chosen = settings.subsampling.of_batch(current.loss.samples)
-    ggn, lambdas, grad, some = chosen.ggn, chosen.lambdas, chosen.grad, chosen.with_columns
+    propagated = chosen.propagated_samples
     whole_gradient = settings.subsampling.grad is None
     dtype = computing_dtype(_widest_dtype(current))
     loss = current.loss.cast(dtype)
     groups = {key: wanted.group for key, wanted in current.wanted.items()}
-    parts = parts_of(current.calls, groups)
+    specs = factor_specs(current.calls, groups)
     check_nothing_missed(current)
     check_no_branch_lost(current)
     if whole_gradient:
-        check_gradients_add_up(current, parts, dtype)
+        check_gradients_add_up(current, specs, dtype)
     can_be_in_span = not settings.mc_samples and chosen.columns_cover_gradient
-    plan = plan_of(
+    plan = plan_capture(
         current.calls,
-        parts,
-        [groups[id(part.parameters[0])] for part in parts],
+        specs,
+        [groups[id(spec.parameters[0])] for spec in specs],
         per_sample=settings.mc_samples or loss.output[0].numel(),
         dtype=dtype,
         chosen=chosen,
         in_span=can_be_in_span,
     ).within(settings.budget_on(loss.output.device))
-    calls = current.calls if some is None else [call.select(some) for call in current.calls]
+    calls = current.calls if propagated is None else [call.select(propagated) for call in current.calls]
     selected = {id(call): other for call, other in zip(current.calls, calls, strict=True)}
-    own_parts = [Part(selected[id(part.call)], part.names, part.formed) for part in parts]
-    root = loss_root(loss, some, settings.mc_samples, settings.generator(loss.output.device))
-    in_span = can_be_in_span and _in_span(current, loss, root, some)
-    scale = _root_scale(current, len(ggn))
-    columns = propagate(calls, own_parts, root * scale, key_of(current.loss.output), plan)
-    gradients = [None if in_span else _gradients(current, part, grad, dtype) for part in parts]
-    coefficients = _chosen(gradient_coefficients(loss), some) * (_gradient_scale(current) / scale) if in_span else None
-    position = None if some is None else {sample: index for index, sample in enumerate(some)}
+    selected_specs = [FactorSpec(selected[id(spec.call)], spec.names, spec.must_form) for spec in specs]
+    root = loss_root(loss, propagated, settings.mc_samples, settings.generator(loss.output.device))
+    in_span = can_be_in_span and _in_span(current, loss, root, propagated)
+    scale = _root_scale(current, len(chosen.ggn_samples))
+    columns = propagate(calls, selected_specs, root * scale, key_of(current.loss.output), plan)
+    gradients = [None if in_span else _gradients(current, spec, chosen.grad_samples, dtype) for spec in specs]
+    coefficients = (
+        _chosen(gradient_coefficients(loss), propagated) * (_gradient_scale(current) / scale) if in_span else None
+    )
+    indices = None if propagated is None else {sample: index for index, sample in enumerate(propagated)}
     return Capture(
-        factors=_factors(parts, columns, gradients),
+        factors=_factors(specs, columns, gradients),
         columns_per_sample=root.shape[1],
         outputs=loss.output[0].numel(),
         samples=len(root),
-        ggn=_positions(ggn, position),
-        lambdas=_positions(lambdas, position),
-        grad=_positions(grad, position) if in_span else (),
-        samples_grad=len(grad),
+        ggn_samples=_indices(chosen.ggn_samples, indices),
+        lambda_samples=_indices(chosen.lambda_samples, indices),
+        grad_samples=_indices(chosen.grad_samples, indices) if in_span else (),
+        grad_count=len(chosen.grad_samples),
         coefficients=coefficients,
         gradient_scale=float(loss.samples) if loss.reduction == "mean" else 1.0,
-        gradients={} if in_span or not whole_gradient else _own_gradients(current, parts, dtype),
+        gradients={} if in_span or not whole_gradient else _own_gradients(current, specs, dtype),
         reduction=loss.reduction,
         loss=current.scale * float(loss.value),
         dtype=dtype,
@@ -117,78 +119,79 @@ def _widest_dtype(current: BackwardPass) -> torch.dtype:
     return dtype
 
 
-def _root_scale(current: BackwardPass, samples_ggn: int) -> float:
-    """Return by what the root is multiplied, so that `G = V Vᵀ` for the samples of the GGN."""
+def _root_scale(current: BackwardPass, ggn_count: int) -> float:
+    """Return the factor that scales the root, so that `G = V Vᵀ` for the samples of the GGN."""
     loss = current.loss
-    share = loss.samples / samples_ggn if loss.reduction == "mean" else 1.0
+    share = loss.samples / ggn_count if loss.reduction == "mean" else 1.0
     return math.sqrt(current.scale * share / normalizer(loss))
 
 
 def _gradient_scale(current: BackwardPass) -> float:
-    """Return by what a gradient of the unnormalized loss is multiplied, so that its mean (or sum) is the loss's."""
+    """Return the factor that makes the mean (or sum) of gradients of the unnormalized loss the gradient of the loss."""
     loss = current.loss
     return current.scale * (loss.samples if loss.reduction == "mean" else 1) / normalizer(loss)
 
 
-def _positions(samples: Sequence[int], position: Mapping[int, int] | None) -> Sequence[int]:
-    """Return where samples are among those that columns are propagated for."""
-    return samples if position is None else tuple(position[sample] for sample in samples)
+def _indices(samples: Sequence[int], indices: Mapping[int, int] | None) -> Sequence[int]:
+    """Return the indices of samples among those whose columns are propagated."""
+    return samples if indices is None else tuple(indices[sample] for sample in samples)
 
 
 def _chosen(tensor: Tensor, samples: Sequence[int] | None) -> Tensor:
-    """Return the rows of some samples; of all for `None`."""
+    """Return the rows of some samples; `None` means all samples."""
     return tensor if samples is None else tensor[list(samples)]
 
 
-def _in_span(current: BackwardPass, loss: LossCall, root: Tensor, some: Sequence[int] | None) -> bool:
-    """Return whether the coefficients give the gradient at the model output, for the samples that the root is of."""
-    coefficients = _chosen(gradient_coefficients(loss), some)
+def _in_span(current: BackwardPass, loss: LossCall, root: Tensor, samples: Sequence[int] | None) -> bool:
+    """Return whether root and coefficients give the gradient at the model output, for the samples of the root."""
+    coefficients = _chosen(gradient_coefficients(loss), samples)
     if current.scale == 0 or not bool(torch.isfinite(coefficients).all()) or current.output_gradient is None:
         return False
     found = torch.einsum("na,na...->n...", coefficients, root)
-    expected = _chosen(current.output_gradient, some).to(found.dtype) * (normalizer(loss) / current.scale)
+    expected = _chosen(current.output_gradient, samples).to(found.dtype) * (normalizer(loss) / current.scale)
     precision = torch.finfo(current.loss.output.dtype).eps ** 0.5
     return bool((found - expected).abs().max() <= precision * expected.abs().max())
 
 
-def _gradients(current: BackwardPass, part: Part, grad: Sequence[int], dtype: torch.dtype) -> Columns:
-    """Return the per-sample gradients of a part."""
-    columns = part.gradient(dtype)
-    return columns if len(grad) == current.loss.samples else columns.select(grad)
+def _gradients(current: BackwardPass, spec: FactorSpec, grad_samples: Sequence[int], dtype: torch.dtype) -> Columns:
+    """Return the per-sample gradients of a factor, for the samples of the gradient."""
+    columns = spec.per_sample_gradients(dtype)
+    return columns if len(grad_samples) == current.loss.samples else columns.select(grad_samples)
 
 
-def _own_gradients(current: BackwardPass, parts: Sequence[Part], dtype: torch.dtype) -> dict[int, Tensor]:
-    """Return copies of what the pass added to the gradients, for what else happens to `.grad` before the step."""
+def _own_gradients(current: BackwardPass, specs: Sequence[FactorSpec], dtype: torch.dtype) -> dict[int, Tensor]:
+    """Return copies of the changes of the gradients in the pass, since `.grad` may change before the step."""
     found = {}
-    for parameter in (parameter for part in parts for parameter in part.parameters):
+    for parameter in (parameter for spec in specs for parameter in spec.parameters):
         gradient = gradient_of_pass(current, parameter)
         if gradient is None:
-            raise CurvatureError(f"{current.wanted[id(parameter)].name} has no dense gradient. Use sparse=False.")
+            name = current.wanted[id(parameter)].name
+            raise CurvatureError(f"{name} has no dense gradient. Use sparse=False for its layer.")
         found[id(parameter)] = gradient.to(dtype, copy=True)
     return found
 
 
 def _factors(
-    parts: Sequence[Part], columns: Sequence[Columns], gradients: Sequence[Columns | None]
+    specs: Sequence[FactorSpec], columns: Sequence[Columns], gradients: Sequence[Columns | None]
 ) -> tuple[Factor, ...]:
-    """Return the factors; those of a parameter that layers share are added up, and left without structure."""
+    """Return the factors. For a parameter that several layers share, the formed columns of the layers are added up."""
     factors: dict[tuple[int, ...], Factor] = {}
-    for part, root, gradient in zip(parts, columns, gradients, strict=True):
-        ids = tuple(id(parameter) for parameter in part.parameters)
-        if not part.formed:
+    for spec, root, gradient in zip(specs, columns, gradients, strict=True):
+        ids = tuple(id(parameter) for parameter in spec.parameters)
+        if not spec.must_form:
             factors[ids] = Factor(ids, root, gradient)
             continue
         known = factors.get(ids)
-        plain_root = _plain(part, root, None if known is None else known.root)
-        plain_gradient = None if gradient is None else _plain(part, gradient, None if known is None else known.gradient)
+        plain_root = _plain(spec, root, None if known is None else known.root)
+        plain_gradient = None if gradient is None else _plain(spec, gradient, None if known is None else known.gradient)
         factors[ids] = Factor(ids, plain_root, plain_gradient)
     return tuple(factors.values())
 
 
-def _plain(part: Part, columns: Columns, known: Columns | None) -> FormedColumns:
-    """Return columns as vectors in the space of a part's one parameter, plus those that are known of it."""
+def _plain(spec: FactorSpec, columns: Columns, known: Columns | None) -> FormedColumns:
+    """Return columns as vectors in the space of a factor's one parameter, added to the columns from other layers."""
     values = columns.layout.split(columns.formed())[0].flatten(1)
     if known is not None:
         values = values + known.formed()
-    layout = ParameterLayout(part.parameters[0].shape)
+    layout = ParameterLayout(spec.parameters[0].shape)
     return FormedColumns(values.reshape(columns.samples, columns.per_sample, -1).contiguous(), layout)

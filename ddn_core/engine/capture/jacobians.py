@@ -1,8 +1,8 @@
-"""Backpropagation of many columns through a layer: the transposed Jacobian of each supported kind.
+"""Backpropagation of many columns through a layer: the transposed Jacobian of each supported kind of layer.
 
-A function here is given the call of a layer for some samples, and returns what maps columns at the output,
-`[b, a, *output]`, to columns at each input, `[b, a, *input]`. What does not depend on the columns is computed once,
-before. What it returns may overwrite the columns that it is given: nobody else holds them.
+Each function here gets the call of a layer for some samples. It returns a map from columns at the output,
+`[b, a, *output]`, to columns at each input, `[b, a, *input]`. Everything that does not depend on the columns is
+computed once, before the map is applied. The map may overwrite the columns, since nothing else refers to them.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ def transposed_jacobian(call: LayerCall, samples: slice, dtype: torch.dtype) -> 
 
     Args:
         call: Call of the layer.
-        samples: The samples that the columns are of.
+        samples: Samples of the columns.
         dtype: Dtype of the columns.
     """
     return JACOBIANS[type(call.layer)](call, samples, dtype)
 
 
 def _per_column(function: Callable[[Tensor], Tensor]) -> Backward:
-    """Return the map that takes each column for a sample of its own."""
+    """Return the map that applies a function to columns as if each one were a sample."""
 
     def backward(columns: Tensor) -> tuple[Tensor, ...]:
         result = function(columns.flatten(0, 1))
@@ -52,7 +52,7 @@ def _per_column(function: Callable[[Tensor], Tensor]) -> Backward:
 
 
 def _product(slopes: Tensor) -> Backward:
-    """Return the map that multiplies the columns of each sample with its slopes, `[b, *output]`."""
+    """Return the map that multiplies the columns of each sample by its slopes, `[b, *output]`."""
     return lambda columns: (columns.mul_(ordered_like(slopes, columns[0])[:, None]),)
 
 
@@ -105,7 +105,7 @@ def _relu(call: LayerCall, samples: slice, dtype: torch.dtype) -> Backward:
 
 
 def _elementwise(call: LayerCall, samples: slice, dtype: torch.dtype) -> Backward:
-    """Return the product with the slopes, which autograd gives."""
+    """Return the product with the slopes, computed by autograd."""
     with torch.enable_grad():
         point = call.inputs[0][samples].detach().to(dtype).requires_grad_()
         return _product(torch.autograd.grad(_forward(call.layer, point).sum(), point)[0])
@@ -151,7 +151,7 @@ def _max_pooling(call: LayerCall, samples: slice, dtype: torch.dtype) -> Backwar
 
 
 def _linear_map(call: LayerCall, samples: slice, dtype: torch.dtype) -> Backward:
-    """Return the transpose of a layer that is linear (or affine) and has no parameters, by autograd at zero."""
+    """Return the transpose of a linear or affine layer without parameters, computed by autograd at zero."""
     shape = call.inputs[0].shape[1:]
 
     def function(columns: Tensor) -> Tensor:
@@ -163,13 +163,13 @@ def _linear_map(call: LayerCall, samples: slice, dtype: torch.dtype) -> Backward
 
 
 def _zero_padding(call: LayerCall, samples: slice, dtype: torch.dtype) -> Backward:
-    """Return the part of the columns that lies inside the margins; negative ones crop, which takes autograd."""
+    """Return the part of the columns inside the margins; negative margins crop, and are left to autograd."""
     layer: Any = call.layer
     margins = layer.padding if isinstance(layer, nn.ZeroPad2d) else layer.pad
     if min(margins) < 0 or getattr(layer, "mode", "constant") != "constant" or len(margins) > 2 * call.output.dim() - 2:
         return _linear_map(call, samples, dtype)
     inside: list[slice] = []
-    for before, after in zip(margins[::2], margins[1::2], strict=True):  # torch counts axes from the last
+    for before, after in zip(margins[::2], margins[1::2], strict=True):  # torch lists the last axis first
         inside.insert(0, slice(before, -after or None))
     every = [slice(None)] * (call.output.dim() + 1 - len(inside))
     return lambda columns: (columns[(*every, *inside)].contiguous(),)
@@ -186,7 +186,7 @@ def _slicing(call: LayerCall, samples: slice, dtype: torch.dtype) -> Backward:
 def _reshape(call: LayerCall, samples: slice, dtype: torch.dtype) -> Backward:
     shape = call.inputs[0].shape[1:]
     if call.output.shape[0] != call.inputs[0].shape[0]:
-        raise CurvatureError(f"layer {call.layer} reshapes the batch axis. Keep samples apart: Flatten(start_dim=1).")
+        raise CurvatureError(f"layer {call.layer} reshapes the batch axis. Keep the batch axis: Flatten(start_dim=1).")
     return lambda columns: (columns.reshape(*columns.shape[:2], *shape),)
 
 
@@ -213,7 +213,7 @@ def _forward(layer: Module, point: Tensor) -> Tensor:
 
 
 def _output(call: LayerCall, samples: slice, dtype: torch.dtype) -> Tensor:
-    """Return a layer's output, computed anew where it was rounded to a smaller dtype."""
+    """Return a layer's output; if it was rounded to a smaller dtype, compute it again."""
     output = call.output[samples]
     return output if output.dtype == dtype else _forward(call.layer, call.inputs[0][samples].to(dtype))
 
@@ -272,4 +272,4 @@ JACOBIANS: dict[type[Module], Callable[[LayerCall, slice, torch.dtype], Backward
     Slicing: _slicing,
     SumModule: _sum,
 }
-"""The layers that columns can pass."""
+"""The supported layers, each with its transposed Jacobian."""

@@ -1,4 +1,4 @@
-"""The layers that backpropagation can pass."""
+"""Checks of layers: backpropagation must support the layer and its configuration."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ddn_core.errors import CurvatureError
 
 
 def check_layer(layer: Module) -> None:
-    """Raise if a layer is not supported, or set up in a way that its derivatives do not describe.
+    """Check that a layer is supported in its configuration.
 
     Raises:
-        CurvatureError: It is not, or it is.
+        CurvatureError: The layer is unsupported, or configured in an unsupported way.
     """
     if type(layer) not in JACOBIANS:
         raise unsupported_layer(layer)
@@ -22,23 +22,23 @@ def check_layer(layer: Module) -> None:
 
 
 def check_parameter(layer: Module, name: str) -> None:
-    """Raise if a parameter of a supported layer is none that its kind has.
+    """Check that a parameter of a supported layer is the weight or the bias of a supported kind.
 
     Raises:
-        CurvatureError: Pruning or a reparametrization added it.
+        CurvatureError: Pruning or a reparametrization added the parameter.
     """
     if name not in ("weight", "bias") or type(layer) not in FAMILIES:
         raise CurvatureError(
-            f"parameter {name!r} of layer {type(layer).__name__} is not supported (pruning and reparametrizations add "
-            "such). Leave it out of the parameter groups, or freeze it with requires_grad_(False)."
+            f"parameter {name!r} of layer {type(layer).__name__} is not supported: pruning and reparametrizations add "
+            "such parameters. Leave it out of the parameter groups, or freeze it with requires_grad_(False)."
         )
 
 
 def unsupported_layer(layer: Module) -> CurvatureError:
-    """Return the error for a module that backpropagation cannot pass."""
+    """Return the error for an unsupported module."""
     supported = ", ".join(sorted({kind.__name__ for kind in JACOBIANS}))
     return CurvatureError(
         f"layer {type(layer).__name__} ({type(layer).__module__}) is not supported. Replace it by supported layers "
-        f"({supported}); for a model with code of its own in `forward`, try "
+        f"({supported}). For a model with its own code in `forward`, try "
         "`backpack.extend(model, use_converter=True)`."
     )

@@ -1,9 +1,9 @@
-"""Square roots of the loss Hessian: where the backpropagation of V begins.
+"""Square roots of the loss Hessian, at which the backpropagation of V begins.
 
-For sample n with model output f_n, the Hessian of the loss with respect to f_n is `H_n = S_n S_nᵀ`. Exact roots have a
-column for each output; a Monte-Carlo root has a column for each gradient of the loss at a target drawn from the
-likelihood that the loss stands for, so that its expectation is H_n (Dangel et al. 2022, section 2, and Kunstner et
-al. 2019 for the equality of Fisher and GGN):
+For sample n with model output f_n, the Hessian of the loss with respect to f_n is `H_n = S_n S_nᵀ`. The exact root S_n
+has a column for each output. A Monte-Carlo root has a column for each target that is drawn from the likelihood of the
+loss: the gradient of the loss at this target. The expectation of its `S_n S_nᵀ` is H_n (Dangel et al. 2022, section 2;
+Kunstner et al. 2019 for the equality of Fisher and GGN):
 
 | loss | H_n | a sampled column |
 | --- | --- | --- |
@@ -11,8 +11,8 @@ al. 2019 for the equality of Fisher and GGN):
 | cross-entropy, p = softmax(f) | diag(p) - p pᵀ | p - onehot(y), y drawn from p |
 | binary cross-entropy, p = sigmoid(f) | diag(p (1 - p)) | p - y, y drawn from p |
 
-The gradient of each of these losses lies in the span of the exact root, `∇_n = S_n c_n`, so that gradients along
-directions follow from c without a division (with e_y for the target, or its probabilities):
+The gradient of each of these losses lies in the span of the exact root, `∇_n = S_n c_n`. So gradients along directions
+follow from c without a division (e_y is the one-hot target, or the target's class probabilities):
 
 | loss | S | c |
 | --- | --- | --- |
@@ -37,14 +37,14 @@ from ddn_core.errors import CurvatureError, NonFiniteError
 
 @dataclass(frozen=True, eq=False)
 class LossCall:
-    """A loss module as it was called.
+    """The call of a loss module in the forward pass.
 
     Attributes:
         module: The loss module.
-        reduction: Its reduction over the samples.
-        output: Model output that it was given, `[N, *output]`.
-        target: Target that it was given.
-        value: The loss, a scalar.
+        reduction: Reduction of the loss over the samples.
+        output: Model output, `[N, *output]`.
+        target: Target.
+        value: Value of the loss, a scalar.
     """
 
     module: Module
@@ -55,7 +55,7 @@ class LossCall:
 
     @classmethod
     def of(cls, module: Any) -> LossCall:
-        """Read what BackPACK kept of the call.
+        """Return the call that BackPACK kept on the module.
 
         Raises:
             CurvatureError: The module's reduction is neither mean nor sum.
@@ -67,13 +67,13 @@ class LossCall:
         return cls(module, module.reduction, module.input0.detach(), module.input1.detach(), module.output.detach())
 
     def cast(self, dtype: torch.dtype) -> LossCall:
-        """Return the call with output, and target if it has numbers, in a dtype."""
+        """Return the call with the output in the given dtype, and the target too if it is floating-point."""
         target = self.target.to(dtype) if self.target.is_floating_point() else self.target
         return replace(self, output=self.output.to(dtype), target=target)
 
     @property
     def name(self) -> str:
-        """Name of the loss, for messages."""
+        """Name of the loss in messages."""
         return type(self.module).__name__
 
     @property
@@ -84,14 +84,15 @@ class LossCall:
 
 @dataclass(frozen=True)
 class LossFamily:
-    """What the engine knows about a loss.
+    """A kind of loss: the roots of its Hessian, and its gradient in the span of the exact root.
 
     Attributes:
-        check: Raises if the loss is set up or called in a way that the roots below do not describe.
-        normalizer: By what a mean-reduced loss divides, for the model output.
-        exact: Exact root `[C, N, *output]` for the model output `[N, *output]`.
-        sampled: Monte-Carlo root `[M, N, *output]`, not divided by √M.
-        coefficients: Coefficients of the gradient in the exact root, `[N, C]`; not finite where rounding leaves none.
+        check: Raises a `CurvatureError` if the loss is configured or called in an unsupported way.
+        normalizer: Returns the divisor of the mean-reduced loss, for a model output.
+        exact: Returns the exact root `[C, N, *output]` for a model output `[N, *output]`.
+        sampled: Returns a Monte-Carlo root `[M, N, *output]`, not divided by √M.
+        coefficients: Returns the coefficients of the gradient in the exact root, `[N, C]`; not finite if a probability
+            underflows.
     """
 
     check: Callable[[LossCall], None]
@@ -104,13 +105,13 @@ class LossFamily:
 def loss_root(
     loss: LossCall, subsampling: Sequence[int] | None, mc_samples: int, generator: Generator | None
 ) -> Tensor:
-    """Return the square root of the loss Hessian for the chosen samples, without the normalization of the loss.
+    """Return the square root of the Hessian of the unnormalized loss, for the chosen samples.
 
     Args:
-        loss: The call of the loss module.
-        subsampling: Indices of the samples; all by default.
+        loss: Call of the loss module.
+        subsampling: Indices of the samples; `None` for all.
         mc_samples: Number of Monte-Carlo samples; 0 for the exact root.
-        generator: Source of the random numbers; torch's own by default.
+        generator: Random generator; `None` for torch's own.
 
     Returns:
         Tensor `[N, C, *output]` or `[N, M, *output]`.
@@ -122,7 +123,7 @@ def loss_root(
 
 
 def normalizer(loss: LossCall) -> int:
-    """Return by what the sum of the loss over samples and outputs is divided."""
+    """Return the number by which the loss divides its sum over samples and outputs."""
     return LOSSES[type(loss.module)].normalizer(loss.output) if loss.reduction == "mean" else 1
 
 
@@ -132,11 +133,11 @@ def gradient_coefficients(loss: LossCall) -> Tensor:
 
 
 def check_loss(loss: LossCall) -> None:
-    """Raise unless the roots describe this loss as it was set up and called.
+    """Check that a loss is supported as it was configured and called.
 
     Raises:
-        CurvatureError: The loss is of an unsupported kind, or has an unsupported setting.
-        NonFiniteError: Its value is not finite.
+        CurvatureError: The loss is of an unsupported kind, has an unsupported setting, or got unsupported arguments.
+        NonFiniteError: The value of the loss is not finite.
     """
     if type(loss.module) not in LOSSES:
         supported = ", ".join(kind.__name__ for kind in LOSSES)
@@ -145,20 +146,20 @@ def check_loss(loss: LossCall) -> None:
     if output.dim() < 2:
         raise CurvatureError(
             f"{loss.name} was given a model output of shape {list(output.shape)}. It needs a batch axis and an output "
-            "axis, [N, C] or [N, C, ...]."
+            "axis: reshape the output to [N, C] or [N, C, ...]."
         )
     if loss.samples == 0:
         raise CurvatureError(f"{loss.name} was given an empty batch (batch size 0). Skip empty batches.")
     LOSSES[type(loss.module)].check(loss)
     if not bool(torch.isfinite(loss.value).all()):
         raise NonFiniteError(
-            f"the loss is {float(loss.value)}: {loss.name} of model outputs in "
-            f"[{float(output.min()):g}, {float(output.max()):g}]. Look for diverged parameters, or NaN in the data."
+            f"the loss is {float(loss.value)}: {loss.name} of model outputs from "
+            f"{float(output.min()):g} to {float(output.max()):g}. Look for diverged parameters, or NaN in the data."
         )
 
 
 def _diagonal_root(diagonal: Tensor) -> Tensor:
-    """Return the root `[C, N, *output]` of Hessians that are diagonal, from their diagonals `[N, *output]`."""
+    """Return the root `[C, N, *output]` of diagonal Hessians with the diagonals `[N, *output]`."""
     roots = torch.diag_embed(diagonal.flatten(1).sqrt())  # [N, C, C]
     return roots.transpose(0, 1).reshape(-1, *diagonal.shape)
 
@@ -167,7 +168,7 @@ def _check_same_shape(loss: LossCall) -> None:
     if loss.output.shape != loss.target.shape:
         raise CurvatureError(
             f"{loss.name} was given a model output of shape {list(loss.output.shape)} and a target of shape "
-            f"{list(loss.target.shape)}. Reshape the target, so that nothing is broadcast."
+            f"{list(loss.target.shape)}. Reshape the target to the shape of the output: broadcasting is not supported."
         )
 
 
@@ -194,7 +195,7 @@ def _check_cross_entropy(loss: LossCall) -> None:
     elif bool(target.eq(ignored).any()):
         raise CurvatureError(
             f"CrossEntropyLoss was given targets equal to ignore_index={ignored}, which is not supported: its "
-            "curvature would be wrong. Leave the samples that are to be ignored out of the batch."
+            "curvature would be wrong. Leave samples with such targets out of the batch."
         )
 
 
@@ -261,4 +262,4 @@ LOSSES: dict[type[Module], LossFamily] = {
         coefficients=_bce_coefficients,
     ),
 }
-"""The supported losses."""
+"""The supported losses, each with its roots."""

@@ -1,7 +1,7 @@
-"""What curvature will take, counted before anything is allocated: operations and bytes, and the sizes of the slices.
+"""The plan of a capture: operations, bytes and sizes of chunks and slices, computed before anything is allocated.
 
-Everything follows from the shapes that a forward pass shows. The same count decides how a pass is made (how many
-columns are propagated at a time, how many are formed at a time) and tells what it will cost.
+The plan follows from the shapes in a forward pass. It decides how many columns are propagated, and how many are formed,
+at a time, and `cost.py` reports it.
 """
 
 from __future__ import annotations
@@ -11,63 +11,63 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ddn_core.engine.capture.part_plan import PartPlan, part_plan
-from ddn_core.engine.capture.parts import Part
+from ddn_core.engine.capture.factor_plan import FactorPlan, plan_factor
+from ddn_core.engine.capture.factor_specs import FactorSpec
 from ddn_core.engine.capture.subsampling import ChosenSamples
-from ddn_core.engine.capture.tape import LayerCall, leads_to_parameters
+from ddn_core.engine.capture.tape import LayerCall, keys_leading_to
 from ddn_core.engine.factors import FAMILIES
 from ddn_core.engine.factors.product import SLICE_ELEMENTS
 from ddn_core.errors import MemoryBudgetError
 
 CHUNK_ELEMENTS = 2**21
-"""Number of elements up to which columns are propagated at a time, counted at the widest layer."""
+"""Largest number of elements of the columns that are propagated at a time, at the widest layer output."""
 COPIES = 3
-"""How often a layer's columns are held while they are propagated: before, after, and in between."""
+"""Number of copies of a layer's columns during propagation: before, after, and in between."""
 ROOT_COPIES = 2
-"""How often the root of the loss Hessian is held: with and without the normalization of the loss."""
+"""Number of copies of the root of the loss Hessian: with and without the normalization of the loss."""
 GRAM_COPIES = 5
-"""How often a matrix of the size of the Gram matrix is held: itself, with eigenvectors and the solver's workspace, or
-with a copy and a factor of it in float64."""
+"""Number of matrices of the size of the Gram matrix: the matrix, its eigenvectors and the solver's workspace; or the
+matrix, a copy and a Cholesky factor in float64."""
 
 
 @dataclass(frozen=True)
 class CapturePlan:
-    """What a pass takes, and how it is made.
+    """Operations, bytes, and sizes of chunks and slices of a pass.
 
     Attributes:
-        parts: What each factor takes.
-        samples: Number of samples that columns are propagated for.
-        per_sample: Number of columns for each.
+        factors: Plan of each factor.
+        samples: Number of samples whose columns are propagated.
+        per_sample: Number of columns for each sample.
         outputs: Number of elements of the model output for one sample.
-        widest: Largest number of elements that a column has at any layer's output.
-        sample_elements: Number of elements that the slopes of one sample take at most.
-        propagating: Operations of the backpropagation of all columns.
-        itemsize: Bytes of a number.
-        activation_bytes: What the layers' inputs, outputs and gradients take for one sample.
-        input_bytes: What the inputs of the layers with parameters take for one sample.
-        cast_bytes: What they take for one sample where they are cast to a wider dtype.
+        widest: Largest number of elements of a column at any layer output.
+        slope_elements: Largest number of elements of the slopes of one sample.
+        propagation_operations: Number of operations to propagate all columns.
+        itemsize: Number of bytes of an element.
+        activation_bytes: Number of bytes of the layers' inputs, outputs and gradients for one sample.
+        input_bytes: Number of bytes of the inputs of layers with parameters, for one sample.
+        cast_bytes: Number of bytes of those inputs that are cast to a wider dtype, for one sample.
         gram_samples: Number of samples of the GGN.
         copied_samples: Number of samples whose inputs, outputs and gradients are copied.
-        selected_again: Number of samples that are selected from those with columns, which copies their factors.
-        copies_gradients: Whether the parameters' gradients are copied: they are not combinations of columns.
-        chunk_elements: Number of elements up to which columns are propagated at a time.
-        slice_elements: Number of elements up to which columns are formed at a time.
+        reselected_count: Number of samples that are selected from those with columns; their factors are copied.
+        copies_gradients: True if the parameters' gradients are copied, because they are not combinations of columns.
+        chunk_elements: Largest number of elements of the columns that are propagated at a time.
+        slice_elements: Largest number of elements of the columns that are formed at a time.
     """
 
-    parts: tuple[PartPlan, ...]
+    factors: tuple[FactorPlan, ...]
     samples: int
     per_sample: int
     outputs: int
     widest: int
-    sample_elements: int
-    propagating: float
+    slope_elements: int
+    propagation_operations: float
     itemsize: int
     activation_bytes: int
     input_bytes: int
     cast_bytes: int
     gram_samples: int
     copied_samples: int
-    selected_again: int
+    reselected_count: int
     copies_gradients: bool
     chunk_elements: int = CHUNK_ELEMENTS
     slice_elements: int = SLICE_ELEMENTS
@@ -84,62 +84,62 @@ class CapturePlan:
 
     @property
     def factor_bytes(self) -> int:
-        """What the factors hold."""
-        return sum(part.bytes for part in self.parts)
+        """Number of bytes of all factors."""
+        return sum(factor.bytes for factor in self.factors)
 
     @property
     def copied_bytes(self) -> int:
-        """What is copied of the pass, of its gradients, and of the factors."""
-        gradients = self.copies_gradients * self.itemsize * sum(part.size for part in self.parts)
-        factors = self.selected_again * (self.factor_bytes // max(1, self.samples) + self.input_bytes)
+        """Number of bytes of copies of activations, gradients and factors."""
+        gradients = self.copies_gradients * self.itemsize * sum(factor.size for factor in self.factors)
+        factors = self.reselected_count * (self.factor_bytes // max(1, self.samples) + self.input_bytes)
         return gradients + factors + self.copied_samples * self.activation_bytes + self.samples * self.cast_bytes
 
     @property
     def gram_bytes(self) -> int:
-        """The most that the Gram matrix of a group and its eigenvectors hold."""
-        return max((self.gram_bytes_of(group) for group in {part.group for part in self.parts}), default=0)
+        """Largest number of bytes of a group's Gram matrix and its eigenvectors."""
+        return max((self.gram_bytes_of(group) for group in {factor.group for factor in self.factors}), default=0)
 
     def gram_bytes_of(self, group: int) -> int:
-        """Return what a group's Gram matrix and its eigenvectors hold; its GGN, if it has fewer parameters."""
-        size = sum(part.size for part in self.parts if part.group == group)
+        """Return the number of bytes of a group's Gram matrix and its eigenvectors; of its GGN, if that is smaller."""
+        size = sum(factor.size for factor in self.factors if factor.group == group)
         formed = 2 * self.gram_columns * size if size < self.gram_columns else 0
         return self.itemsize * (GRAM_COPIES * min(size, self.gram_columns) ** 2 + formed)
 
     @property
     def chunk_bytes(self) -> int:
-        """What is held beside the factors while columns are propagated."""
+        """Number of bytes in addition to the factors while columns are propagated."""
         at_a_time = max(1, min(self.chunk_elements // max(1, self.widest), self.columns))
         samples = -(-at_a_time // self.per_sample)
-        features = max((part.feature_bytes for part in self.parts if part.kept == "formed"), default=0)
-        per_sample = self.itemsize * self.sample_elements + features // max(1, self.samples)
+        features = max((factor.feature_bytes for factor in self.factors if factor.storage == "formed"), default=0)
+        per_sample = self.itemsize * self.slope_elements + features // max(1, self.samples)
         root = ROOT_COPIES * self.columns * self.outputs
         return self.itemsize * (COPIES * at_a_time * self.widest + root) + samples * per_sample
 
     @property
-    def products_bytes(self) -> int:
-        """What is held beside the factors and the Gram matrix while products are computed."""
+    def product_bytes(self) -> int:
+        """Number of bytes in addition to the factors and the Gram matrix while products are computed."""
         return max(
             (
-                part.feature_bytes + max(part.slice_bytes, 2 * self.itemsize * self.slice_elements)
-                for part in self.parts
-                if part.kept == "structured" and part.contraction != "outer"
+                factor.feature_bytes + max(factor.slice_bytes, 2 * self.itemsize * self.slice_elements)
+                for factor in self.factors
+                if factor.storage == "structured" and factor.contraction != "outer"
             ),
             default=0,
         )
 
     @property
     def bytes(self) -> int:
-        """The most that is held at a time, beyond what forward and backward pass hold."""
-        return self.copied_bytes + self.factor_bytes + max(self.chunk_bytes, self.gram_bytes + self.products_bytes)
+        """Largest number of bytes at any time, in addition to the memory of forward and backward pass."""
+        return self.copied_bytes + self.factor_bytes + max(self.chunk_bytes, self.gram_bytes + self.product_bytes)
 
     def within(self, budget: int | None) -> CapturePlan:
-        """Return the plan with chunks and slices as small as a budget wants them.
+        """Return the plan with chunks and slices small enough for a budget.
 
         Args:
-            budget: Number of bytes; `None` for no limit.
+            budget: Memory budget in bytes; `None` for no limit.
 
         Raises:
-            MemoryBudgetError: The smallest ones are too large.
+            MemoryBudgetError: The smallest chunks and slices need more than the budget.
         """
         if budget is None or self.bytes <= budget:
             return self
@@ -156,124 +156,129 @@ class CapturePlan:
 
     def _smallest(self, samples: int, per_sample: int) -> CapturePlan:
         """Return the plan with the smallest chunks and slices, for other numbers of columns."""
-        parts = tuple(
-            part_plan(part.names, part.layer, part.group, part.shape, part.kept, samples, per_sample, self.itemsize)
-            for part in self.parts
+        factors = tuple(
+            plan_factor(factor.group, factor.shape, factor.storage, samples, per_sample, self.itemsize)
+            for factor in self.factors
         )
-        return replace(self, parts=parts, samples=samples, per_sample=per_sample)._with(1, 1)
+        return replace(self, factors=factors, samples=samples, per_sample=per_sample)._with(1, 1)
 
     def _most_samples(self, budget: int, selected: bool) -> int:
-        """Return how many samples would fit, 0 if none: those of a batch, or some that are selected from one."""
+        """Return the largest number of samples that fits, 0 if none does.
+
+        Args:
+            budget: Memory budget in bytes.
+            selected: True for a sub-sample of a batch, False for a whole batch.
+        """
         for count in range(self.samples - 1, 0, -1):
             copied, gradients = (count, True) if selected else (0, self.copies_gradients)
-            plan = replace(self._smallest(count, self.per_sample), gram_samples=count, selected_again=0)
+            plan = replace(self._smallest(count, self.per_sample), gram_samples=count, reselected_count=0)
             if replace(plan, copied_samples=copied, copies_gradients=gradients).bytes <= budget:
                 return count
         return 0
 
     def _most_monte_carlo_samples(self, budget: int) -> int:
-        """Return how many Monte-Carlo samples would fit in place of this number of columns, 0 if none."""
+        """Return the largest number of Monte-Carlo samples that fits, smaller than `per_sample`; 0 if none does."""
         for count in range(self.per_sample - 1, 0, -1):
             if replace(self._smallest(self.samples, count), copies_gradients=True).bytes <= budget:
                 return count
         return 0
 
     def _too_large(self, needed: int, budget: int) -> str:
-        """Return what is needed, and what would fit."""
+        """Return the error message: the memory needed, the budget, and settings that fit."""
         advice = []
         for name, selected in (("batches", False), ("a subsampling_ggn", True)):
             if most := self._most_samples(budget, selected):
                 advice.append(f"{name} of at most {most} samples")
         if most := self._most_monte_carlo_samples(budget):
             advice.append(f"at most {most} Monte-Carlo samples (kind = 'ggn-mc', mc_samples = {most})")
-        groups = {part.group for part in self.parts}
+        groups = {factor.group for factor in self.factors}
         alone = {
-            group: replace(self, parts=tuple(part for part in self.parts if part.group == group))._with(1, 1).bytes
+            group: replace(self, factors=tuple(factor for factor in self.factors if factor.group == group))
+            ._with(1, 1)
+            .bytes
             for group in groups
         }
         if len(groups) > 1 and (fits := [group for group in sorted(groups) if alone[group] <= budget]):
             advice.append(f"freezing all groups but one of {', '.join(map(str, fits))}")
         if not advice:
-            advice.append("a larger budget only: a single Monte-Carlo sample of a single sample does not")
+            advice.append("only a larger budget: not even one Monte-Carlo sample of one sample fits this one")
         return (
             f"the curvature of {self.columns} columns ({self.samples} samples with {self.per_sample} each) needs "
-            f"{format_bytes(needed)} beyond the gradient's memory, in the smallest slices: "
+            f"{format_bytes(needed)} in addition to the gradient's memory, even with the smallest slices: "
             f"{format_bytes(self.factor_bytes)} for the factors, {format_bytes(self.gram_bytes)} for the Gram matrix "
             f"and its eigenvectors. The memory budget is {format_bytes(budget)}. What fits: {'; or '.join(advice)}."
         )
 
 
-def plan_of(
+def plan_capture(
     calls: Sequence[LayerCall],
-    parts: Sequence[Part],
+    specs: Sequence[FactorSpec],
     groups: Sequence[int],
     per_sample: int,
     dtype: torch.dtype,
     chosen: ChosenSamples,
     in_span: bool,
 ) -> CapturePlan:
-    """Return what curvature takes, without a limit.
+    """Return the plan of a capture without a memory limit.
 
     Args:
-        calls: Calls of the layers, in the order of the backward pass; only their shapes are read.
-        parts: What factors are made of.
-        groups: Number of the group of each part.
+        calls: Calls of the layers, in the order of the backward pass; only their shapes are used.
+        specs: Specifications of the factors.
+        groups: Number of the group of each factor.
         per_sample: Number of columns for each sample.
         dtype: Dtype that curvature is computed in.
-        chosen: The samples that the pass is about.
-        in_span: Whether the gradients are combinations of columns.
+        chosen: Samples of gradient, directions and directional curvatures.
+        in_span: True if the per-sample gradients are combinations of columns.
     """
     itemsize = torch.empty(0, dtype=dtype).element_size()
-    samples = chosen.batch if chosen.with_columns is None else len(chosen.with_columns)
-    whole_gradient = len(chosen.grad) == chosen.batch
-    copied = 0 if chosen.with_columns is None else samples
-    seen = {id(part.call): part.call.inputs[0] for part in parts if part.call.inputs[0].is_floating_point()}
+    samples = chosen.batch if chosen.propagated_samples is None else len(chosen.propagated_samples)
+    whole_gradient = len(chosen.grad_samples) == chosen.batch
+    copied = 0 if chosen.propagated_samples is None else samples
+    seen = {id(spec.call): spec.call.inputs[0] for spec in specs if spec.call.inputs[0].is_floating_point()}
     input_bytes = {key: itemsize * values.numel() // max(1, len(values)) for key, values in seen.items()}
-    wanted = {id(parameter) for part in parts for parameter in part.parameters}
-    leading = leads_to_parameters(calls, wanted)
+    wanted = {id(parameter) for spec in specs for parameter in spec.parameters}
+    leading = keys_leading_to(calls, wanted)
     passed = [call for call in calls if any(key in leading for key in call.input_keys)]
     reached = [call for call in calls if call.output_key in leading]
     return CapturePlan(
-        parts=tuple(
-            part_plan(
-                part.names,
-                type(part.call.layer).__name__,
+        factors=tuple(
+            plan_factor(
                 group,
-                part.shape,
-                "formed" if part.takes_form() else "structured",
+                spec.shape,
+                "formed" if spec.is_kept_formed else "structured",
                 samples,
                 per_sample,
                 itemsize,
             )
-            for part, group in zip(parts, groups, strict=True)
+            for spec, group in zip(specs, groups, strict=True)
         ),
         samples=samples,
         per_sample=per_sample,
         outputs=calls[0].output[0].numel() if calls else 0,
         widest=max((call.output[0].numel() for call in reached), default=1),
-        sample_elements=2 * sum(call.output[0].numel() for call in passed),
-        propagating=float(samples * per_sample * sum(_operations(call) for call in passed)),
+        slope_elements=2 * sum(call.output[0].numel() for call in passed),
+        propagation_operations=float(samples * per_sample * sum(_operations(call) for call in passed)),
         itemsize=itemsize,
         activation_bytes=sum(call.sample_bytes for call in calls),
         input_bytes=sum(input_bytes.values()),
         cast_bytes=sum(input_bytes[key] for key, values in seen.items() if values.dtype != dtype),
-        gram_samples=len(chosen.ggn),
-        copied_samples=copied + (0 if in_span or whole_gradient else len(chosen.grad)),
-        selected_again=chosen.selected_again,
+        gram_samples=len(chosen.ggn_samples),
+        copied_samples=copied + (0 if in_span or whole_gradient else len(chosen.grad_samples)),
+        reselected_count=chosen.reselected_count,
         copies_gradients=whole_gradient and not in_span,
     )
 
 
 def _operations(call: LayerCall) -> int:
-    """Return the operations of the backpropagation of one column of one sample through a layer."""
+    """Return the number of operations to propagate one column of one sample through a layer."""
     if type(call.layer) not in FAMILIES:
         return call.output[0].numel()
-    groups, outputs, features, positions = Part(call, ("weight",)).shape
+    groups, outputs, features, positions = FactorSpec(call, ("weight",)).shape
     return groups * outputs * features * positions
 
 
 def format_bytes(count: float) -> str:
-    """Return a number of bytes as one reads it: `1.3 GB`."""
+    """Return a number of bytes as text with a unit, such as `1.3 GB`."""
     for unit in ("B", "kB", "MB"):
         if abs(count) < 1000:
             return f"{count:.3g} {unit}"

@@ -1,4 +1,4 @@
-"""What a backward pass gives: the factors, and what is needed to read gradients and curvatures off them."""
+"""The result of a backward pass: factors, and the data that gradients and curvatures are computed from."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ from ddn_core.engine.factors import Factor
 class Capture:
     """Factors of the wanted parameters, from one backward pass.
 
-    The factors' roots have columns for the samples of the GGN, and for those of the directional curvatures and of the
-    gradient that are not among them; positions count the samples of the factors.
+    The factors' roots have columns for the samples of the GGN and of the directional curvatures, or for the whole batch
+    if the GGN has all samples. An index of a sample counts the samples of the factors, not those of the batch.
 
     Attributes:
-        factors: One for the parameters of each layer and group that the loss reaches.
+        factors: A factor for each layer and group with parameters that the loss reaches.
         columns_per_sample: C for the exact GGN, M with Monte-Carlo samples.
         outputs: Number of outputs C of the model for each sample.
-        samples: Number of samples that the factors have columns for.
-        ggn: Positions of the samples of the GGN, whose eigenvectors the directions are; a range, if it is all of them.
-        lambdas: Positions of the samples of the directional curvatures.
-        grad: Positions of the samples of the gradient, where it is a combination of the root's columns.
-        samples_grad: Number of samples in the gradient.
+        samples: Number of samples with columns in the factors.
+        ggn_samples: Indices of the samples of the GGN; a range if the GGN has all samples.
+        lambda_samples: Indices of the samples of the directional curvatures.
+        grad_samples: Indices of the samples of the gradient; empty unless the gradient is in the span of V.
+        grad_count: Number of samples in the gradient.
         coefficients: Coefficients of the per-sample gradients in the root's columns, `[samples, C]`: `g_n = V_n c_n`;
-            `None` where the gradients are not in the span of V.
-        gradient_scale: By what the factors' gradients are multiplied to be those of the samples, not divided by their
-            number; no copy is made for it.
-        gradients: By `id` of a parameter, its gradient; only where the gradients are not in the span of V and all
+            `None` if the gradients are not in the span of V.
+        gradient_scale: Factor that turns the factors' per-sample gradients into those of the samples, not divided by N.
+            It is kept apart to avoid a copy.
+        gradients: Gradient of each parameter by `id`. Empty if the gradients are in the span of V, or if not all
             samples are in the gradient.
         reduction: Reduction of the loss over the samples.
-        loss: Value of the loss, with the constant it was multiplied by.
-        dtype: Dtype that curvature is computed in.
+        loss: Value of the loss, times the constant by which it was multiplied.
+        dtype: Dtype in which curvature is computed.
         device: Device of the model output.
-        seconds: What it took beyond the gradient, by the host's clock.
+        seconds: Wall-clock seconds of the capture at the end of the pass, on the host.
     """
 
     factors: tuple[Factor, ...]
     columns_per_sample: int
     outputs: int
     samples: int
-    ggn: Sequence[int]
-    lambdas: Sequence[int]
-    grad: Sequence[int]
-    samples_grad: int
+    ggn_samples: Sequence[int]
+    lambda_samples: Sequence[int]
+    grad_samples: Sequence[int]
+    grad_count: int
     coefficients: Tensor | None
     gradient_scale: float
     gradients: Mapping[int, Tensor]
@@ -59,10 +59,10 @@ class Capture:
     device: torch.device
     seconds: float = 0.0
 
-    def all_samples(self, positions: Sequence[int]) -> bool:
-        """Return whether these are the positions of all samples, in order."""
+    def covers_all(self, indices: Sequence[int]) -> bool:
+        """Return whether the indices are those of all samples, in order."""
         every = range(self.samples)
-        return positions == every or (len(positions) == self.samples and tuple(positions) == tuple(every))
+        return indices == every or (len(indices) == self.samples and tuple(indices) == tuple(every))
 
     @cached_property
     def reached(self) -> frozenset[int]:
@@ -72,7 +72,7 @@ class Capture:
     @property
     def columns(self) -> int:
         """Number of columns of V, R."""
-        return self.columns_per_sample * len(self.ggn)
+        return self.columns_per_sample * len(self.ggn_samples)
 
     def zeros(self, *shape: int) -> Tensor:
         """Return zeros in the dtype and on the device of this capture."""

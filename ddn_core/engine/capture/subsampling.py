@@ -1,4 +1,4 @@
-"""Which samples of a batch the gradient or the GGN is taken over."""
+"""Sub-sampling: the choice of the samples in the gradient, in the GGN and in the directional curvatures."""
 
 from __future__ import annotations
 
@@ -10,39 +10,41 @@ from ddn_core.errors import ArgumentError
 
 @dataclass(frozen=True)
 class ChosenSamples:
-    """The samples of one batch that gradient, directions and directional curvatures are taken over.
+    """The chosen samples of one batch: of the gradient, of the GGN and of the directional curvatures.
 
     Attributes:
-        batch: Number of samples of the batch.
-        grad: Samples of the gradient.
-        ggn: Samples of the GGN.
-        lambdas: Samples of the directional curvatures.
-        with_columns: Samples that columns are propagated for; `None` for all, which need no index.
+        batch: Number of samples in the batch.
+        grad_samples: Samples of the gradient.
+        ggn_samples: Samples of the GGN.
+        lambda_samples: Samples of the directional curvatures.
+        propagated_samples: Samples whose columns are propagated; `None` for all.
     """
 
     batch: int
-    grad: Sequence[int]
-    ggn: Sequence[int]
-    lambdas: Sequence[int]
-    with_columns: Sequence[int] | None
+    grad_samples: Sequence[int]
+    ggn_samples: Sequence[int]
+    lambda_samples: Sequence[int]
+    propagated_samples: Sequence[int] | None
 
     @property
     def columns_cover_gradient(self) -> bool:
-        """Whether each sample of the gradient has columns."""
-        return self.with_columns is None or set(self.grad) <= set(self.with_columns)
+        """True if columns are propagated for each sample of the gradient."""
+        return self.propagated_samples is None or set(self.grad_samples) <= set(self.propagated_samples)
 
     @property
-    def selected_again(self) -> int:
-        """Number of samples that are selected from those with columns, which copies them."""
-        known = range(self.batch) if self.with_columns is None else self.with_columns
-        return sum(len(some) for some in (self.ggn, self.lambdas) if some != known and list(some) != list(known))
+    def reselected_count(self) -> int:
+        """Number of samples that are selected from those with columns; their factors are copied."""
+        known = range(self.batch) if self.propagated_samples is None else self.propagated_samples
+        return sum(
+            len(some) for some in (self.ggn_samples, self.lambda_samples) if some != known and list(some) != list(known)
+        )
 
 
 @dataclass(frozen=True)
 class Subsampling:
-    """Which samples gradient, directions and directional curvatures are taken over: three independent choices.
+    """The samples of gradient, GGN and directional curvatures, as three independent choices.
 
-    Curvature that is measured on the samples which chose the directions is biased upward (Tatzel et al. 2025).
+    Directional curvatures on the same samples that gave the directions are biased upward (Tatzel et al. 2025).
 
     Attributes:
         grad: Indices of the samples of the gradient; all by default.
@@ -58,13 +60,13 @@ class Subsampling:
         """Check the indices.
 
         Raises:
-            ArgumentError: An index is negative, repeated or no integer, or a list is empty.
+            ArgumentError: An index is negative, repeated or not an integer, or a list is empty.
         """
         for name in ("grad", "ggn", "lambdas"):
             object.__setattr__(self, name, checked_subsampling(f"subsampling_{name}", getattr(self, name)))
 
     def of_batch(self, samples: int) -> ChosenSamples:
-        """Return the samples of a batch that are meant."""
+        """Return the chosen samples of a batch with the given number of samples."""
         every = range(samples)
         ggn = every if self.ggn is None else self.ggn
         lambdas = ggn if self.lambdas is None else self.lambdas
@@ -72,16 +74,16 @@ class Subsampling:
         return ChosenSamples(samples, every if self.grad is None else self.grad, ggn, lambdas, with_columns)
 
     def check_in_batch(self, samples: int) -> None:
-        """Raise an `ArgumentError` unless every index is that of a sample of the batch."""
+        """Raise an `ArgumentError` if an index is outside of the batch."""
         for name in ("grad", "ggn", "lambdas"):
             check_in_batch(f"subsampling_{name}", getattr(self, name), samples)
 
 
 def checked_subsampling(name: str, indices: Sequence[int] | None) -> list[int] | None:
-    """Return the indices as a list, if they can choose samples; `None` stands for all samples.
+    """Check sample indices, and return them as a list; `None` stands for all samples.
 
     Raises:
-        ArgumentError: An index is negative, repeated or no integer, or there is none.
+        ArgumentError: An index is negative, repeated or not an integer, or the list is empty.
     """
     if indices is None:
         return None
@@ -102,7 +104,7 @@ def checked_subsampling(name: str, indices: Sequence[int] | None) -> list[int] |
 
 
 def check_in_batch(name: str, indices: Sequence[int] | None, samples: int) -> None:
-    """Raise unless every index is that of a sample of the batch.
+    """Check that every index belongs to a sample of the batch.
 
     Raises:
         ArgumentError: An index is too large.

@@ -1,4 +1,4 @@
-"""What a backward pass leaves behind: the calls of the layers, in the order that it reached them."""
+"""The tape of a backward pass: the calls of the layers, in the order in which the pass reached them."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from torch import Tensor
 from torch.nn import Dropout, Module, Parameter
 
 Key = tuple[Any, ...]
-"""What tells a tensor between modules: where its data lie, with shape and strides."""
+"""Identity of a tensor between modules: address of its data, shape and strides."""
 
 
 def key_of(tensor: Tensor) -> Key:
-    """Return the key of a tensor; axes of length one, whose strides mean nothing, are left out."""
+    """Return the key of a tensor, without its axes of length one, whose strides have no meaning."""
     axes = tuple(pair for pair in zip(tensor.shape, tensor.stride(), strict=True) if pair[0] != 1)
     return tensor.data_ptr(), axes
 
 
 @dataclass(frozen=True, eq=False)
 class LayerCall:
-    """A layer as it was called in the forward pass, and the gradients that reached it in the backward pass.
+    """The call of a layer in the forward pass, and the gradients that reached the layer in the backward pass.
 
     Attributes:
         layer: Layer.
-        inputs: Its inputs, samples along the first axis.
-        output: Its output.
-        input_gradient: Gradient with respect to the input of dropout; `None` for other layers, or if it needs none.
-        output_gradient: Gradient with respect to the output, `None` if it is not needed any more.
+        inputs: Inputs of the layer, with samples along the first axis.
+        output: Output of the layer.
+        input_gradient: Gradient with respect to the input of dropout; `None` for other layers, or if the input needs no
+            gradient.
+        output_gradient: Gradient with respect to the output; `None` if it is not needed after the pass.
         input_keys: Keys of the inputs.
         output_key: Key of the output.
     """
@@ -45,7 +46,7 @@ class LayerCall:
 
     @classmethod
     def of(cls, layer: Any, input_gradient: Tensor | None, output_gradient: Tensor) -> LayerCall:
-        """Read what BackPACK kept of the call."""
+        """Return the call that BackPACK kept on the layer."""
         inputs = tuple(tensor.detach() for tensor in kept_inputs(layer))
         return cls(
             layer,
@@ -70,35 +71,35 @@ class LayerCall:
 
     @property
     def sample_bytes(self) -> int:
-        """What inputs, output and gradients take for one sample."""
+        """Number of bytes of inputs, output and gradients for one sample."""
         held = (*self.inputs, self.output, self.input_gradient, self.output_gradient)
         return sum(tensor.nbytes // max(1, len(tensor)) for tensor in held if tensor is not None)
 
     @cached_property
     def parameters(self) -> dict[str, Parameter]:
-        """The layer's own parameters that a gradient is wanted of, by name."""
+        """The layer's own parameters with `requires_grad`, by name."""
         return {name: own for name, own in self.layer.named_parameters(recurse=False) if own.requires_grad}
 
-    def wanted(self, parameters: Any) -> list[str]:
-        """Return the names of the layer's own parameters that are among those with these `id`s."""
+    def names_among(self, parameters: Any) -> list[str]:
+        """Return the names of the layer's own parameters whose `id`s are among the given ones."""
         return [name for name, parameter in self.parameters.items() if id(parameter) in parameters]
 
 
 def needs_output_gradient(layer: Module) -> bool:
-    """Return whether the gradient at a layer's output is needed after the pass: for its parameters, or for its mask."""
+    """Return whether the gradient at a layer's output is needed after the pass: for its parameters or dropout mask."""
     return isinstance(layer, Dropout) or any(own.requires_grad for own in layer.parameters(recurse=False))
 
 
 def kept_inputs(layer: Any) -> Iterator[Tensor]:
-    """Yield the inputs that BackPACK kept of a layer's call."""
+    """Yield the inputs that BackPACK kept on a layer."""
     position = 0
     while (kept := getattr(layer, f"input{position}", None)) is not None:
         yield kept
         position += 1
 
 
-def leads_to_parameters(calls: Sequence[LayerCall], parameters: Any) -> set[Key]:
-    """Return the keys of the tensors that wanted parameters lie behind.
+def keys_leading_to(calls: Sequence[LayerCall], parameters: Any) -> set[Key]:
+    """Return the keys of the tensors through which columns reach wanted parameters.
 
     Args:
         calls: Calls in the order of the backward pass.
@@ -106,11 +107,11 @@ def leads_to_parameters(calls: Sequence[LayerCall], parameters: Any) -> set[Key]
     """
     leading: set[Key] = set()
     for call in reversed(calls):
-        if call.wanted(parameters) or any(key in leading for key in call.input_keys):
+        if call.names_among(parameters) or any(key in leading for key in call.input_keys):
             leading.add(call.output_key)
     return leading
 
 
 def computing_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype that curvature of a model of this dtype is computed in: float32 or more."""
+    """Return the dtype in which the curvature of a model of the given dtype is computed: at least float32."""
     return torch.promote_types(dtype, torch.float32)

@@ -1,4 +1,4 @@
-"""The calls of a model's layers without numbers: from a forward pass on torch's meta device."""
+"""The calls of a model's layers without data, from a forward pass on torch's meta device."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from ddn_core.engine.capture.tape import LayerCall, needs_output_gradient
 def traced_calls(model: Module, inputs: Tensor) -> tuple[list[LayerCall], Tensor]:
     """Return the calls in the order of a backward pass, and the model output.
 
-    Tensors on the meta device have no data, so that none is told from another by where its data lie: each tensor that
-    passes between modules is numbered.
+    Tensors on the meta device have no address that could be their key. So each tensor between modules gets a number.
 
     Args:
         model: Model on the meta device.
@@ -28,7 +27,7 @@ def traced_calls(model: Module, inputs: Tensor) -> tuple[list[LayerCall], Tensor
     """
     calls: list[LayerCall] = []
     numbers: dict[int, int] = {}
-    kept: list[Tensor] = []  # keeps each `id` its tensor's own
+    kept: list[Tensor] = []  # keeps the tensors alive, so that no `id` is used twice
 
     def key(tensor: Tensor) -> tuple[Any, ...]:
         kept.append(tensor)

@@ -1,20 +1,21 @@
 """The rows of V that belong to the parameters of a layer, kept in the structured form that the layer gives.
 
-`columns.py` says what every form can do; `product.py`, `formed.py` and `joined.py` are the forms. `family.py` says what
-is needed of a kind of layer, and a file for each kind gives it. A `Factor` (`factor.py`) is what other rooms see.
+`columns.py` declares the operations of every form; `product.py`, `formed.py` and `concatenated.py` are the forms.
+`family.py` declares what the engine needs to know about a kind of layer, and each kind has its own file. `factor.py`
+has `Factor`, which the rest of the engine uses.
 """
 
 from torch import nn
 
 from ddn_core.engine.factors.batch_norm import BatchNormFamily
-from ddn_core.engine.factors.columns import Columns, Parts, mirror
+from ddn_core.engine.factors.columns import Columns, ParameterVectors, mirror
+from ddn_core.engine.factors.concatenated import ConcatenatedColumns
 from ddn_core.engine.factors.contraction import form
 from ddn_core.engine.factors.convolution import ConvolutionFamily, TransposedConvolutionFamily
 from ddn_core.engine.factors.embedding import EmbeddingFamily
 from ddn_core.engine.factors.factor import Factor
 from ddn_core.engine.factors.family import LayerFamily
 from ddn_core.engine.factors.formed import FormedColumns
-from ddn_core.engine.factors.joined import JoinedColumns
 from ddn_core.engine.factors.layer_input import LayerInput
 from ddn_core.engine.factors.layout import Layout, ParameterLayout
 from ddn_core.engine.factors.linear import LinearFamily
@@ -32,14 +33,14 @@ FAMILIES: dict[type[nn.Module], LayerFamily] = {
 __all__ = [
     "FAMILIES",
     "Columns",
+    "ConcatenatedColumns",
     "Factor",
     "FormedColumns",
-    "JoinedColumns",
     "LayerFamily",
     "LayerInput",
     "Layout",
     "ParameterLayout",
-    "Parts",
+    "ParameterVectors",
     "ProductColumns",
     "form",
     "mirror",

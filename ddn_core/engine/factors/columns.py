@@ -1,4 +1,4 @@
-"""What every form of a factor can do: inner products, linear combinations, projections of its columns."""
+"""The operations of every form of a factor: inner products, linear combinations and projections of its columns."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ from torch import Tensor
 
 from ddn_core.engine.factors.layout import Layout
 
-Parts = tuple[Tensor, ...]
-"""Vectors in the space of a layer's parameters: `[K, *parameter.shape]` for each of them."""
+ParameterVectors = tuple[Tensor, ...]
+"""K vectors in the space of a layer's parameters: `[K, *parameter.shape]` for each parameter."""
 
 BLOCKS = 8
-"""Into how many blocks of rows a large Gram matrix is cut, so that little more than half of it is computed."""
+"""Number of blocks of rows of a large Gram matrix: with blocks, little more than half of the matrix is computed."""
 BLOCK_ROWS = 96
-"""Number of rows below which a block is not worth its calls; a multiple of the widths that matrix products work in."""
+"""Smallest number of rows of a block, since smaller ones cost more calls than they save; a multiple of SIMD widths."""
 
 
 class Columns(ABC):
-    """`B · A` vectors in the space of a layer's parameters, without the vectors being formed.
+    """`B · A` vectors in the space of a layer's parameters, which need not be formed.
 
-    B is the number of samples, A the number of columns per sample (C model outputs, M Monte-Carlo samples, or 1 for a
-    gradient). Column `(n, a)` has the flat index `n · A + a`: samples come first, so that a layer's columns for one
-    sample lie together.
+    B is the number of samples. A is the number of columns per sample: C model outputs, M Monte-Carlo samples, or 1 for
+    a gradient. Column `(n, a)` has the flat index `n · A + a`, so that the columns of one sample are adjacent.
     """
 
     samples: int
@@ -38,7 +37,7 @@ class Columns(ABC):
     """Number of entries of a column."""
 
     layout: Layout
-    """How the entries of a formed column are shared out among the parameters."""
+    """Mapping between the entries of a formed column and the parameters."""
 
     @property
     def count(self) -> int:
@@ -46,13 +45,13 @@ class Columns(ABC):
         return self.samples * self.per_sample
 
     @abstractmethod
-    def accumulate(self, gram: Tensor, vector: Parts | None, products: Tensor | None) -> None:
-        """Add the upper blocks of the Gram matrix, and the products with a vector.
+    def accumulate(self, gram: Tensor, vector: ParameterVectors | None, products: Tensor | None) -> None:
+        """Add the upper blocks of the columns' Gram matrix to `gram`, and their products with a vector to `products`.
 
         Args:
-            gram: Tensor `[count, count]`; its upper triangle is complete afterwards, the rest is not.
-            vector: One vector (K = 1); none, if no products are wanted.
-            products: Tensor `[count]`, that the inner products of the columns with the vector are added to.
+            gram: Tensor `[count, count]`; only its upper triangle is complete afterwards.
+            vector: One vector (K = 1); `None` if no products are needed.
+            products: Tensor `[count]`, to which the inner products of the columns with the vector are added.
         """
 
     @abstractmethod
@@ -60,37 +59,33 @@ class Columns(ABC):
         """Return the inner products of all columns with all columns of `other`, `[count, other.count]`."""
 
     @abstractmethod
-    def combine(self, weights: Tensor) -> Parts:
+    def combine(self, weights: Tensor) -> ParameterVectors:
         """Return V · weights, K vectors, for weights `[count, K]`."""
 
     @abstractmethod
-    def project(self, vectors: Parts) -> Tensor:
+    def project(self, vectors: ParameterVectors) -> Tensor:
         """Return Vᵀ · vectors, `[count, K]`, for K vectors."""
 
     @abstractmethod
     def formed(self) -> Tensor:
-        """Return the columns themselves, `[count, size]`: large, for what is small or has no structured form."""
+        """Return the columns themselves, `[count, size]`; for small factors only, since the result is large."""
 
     @abstractmethod
     def select(self, samples: Sequence[int]) -> Self:
-        """Return the columns of some samples, in this order."""
+        """Return the columns of the given samples, in the given order."""
 
     @abstractmethod
     def contracted(self, coefficients: Tensor) -> Columns:
-        """Return one column for each sample, the combination of its A columns with coefficients `[B, A]`."""
-
-    @abstractmethod
-    def bytes(self) -> int:
-        """Return how many bytes are held."""
+        """Return one column for each sample: the combination of its A columns with coefficients `[B, A]`."""
 
 
 def block_length(rows: int, blocks: int = BLOCKS, least: int = BLOCK_ROWS) -> int:
-    """Return how many rows of a Gram matrix are computed at a time."""
+    """Return the number of rows of a Gram matrix that are computed at a time."""
     return max(least, BLOCK_ROWS * -(-rows // (blocks * BLOCK_ROWS)))
 
 
 def mirror(gram: Tensor) -> Tensor:
-    """Fill what `Columns.accumulate` leaves out, in place: the transpose of the upper triangle."""
+    """Fill the lower triangle of a Gram matrix, which `Columns.accumulate` leaves incomplete, in place."""
     for start in range(0, len(gram), BLOCK_ROWS):
         rows, rest = slice(start, start + BLOCK_ROWS), slice(start + BLOCK_ROWS, None)
         diagonal = gram[rows, rows]

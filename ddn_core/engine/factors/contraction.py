@@ -1,4 +1,4 @@
-"""The ways from root and features to columns and to a Gram matrix, and what they cost."""
+"""The contractions of root and features to columns and to a Gram matrix, and their numbers of operations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Contraction = Literal["outer", "pairs", "formed"]
 
 
 def form(root: Tensor, features: Tensor) -> Tensor:
-    """Return `Σ_l S[n, a, g, o, l] A[n, g, l, f]`, `[B, A, g, o, f]`."""
+    """Return the columns `Σ_l S[n, a, g, o, l] A[n, g, l, f]`, `[B, A, g, o, f]`, without the feature of the bias."""
     samples, per_sample, groups, outputs, positions = root.shape
     if positions == 1:
         return root * features[:, None]
@@ -25,9 +25,9 @@ def form(root: Tensor, features: Tensor) -> Tensor:
 
 
 def form_whole(root: Tensor, layer_input: LayerInput) -> Tensor:
-    """Return the columns with the feature of the bias, `[B, A, g, o, f + 1]`, or without if there is none."""
-    parts = [form(root, layer_input.features())] if layer_input.weight else []
-    if layer_input.bias:
+    """Return the columns, `[B, A, g, o, f + 1]` with the feature of the bias, `[B, A, g, o, f]` without a bias."""
+    parts = [form(root, layer_input.features())] if layer_input.has_weight else []
+    if layer_input.has_bias:
         parts.append(root.sum(-1, keepdim=True))
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
@@ -35,10 +35,10 @@ def form_whole(root: Tensor, layer_input: LayerInput) -> Tensor:
 def cheapest_contraction(
     samples: int, per_sample: int, groups: int, outputs: int, features: int, positions: int
 ) -> tuple[Contraction, float]:
-    """Return the contraction that takes the fewest operations for a Gram matrix, and their number.
+    """Return the contraction with the fewest operations for a Gram matrix, and their number.
 
-    Multiplications and additions count as one. An elementwise operation on a block counts as eight: it is bound by
-    memory, not by arithmetic.
+    A multiplication and an addition count as one operation. An elementwise operation on a block counts as eight,
+    because memory traffic bounds it rather than arithmetic.
     """
     columns = samples * per_sample
     if positions == 1:
@@ -55,15 +55,15 @@ def cheapest_contraction(
 def add_outer_products(
     block: Tensor, root: Tensor, features: Tensor, roots: Tensor, others: Tensor, bias: float
 ) -> None:
-    """Add `(S Sᵀ) ∘ (A Aᵀ + bias)` to a block `[b · a, B · A]`, for layers with one position.
+    """Add `(S Sᵀ) ∘ (A Aᵀ + bias)` to a block `[b · a, B · A]` of a Gram matrix, for layers with one position.
 
     Args:
         block: Block of a Gram matrix.
-        root: Root of the rows, `[b, a, o, 1]`.
-        features: Features of the rows, `[b, 1, f]`.
-        roots: Root of the columns, `[B, A, o, 1]`.
-        others: Features of the columns, `[B, 1, f]`.
-        bias: 1, if the bias is among the parameters.
+        root: Root of the block's rows, `[b, a, o, 1]`.
+        features: Features of the block's rows, `[b, 1, f]`.
+        roots: Root of the block's columns, `[B, A, o, 1]`.
+        others: Features of the block's columns, `[B, 1, f]`.
+        bias: 1 if the bias is among the parameters, else 0.
     """
     (rows, per_row), (columns, per_column) = root.shape[:2], roots.shape[:2]
     products = root.flatten(0, 1)[..., 0] @ roots.flatten(0, 1)[..., 0].T
@@ -75,16 +75,16 @@ def add_outer_products(
 def add_pair_products(
     block: Tensor, root: Tensor, features: Tensor, roots: Tensor, others: Tensor, bias: float, elements: int
 ) -> None:
-    """Add `Σ_l S_l · (Σ_l' K_ll' S'_l')` with `K = A A'ᵀ + bias` to a block `[a, B · A]`, for the rows of one sample.
+    """Add `Σ_l S_l · (Σ_l' K_ll' S'_l')` with `K = A A'ᵀ + bias` to a block `[a, B · A]`, the rows of one sample.
 
     Args:
         block: Block of a Gram matrix.
-        root: Root of the rows, `[1, a, o, l]`.
-        features: Features of the rows, `[1, l, f]`.
-        roots: Root of the columns, `[B, A, o, L]`.
-        others: Features of the columns, `[B, L, f]`.
-        bias: 1, if the bias is among the parameters.
-        elements: Number of elements up to which roots are moved to the positions of the row's sample at a time.
+        root: Root of the block's rows, `[1, a, o, l]`.
+        features: Features of the block's rows, `[1, l, f]`.
+        roots: Root of the block's columns, `[B, A, o, L]`.
+        others: Features of the block's columns, `[B, L, f]`.
+        bias: 1 if the bias is among the parameters, else 0.
+        elements: Largest number of elements of the roots that are multiplied with K at a time.
     """
     _, per_row, outputs, positions = root.shape
     columns, per_column = roots.shape[:2]

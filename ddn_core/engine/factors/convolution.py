@@ -1,4 +1,4 @@
-"""Convolutions of one to three dimensions, transposed ones too: linear layers on the unfolded input."""
+"""Convolutions and transposed convolutions of one to three dimensions, as linear layers on the unfolded input."""
 
 from __future__ import annotations
 
@@ -17,10 +17,14 @@ CONVOLVE = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 
 
 class ConvolutionFamily(LayerFamily):
-    """A feature for each input channel of a group and place in the kernel, a position for each output pixel."""
+    """A feature for each pair of an input channel of the group and a kernel entry, a position for each output pixel."""
 
     def check(self, layer: Any) -> None:
-        """Raise if the layer pads otherwise than by given numbers of zeros."""
+        """Check that the layer pads with given numbers of zeros.
+
+        Raises:
+            CurvatureError: The padding is a string, or its mode is not `"zeros"`.
+        """
         if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
             raise CurvatureError(
                 f"{type(layer).__name__} with padding={layer.padding!r} and padding_mode={layer.padding_mode!r} is not "
@@ -31,7 +35,7 @@ class ConvolutionFamily(LayerFamily):
         """Return the number of groups."""
         return int(layer.groups)
 
-    def positions(self, layer: Any, backpropagated: Tensor) -> Tensor:
+    def root(self, layer: Any, backpropagated: Tensor) -> Tensor:
         """Return the root `[b, a, g, out / g, L]`."""
         return backpropagated.reshape(*backpropagated.shape[:2], layer.groups, layer.out_channels // layer.groups, -1)
 
@@ -39,27 +43,28 @@ class ConvolutionFamily(LayerFamily):
         """Return the unfolded input, `[b, g, L, in / g · kernel]`."""
         return _unfold(values, layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups)
 
-    def weight(self, layer: Any, products: Tensor) -> Tensor:
-        """Return `[K, out, in / g, *kernel]`."""
-        return products.reshape(products.shape[0], *layer.weight.shape)
+    def to_weights(self, layer: Any, matrices: Tensor) -> Tensor:
+        """Return weight vectors `[K, out, in / g, *kernel]`."""
+        return matrices.reshape(matrices.shape[0], *layer.weight.shape)
 
-    def products(self, layer: Any, weights: Tensor) -> Tensor:
-        """Return `[K, g, out / g, in / g · kernel]`."""
+    def to_matrices(self, layer: Any, weights: Tensor) -> Tensor:
+        """Return weight matrices `[K, g, out / g, in / g · kernel]`."""
         return weights.reshape(weights.shape[0], layer.groups, layer.out_channels // layer.groups, -1)
 
-    def apply(self, layer: Any, values: Tensor, products: Tensor) -> Tensor:
-        """Return the convolution with other weights, `[b, g, o, L]`."""
-        groups, outputs, _ = products.shape
-        weight = products.reshape(groups * outputs, *layer.weight.shape[1:])
+    def apply(self, layer: Any, values: Tensor, matrix: Tensor) -> Tensor:
+        """Return the convolution with the given weights, `[b, g, o, L]`."""
+        groups, outputs, _ = matrix.shape
+        weight = matrix.reshape(groups * outputs, *layer.weight.shape[1:])
         convolve = CONVOLVE[len(layer.kernel_size)]
         result = convolve(values, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
         return result.reshape(len(values), groups, outputs, -1)
 
     def probe(self, layer: Any, values: Tensor, features: int) -> tuple[Tensor, Tensor]:
-        """Return a probe and its response; of rank one, so that channels are summed before the kernel moves.
+        """Return a probe of rank one, and its response.
 
-        A product of a vector over the channels and one over the places of the kernel takes one multiplication for each
-        input pixel and channel, rather than one for each place of the kernel.
+        The probe is the product of a vector over the channels and a vector over the kernel entries. So the channels are
+        summed first, with one multiplication for each input pixel and channel, and the kernel is applied to one
+        channel.
         """
         channels = values.shape[1] // layer.groups
         over_channels = spread_numbers(values.shape[1], values).reshape(layer.groups, channels)
@@ -95,14 +100,14 @@ class ConvolutionFamily(LayerFamily):
             )
             for root in roots
         ]
-        return self.products(layer, torch.stack(gradients))
+        return self.to_matrices(layer, torch.stack(gradients))
 
 
 class TransposedConvolutionFamily(ConvolutionFamily):
-    """A convolution of the input with zeros in between and a flipped kernel.
+    """A transposed convolution as a convolution with stride 1, of a spread input with a flipped kernel.
 
-    Inserting `stride - 1` zeros between the pixels, and padding by `dilation · (kernel - 1) - padding` and, at the
-    end, by the output padding, makes it one with stride 1.
+    The input gets `stride - 1` zeros between its pixels, margins of `dilation · (kernel - 1) - padding`, and the output
+    padding at the end.
     """
 
     def features(self, layer: Any, values: Tensor) -> Tensor:
@@ -118,26 +123,26 @@ class TransposedConvolutionFamily(ConvolutionFamily):
             layer.kernel_size, layer.dilation, layer.padding, layer.output_padding, strict=True
         ):
             before = dilation * (kernel - 1) - padding
-            margins = [before, before + extra, *margins]  # torch counts axes from the last; negative ones crop
+            margins = [before, before + extra, *margins]  # torch lists the last axis first; negative margins crop
         ones = (1,) * len(layer.kernel_size)
         padded = functional.pad(spread, margins)
         return _unfold(padded, layer.kernel_size, ones, (0,) * len(ones), layer.dilation, layer.groups)
 
-    def weight(self, layer: Any, products: Tensor) -> Tensor:
-        """Return `[K, in, out / g, *kernel]`."""
-        count, groups, outputs = products.shape[:3]
-        kernels = products.reshape(count, groups, outputs, -1, *layer.kernel_size)
+    def to_weights(self, layer: Any, matrices: Tensor) -> Tensor:
+        """Return weight vectors `[K, in, out / g, *kernel]`."""
+        count, groups, outputs = matrices.shape[:3]
+        kernels = matrices.reshape(count, groups, outputs, -1, *layer.kernel_size)
         return self._flip(layer, kernels).transpose(2, 3).reshape(count, *layer.weight.shape)
 
-    def products(self, layer: Any, weights: Tensor) -> Tensor:
-        """Return `[K, g, out / g, in / g · kernel]`."""
+    def to_matrices(self, layer: Any, weights: Tensor) -> Tensor:
+        """Return weight matrices `[K, g, out / g, in / g · kernel]`."""
         count, outputs = weights.shape[0], layer.out_channels // layer.groups
         kernels = weights.reshape(count, layer.groups, -1, outputs, *layer.kernel_size).transpose(2, 3)
         return self._flip(layer, kernels).reshape(count, layer.groups, outputs, -1)
 
-    def apply(self, layer: Any, values: Tensor, products: Tensor) -> Tensor:
+    def apply(self, layer: Any, values: Tensor, matrix: Tensor) -> Tensor:
         """Return `Σ_f W[g, o, f] A[b, g, l, f]`, `[b, g, o, L]`."""
-        return LayerFamily.apply(self, layer, values, products)
+        return LayerFamily.apply(self, layer, values, matrix)
 
     def probe(self, layer: Any, values: Tensor, features: int) -> tuple[Tensor, Tensor]:
         """Return a probe and its response."""
@@ -159,7 +164,7 @@ def _unfold(
     dilation: tuple[int, ...],
     groups: int,
 ) -> Tensor:
-    """Return the patches that a convolution sees, `[b, g, L, in / g · kernel]`."""
+    """Return the input patches of a convolution, `[b, g, L, in / g · kernel]`."""
     if any(padding):
         values = functional.pad(values, [width for axis in reversed(padding) for width in (axis, axis)])
     lengths = [
@@ -181,4 +186,4 @@ def _unfold(
         ),
     )
     unfolded = patches.reshape(samples, groups, channels * math.prod(kernel), math.prod(lengths))
-    return unfolded.transpose(-1, -2)  # the copy is several times faster with positions last
+    return unfolded.transpose(-1, -2)  # copying with positions last is several times faster

@@ -11,10 +11,14 @@ from ddn_core.errors import CurvatureError
 
 
 class EmbeddingFamily(LayerFamily):
-    """A feature for each token, a position for each place of the input."""
+    """A feature for each token of the vocabulary, a position for each entry of the input."""
 
     def check(self, layer: nn.Embedding) -> None:
-        """Raise if the gradient of the weight is not the plain one."""
+        """Check that the layer has no setting that changes the gradient of its weight.
+
+        Raises:
+            CurvatureError: `padding_idx`, `max_norm`, `scale_grad_by_freq` or `sparse` is set.
+        """
         defaults = {"padding_idx": None, "max_norm": None, "scale_grad_by_freq": False, "sparse": False}
         for setting, default in defaults.items():
             if getattr(layer, setting) != default:
@@ -24,24 +28,24 @@ class EmbeddingFamily(LayerFamily):
         """Return 1."""
         return 1
 
-    def positions(self, layer: nn.Embedding, backpropagated: Tensor) -> Tensor:
+    def root(self, layer: nn.Embedding, backpropagated: Tensor) -> Tensor:
         """Return the root `[b, a, 1, embedding, L]`."""
         samples, columns = backpropagated.shape[:2]
         return backpropagated.reshape(samples, columns, 1, -1, layer.embedding_dim).transpose(-1, -2)
 
     def features(self, layer: nn.Embedding, values: Tensor) -> Tensor:
-        """Return which token is at which place, `[b, 1, L, tokens]`."""
+        """Return the one-hot tokens of the input, `[b, 1, L, tokens]`."""
         chosen = one_hot(values.reshape(values.shape[0], 1, -1), layer.num_embeddings)
         return chosen.to(torch.promote_types(layer.weight.dtype, torch.float32))
 
-    def weight(self, layer: nn.Embedding, products: Tensor) -> Tensor:
-        """Return `[K, tokens, embedding]`."""
-        return products[:, 0].transpose(1, 2)
+    def to_weights(self, layer: nn.Embedding, matrices: Tensor) -> Tensor:
+        """Return weight vectors `[K, tokens, embedding]`."""
+        return matrices[:, 0].transpose(1, 2)
 
-    def products(self, layer: nn.Embedding, weights: Tensor) -> Tensor:
-        """Return `[K, 1, embedding, tokens]`."""
+    def to_matrices(self, layer: nn.Embedding, weights: Tensor) -> Tensor:
+        """Return weight matrices `[K, 1, embedding, tokens]`."""
         return weights.transpose(1, 2)[:, None]
 
-    def apply(self, layer: nn.Embedding, values: Tensor, products: Tensor) -> Tensor:
-        """Return the products' entries at each token, `[b, 1, o, L]`."""
-        return products[0][:, values.reshape(values.shape[0], -1)].transpose(0, 1)[:, None]
+    def apply(self, layer: nn.Embedding, values: Tensor, matrix: Tensor) -> Tensor:
+        """Return the columns of the weight matrix at the input's tokens, `[b, 1, o, L]`."""
+        return matrix[0][:, values.reshape(values.shape[0], -1)].transpose(0, 1)[:, None]

@@ -1,4 +1,4 @@
-"""A factor: the rows of V that belong to the parameters of one layer."""
+"""A factor: the rows of V that belong to the parameters of one layer and one group."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from ddn_core.engine.factors.columns import Columns
 
 @dataclass(frozen=True, eq=False)
 class Factor:
-    """The rows of V that belong to one or two parameters, and the per-sample gradients for the same.
+    """The rows of V that belong to one or two parameters, and the per-sample gradients of these parameters.
 
     Attributes:
-        parameters: `id` of each parameter, in the order of the columns' parts.
+        parameters: `id` of each parameter, in the order of the columns' layout.
         root: Columns of V.
-        gradient: Per-sample gradients, one column for each sample, up to the capture's `gradient_scale`; `None` where
-            they are combinations of the root's columns.
+        gradient: Per-sample gradients, one column for each sample, to be multiplied by the capture's `gradient_scale`;
+            `None` if they are combinations of the root's columns.
     """
 
     parameters: tuple[int, ...]

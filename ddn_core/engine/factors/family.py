@@ -1,4 +1,4 @@
-"""What the engine knows about a kind of layer with parameters: which product its columns are."""
+"""A kind of layer with parameters: how root and features give its columns."""
 
 from __future__ import annotations
 
@@ -10,51 +10,52 @@ from torch import Tensor
 
 
 class LayerFamily(ABC):
-    """Root and features of a kind of layer, and the way from a product back to the layer's weight.
+    """Root and features of a kind of layer, and the conversion between its weight and weight matrices.
 
-    Shapes: b samples, a columns for each, g groups, o outputs and f features of a group, L positions.
+    Shapes: b samples, a columns for each sample, g groups, o outputs and f features of each group, L positions. A
+    weight matrix `[g, o, f]` has the weight's entries, in the order of the columns.
     """
 
-    def check(self, layer: Any) -> None:  # noqa: B027  # most kinds can be used in every way; others raise a CurvatureError
-        """Raise if the layer is set up in a way that the family does not describe."""
+    def check(self, layer: Any) -> None:  # noqa: B027  # most kinds support every configuration
+        """Raise a `CurvatureError` if the layer is configured in a way that the family does not describe."""
 
     @abstractmethod
     def groups(self, layer: Any) -> int:
         """Return the number of groups."""
 
     @abstractmethod
-    def positions(self, layer: Any, backpropagated: Tensor) -> Tensor:
-        """Return what is backpropagated to the layer output, `[b, a, *output]`, as `[b, a, g, o, L]`."""
+    def root(self, layer: Any, backpropagated: Tensor) -> Tensor:
+        """Return the columns at the layer output, `[b, a, *output]`, as the root `[b, a, g, o, L]`."""
 
     @abstractmethod
     def features(self, layer: Any, values: Tensor) -> Tensor:
-        """Return the features of an input `[b, *input]`, without that of the bias, `[b, g, L, f]`."""
+        """Return the features of an input `[b, *input]`, as `[b, g, L, f]`, without the feature of the bias."""
 
     @abstractmethod
-    def weight(self, layer: Any, products: Tensor) -> Tensor:
-        """Return vectors in the space of the weight, `[K, *weight.shape]`, from `[K, g, o, f]`."""
+    def to_weights(self, layer: Any, matrices: Tensor) -> Tensor:
+        """Return vectors in weight space, `[K, *weight.shape]`, from weight matrices `[K, g, o, f]`."""
 
     @abstractmethod
-    def products(self, layer: Any, weights: Tensor) -> Tensor:
-        """Return what `weight` makes vectors in the space of the weight of, `[K, g, o, f]`."""
+    def to_matrices(self, layer: Any, weights: Tensor) -> Tensor:
+        """Return weight matrices `[K, g, o, f]` from vectors in weight space: the inverse of `to_weights`."""
 
-    def apply(self, layer: Any, values: Tensor, products: Tensor) -> Tensor:
-        """Return `Σ_f W[g, o, f] A[b, g, l, f]`, `[b, g, o, L]`: the layer with other weights.
+    def apply(self, layer: Any, values: Tensor, matrix: Tensor) -> Tensor:
+        """Apply the layer with the given weights, without bias: `Σ_f W[g, o, f] A[b, g, l, f]`, `[b, g, o, L]`.
 
         Args:
             layer: Layer.
-            values: Its input, `[b, *input]`.
-            products: Weights, `[g, o, f]`.
+            values: Input of the layer, `[b, *input]`.
+            matrix: Weight matrix W, `[g, o, f]`.
         """
-        return torch.einsum("gof,bglf->bgol", products, self.features(layer, values))
+        return torch.einsum("gof,bglf->bgol", matrix, self.features(layer, values))
 
     def probe(self, layer: Any, values: Tensor, features: int) -> tuple[Tensor, Tensor]:
-        """Return a probe q and what the layer makes of it with one output for each group, `Σ_f A[b, g, l, f] q[g, f]`.
+        """Return a probe q along the features, and the response of each position to it, `Σ_f A[b, g, l, f] q[g, f]`.
 
         Args:
             layer: Layer.
-            values: Its input, `[b, *input]`.
-            features: Number of features of a group.
+            values: Input of the layer, `[b, *input]`.
+            features: Number of features of each group.
 
         Returns:
             Probe `[g, f]` and response `[b, g, L]`.
@@ -63,17 +64,17 @@ class LayerFamily(ABC):
         return probe, self.apply(layer, values, probe[:, None])[:, :, 0]
 
     def weight_gradient(self, layer: Any, values: Tensor, roots: Tensor) -> Tensor:
-        """Return `Σ_bl S[k, b, g, o, l] A[b, g, l, f]`, `[K, g, o, f]`.
+        """Return the weight matrices `Σ_bl S[k, b, g, o, l] A[b, g, l, f]`, `[K, g, o, f]`, summed over samples.
 
         Args:
             layer: Layer.
-            values: Its input, `[b, *input]`.
-            roots: What is backpropagated to its output, K times, `[K, b, g, o, L]`.
+            values: Input of the layer, `[b, *input]`.
+            roots: K roots with one column for each sample, `[K, b, g, o, L]`.
         """
         return torch.einsum("kbgol,bglf->kgof", roots, self.features(layer, values))
 
 
 def spread_numbers(count: int, like: Tensor) -> Tensor:
-    """Return numbers between -1 and 1 without a pattern, the same each time, of a tensor's dtype and device."""
+    """Return irregular but deterministic numbers between -1 and 1, in the dtype and on the device of a tensor."""
     step = 2.399963
     return torch.arange(step, step * (count + 0.5), step, dtype=like.dtype, device=like.device).cos_()

@@ -1,4 +1,4 @@
-"""Columns as they are: for layers whose parameters are few, and for parameters that layers share."""
+"""Formed columns: for layers with few parameters, and for parameters that several layers share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ddn_core.engine.factors.columns import Columns, Parts, add_upper_products
+from ddn_core.engine.factors.columns import Columns, ParameterVectors, add_upper_products
 from ddn_core.engine.factors.layout import Layout
 
 
@@ -18,13 +18,13 @@ class FormedColumns(Columns):
 
         Args:
             values: Tensor `[B, A, size]`, contiguous.
-            layout: How the entries are shared out among the parameters.
+            layout: Mapping between the entries and the parameters.
         """
         self.layout = layout
         self.samples, self.per_sample, self.size = values.shape
         self._values = values.reshape(-1, self.size)
 
-    def accumulate(self, gram: Tensor, vector: Parts | None, products: Tensor | None) -> None:
+    def accumulate(self, gram: Tensor, vector: ParameterVectors | None, products: Tensor | None) -> None:
         """Add the upper blocks of the Gram matrix, and the products with a vector."""
         add_upper_products(gram, self._values)
         if vector is not None and products is not None:
@@ -34,11 +34,11 @@ class FormedColumns(Columns):
         """Return the inner products, `[count, other.count]`."""
         return other.project(self.layout.split(self._values)).T
 
-    def combine(self, weights: Tensor) -> Parts:
+    def combine(self, weights: Tensor) -> ParameterVectors:
         """Return linear combinations of the columns."""
         return self.layout.split(weights.T @ self._values)
 
-    def project(self, vectors: Parts) -> Tensor:
+    def project(self, vectors: ParameterVectors) -> Tensor:
         """Return the inner products with vectors, `[count, K]`."""
         return self._values @ self.layout.join(vectors).T
 
@@ -55,7 +55,3 @@ class FormedColumns(Columns):
         """Return one column for each sample."""
         values = self._values.reshape(self.samples, self.per_sample, -1)
         return FormedColumns(coefficients[:, None] @ values, self.layout)
-
-    def bytes(self) -> int:
-        """Return how many bytes are held."""
-        return self._values.nbytes

@@ -1,4 +1,4 @@
-"""The input of a layer, and what the layer's parameters see of it."""
+"""The input of a layer, and its features for the layer's parameters."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ddn_core.engine.factors.family import LayerFamily
 
 @dataclass(frozen=True, eq=False)
 class LayerInput:
-    """The input of a layer for some samples, and what the layer's parameters see of it.
+    """The input of a layer for some samples, and its features.
 
     Attributes:
         layer: Layer.
-        family: What is known of its kind.
-        values: Its input, `[B, *input]`.
-        names: `("weight", "bias")`, or one of them.
+        family: Family of the layer.
+        values: Input of the layer, `[B, *input]`.
+        names: Names of the parameters: `("weight", "bias")`, or one of them.
     """
 
     layer: Module
@@ -29,19 +29,19 @@ class LayerInput:
     names: tuple[str, ...]
 
     @property
-    def weight(self) -> bool:
-        """Whether the weight is among the parameters."""
+    def has_weight(self) -> bool:
+        """True if the weight is among the parameters."""
         return "weight" in self.names
 
     @property
-    def bias(self) -> bool:
-        """Whether the bias is among the parameters."""
+    def has_bias(self) -> bool:
+        """True if the bias is among the parameters."""
         return "bias" in self.names
 
     def features(self, samples: slice = slice(None)) -> Tensor:
-        """Return the features, `[B, g, L, f]`, without the one of the bias; f = 0 without a weight."""
+        """Return the features, `[B, g, L, f]`, without the feature of the bias; without a weight, f = 0."""
         chosen = self.values[samples]
-        if self.weight:
+        if self.has_weight:
             return self.family.features(self.layer, chosen)
         return chosen.new_zeros(len(chosen), self.family.groups(self.layer), 1, 0)
 
@@ -51,6 +51,11 @@ class LayerInput:
 
 
 def feature_count(layer_input: LayerInput, outputs: int) -> int:
-    """Return the number of features of a group, without the one of the bias, for the number of outputs of a layer."""
+    """Return the number of features of each group, without the feature of the bias.
+
+    Args:
+        layer_input: Input of the layer.
+        outputs: Number of outputs of the layer, in all groups together.
+    """
     weight: Any = layer_input.layer.weight
-    return weight.numel() // outputs if layer_input.weight else 0
+    return weight.numel() // outputs if layer_input.has_weight else 0

@@ -1,4 +1,4 @@
-"""Where in the parameters the entries of a column belong."""
+"""Layouts: the mapping between the entries of a column and the parameters."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from ddn_core.engine.factors.family import LayerFamily
 
 
 class Layout(ABC):
-    """How the entries of a column are shared out among parameters."""
+    """Mapping between the entries of a column and parameters."""
 
     @abstractmethod
     def split(self, vectors: Tensor) -> tuple[Tensor, ...]:
-        """Return `[K, *parameter.shape]` for each parameter, from columns `[K, size]`."""
+        """Return columns `[K, size]` as vectors `[K, *parameter.shape]` for each parameter."""
 
     @abstractmethod
     def join(self, parts: Sequence[Tensor]) -> Tensor:
-        """Return columns `[K, size]`, from `[K, *parameter.shape]` for each parameter."""
+        """Return vectors `[K, *parameter.shape]` for each parameter as columns `[K, size]`: the inverse of `split`."""
 
 
 @dataclass(frozen=True, eq=False)
 class LayerLayout(Layout):
-    """Weight and bias of a layer, or one of them, as a product of outputs and features.
+    """Layout of a layer's weight and bias, or one of them, in the order `[g, o, f]`; the bias is the last feature.
 
     Attributes:
         layer: Layer.
-        family: What is known of its kind.
-        names: `("weight", "bias")`, or one of them.
-        outputs: Number of outputs of a group.
+        family: Family of the layer.
+        names: Names of the parameters: `("weight", "bias")`, or one of them.
+        outputs: Number of outputs of each group.
     """
 
     layer: Module
@@ -42,34 +42,34 @@ class LayerLayout(Layout):
     outputs: int
 
     def split(self, vectors: Tensor) -> tuple[Tensor, ...]:
-        """Return weight and bias."""
-        products = vectors.reshape(len(vectors), self.family.groups(self.layer), self.outputs, -1)
-        features = products.shape[-1] - ("bias" in self.names)
-        parts = {"bias": products[..., features:].reshape(len(vectors), -1)}
+        """Return columns as vectors for weight and bias."""
+        matrices = vectors.reshape(len(vectors), self.family.groups(self.layer), self.outputs, -1)
+        features = matrices.shape[-1] - ("bias" in self.names)
+        parts = {"bias": matrices[..., features:].reshape(len(vectors), -1)}
         if "weight" in self.names:
-            parts["weight"] = self.family.weight(self.layer, products[..., :features])
+            parts["weight"] = self.family.to_weights(self.layer, matrices[..., :features])
         return tuple(parts[name] for name in self.names)
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
-        """Return the product of outputs and features."""
+        """Return vectors for weight and bias as columns."""
         given = dict(zip(self.names, parts, strict=True))
         count, groups = len(parts[0]), self.family.groups(self.layer)
-        products = [self.family.products(self.layer, given["weight"])] if "weight" in given else []
+        matrices = [self.family.to_matrices(self.layer, given["weight"])] if "weight" in given else []
         if "bias" in given:
-            products.append(given["bias"].reshape(count, groups, self.outputs, 1))
-        return torch.cat(products, dim=-1).reshape(count, -1)
+            matrices.append(given["bias"].reshape(count, groups, self.outputs, 1))
+        return torch.cat(matrices, dim=-1).reshape(count, -1)
 
 
 @dataclass(frozen=True, eq=False)
 class ParameterLayout(Layout):
-    """One parameter, as it is."""
+    """Layout of one parameter, with its entries in their own order."""
 
     shape: Size
 
     def split(self, vectors: Tensor) -> tuple[Tensor, ...]:
-        """Return the parameter."""
+        """Return columns as vectors for the parameter."""
         return (vectors.reshape(len(vectors), *self.shape),)
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
-        """Return the parameter's entries."""
+        """Return vectors for the parameter as columns."""
         return parts[0].flatten(1)

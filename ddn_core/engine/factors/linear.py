@@ -1,4 +1,4 @@
-"""Linear layers, with or without axes between the batch and the features."""
+"""Linear layers, also with axes between the batch axis and the features."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from ddn_core.engine.factors.family import LayerFamily, spread_numbers
 
 
 class LinearFamily(LayerFamily):
-    """One group; a position for each place along the axes between batch and features."""
+    """One group, and a position for each index of the axes between the batch axis and the features."""
 
     def groups(self, layer: nn.Linear) -> int:
         """Return 1."""
         return 1
 
-    def positions(self, layer: nn.Linear, backpropagated: Tensor) -> Tensor:
+    def root(self, layer: nn.Linear, backpropagated: Tensor) -> Tensor:
         """Return the root `[b, a, 1, out, L]`."""
         samples, columns = backpropagated.shape[:2]
         return backpropagated.reshape(samples, columns, 1, -1, layer.out_features).transpose(-1, -2)
@@ -23,12 +23,12 @@ class LinearFamily(LayerFamily):
         """Return the input, `[b, 1, L, in]`."""
         return values.reshape(values.shape[0], 1, -1, layer.in_features)
 
-    def weight(self, layer: nn.Linear, products: Tensor) -> Tensor:
-        """Return `[K, out, in]`."""
-        return products[:, 0]
+    def to_weights(self, layer: nn.Linear, matrices: Tensor) -> Tensor:
+        """Return weight vectors `[K, out, in]`."""
+        return matrices[:, 0]
 
-    def products(self, layer: nn.Linear, weights: Tensor) -> Tensor:
-        """Return `[K, 1, out, in]`."""
+    def to_matrices(self, layer: nn.Linear, weights: Tensor) -> Tensor:
+        """Return weight matrices `[K, 1, out, in]`."""
         return weights[:, None]
 
     def probe(self, layer: nn.Linear, values: Tensor, features: int) -> tuple[Tensor, Tensor]:

@@ -1,14 +1,14 @@
-"""Columns as a product of what is backpropagated to a layer and of its input: the form of every layer with a weight.
+"""Columns as a product of a layer's backpropagated root and its input: the form of every layer with a weight.
 
-With the root `S[n, a, g, o, l]` at the output of a layer and the features `A[n, g, l, f]` of its input (g runs over
-the groups of a convolution, o over the outputs and f over the features of a group, l over the L positions that the
-layer is applied at), column `(n, a)` is
+Let `S[n, a, g, o, l]` be the root at the output of a layer, and `A[n, g, l, f]` the features of its input. g runs over
+the groups of a convolution, o over the outputs and f over the features of a group, and l over the L positions at which
+the layer is applied. Then column `(n, a)` is
 
     V[n, a][g, o, f] = Σ_l S[n, a, g, o, l] A[n, g, l, f].
 
-A linear layer has f = in and L = 1, or a sequence axis; a convolution has the unfolded input, f = in · kernel; batch
-normalization has a group for each channel with o = f = 1; an embedding has one-hot features. The bias is one more
-feature that is 1 everywhere. There are three ways to the inner products, of which the cheapest is taken:
+A linear layer has f = in and L = 1, or a sequence axis. A convolution has the unfolded input, f = in · kernel. Batch
+normalization has a group for each channel with o = f = 1. An embedding has one-hot features. The bias is one more
+feature, which is 1 everywhere. There are three contractions for the inner products, of which the cheapest is used:
 
 | contraction | products | operations |
 | --- | --- | --- |
@@ -16,8 +16,9 @@ feature that is 1 everywhere. There are three ways to the inner products, of whi
 | pairs | `Σ_l S[n]_l · (Σ_l' K_ll' S[n']_l')`, `K = A[n] A[n']ᵀ + 1` | B² (L² f + A o L² + A² o L) / 2 |
 | formed | V for a slice of outputs at a time, `V Vᵀ` | R o f L + R² o f / 2 |
 
-The first is that of ViViT (Dangel et al. 2022, section 3). The second goes from sample to sample: how alike the inputs
-at two positions are, K, moves what is backpropagated to one to the other. All are counted for each group and summed.
+The first contraction is that of ViViT (Dangel et al. 2022, section 3). The second one takes pairs of samples: the inner
+products K of the features at two positions carry the root from the positions of one sample to those of the other. The
+numbers of operations are for one group, and are summed over the groups.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ddn_core.engine.factors.columns import Columns, Parts, add_upper_products, block_length
+from ddn_core.engine.factors.columns import Columns, ParameterVectors, add_upper_products, block_length
 from ddn_core.engine.factors.contraction import (
     Contraction,
     add_outer_products,
@@ -40,59 +41,59 @@ from ddn_core.engine.factors.layer_input import LayerInput, feature_count
 from ddn_core.engine.factors.layout import LayerLayout
 
 FEATURE_ELEMENTS = 2**20
-"""Number of elements up to which an input is unfolded at a time."""
+"""Largest number of elements of an input that is unfolded at a time."""
 
 BIAS_PROBE = 0.7371
 """Weight of the bias in the probe of `check_sum`."""
 
 ROUNDING = 32.0
-"""Number of rounding errors by which what the terms of a response add up to may deviate."""
+"""Allowed deviation of a response, in rounding errors of its largest terms."""
 
 HELD_ELEMENTS = 2**23
-"""Number of elements up to which an unfolded input is held while columns are formed for some outputs after others."""
+"""Largest number of elements of an unfolded input that is held while columns are formed for one slice after another."""
 
 OUTER_BLOCKS, OUTER_ROWS = 4, 320
-"""As `columns.BLOCKS` and `columns.BLOCK_ROWS`, for products that take as much memory traffic as arithmetic."""
+"""Like `columns.BLOCKS` and `columns.BLOCK_ROWS`, but for products with as much memory traffic as arithmetic."""
 
 SLICE_ELEMENTS = 2**22
-"""Number of elements up to which columns are formed at a time: some MB, which a cache holds."""
+"""Largest number of elements of the columns that are formed at a time: a few MB, which fit into a cache."""
 
 
 class ProductColumns(Columns):
-    """Columns that are held as backpropagated root and layer input."""
+    """Columns that are held as the backpropagated root and the layer input."""
 
     def __init__(self, root: Tensor, layer_input: LayerInput, slice_elements: int = SLICE_ELEMENTS) -> None:
-        """Keep both; nothing is computed.
+        """Keep root and input; nothing is computed yet.
 
         Args:
-            root: What is backpropagated to the layer output, `[B, A, g, o, L]`.
+            root: Columns at the layer output, `[B, A, g, o, L]`.
             layer_input: Input of the layer for the same samples.
-            slice_elements: Number of elements up to which columns are formed at a time.
+            slice_elements: Largest number of elements of the columns that are formed at a time.
         """
         self._root = root
         self._slice_elements = slice_elements
         self._input = layer_input
         self.samples, self.per_sample, self._groups, self._outputs, self._positions = root.shape
         self._features = feature_count(layer_input, self._groups * self._outputs)
-        self.size = self._groups * self._outputs * (self._features + layer_input.bias)
+        self.size = self._groups * self._outputs * (self._features + layer_input.has_bias)
         self.layout = LayerLayout(layer_input.layer, layer_input.family, layer_input.names, self._outputs)
 
     @property
     def contraction(self) -> Contraction:
-        """The way to the Gram matrix."""
-        features = self._features + self._input.bias
+        """Contraction with the fewest operations for the Gram matrix."""
+        features = self._features + self._input.has_bias
         return cheapest_contraction(
             self.samples, self.per_sample, self._groups, self._outputs, features, self._positions
         )[0]
 
-    def accumulate(self, gram: Tensor, vector: Parts | None, products: Tensor | None) -> None:
+    def accumulate(self, gram: Tensor, vector: ParameterVectors | None, products: Tensor | None) -> None:
         """Add the upper blocks of the Gram matrix, and the products with a vector."""
         if self.contraction == "formed":
             for outputs, columns in self._slices():
                 add_upper_products(gram, columns)
                 if vector is not None and products is not None:
                     products.addmv_(columns, self._slice_of(vector, outputs)[0])
-            if self._input.bias:
+            if self._input.has_bias:
                 add_upper_products(gram, self._bias_columns())
                 if vector is not None and products is not None:
                     products.addmv_(self._bias_columns(), vector[-1][0])
@@ -117,11 +118,11 @@ class ProductColumns(Columns):
         for outputs, columns in self._slices():
             theirs = form(other._root[:, :, :, outputs], others)
             result.addmm_(columns, theirs.reshape(other.count, -1).T)
-        if self._input.bias:
+        if self._input.has_bias:
             result.addmm_(self._bias_columns(), other._bias_columns().T)
         return result
 
-    def combine(self, weights: Tensor) -> Parts:
+    def combine(self, weights: Tensor) -> ParameterVectors:
         """Return linear combinations of the columns."""
         count, layer_input = weights.shape[1], self._input
         found = {}
@@ -129,22 +130,22 @@ class ProductColumns(Columns):
             parts = [
                 (weights.T @ columns).reshape(count, self._groups, -1, self._features) for _, columns in self._slices()
             ]
-            products = torch.cat(parts, dim=2)
+            matrices = torch.cat(parts, dim=2)
             found["bias"] = weights.T @ self._bias_columns()
         else:
             stacked = weights.reshape(self.samples, self.per_sample, count).transpose(1, 2)  # [B, K, A]
             root = self._root.reshape(self.samples, self.per_sample, -1)
             roots = (stacked @ root).reshape(self.samples, count, *self._root.shape[2:])
             found["bias"] = roots.sum((0, -1)).reshape(count, -1)
-            if layer_input.weight:
-                products = layer_input.family.weight_gradient(
+            if layer_input.has_weight:
+                matrices = layer_input.family.weight_gradient(
                     layer_input.layer, layer_input.values, roots.transpose(0, 1)
                 )
-        if layer_input.weight:
-            found["weight"] = layer_input.family.weight(layer_input.layer, products)
+        if layer_input.has_weight:
+            found["weight"] = layer_input.family.to_weights(layer_input.layer, matrices)
         return tuple(found[name] for name in layer_input.names)
 
-    def project(self, vectors: Parts) -> Tensor:
+    def project(self, vectors: ParameterVectors) -> Tensor:
         """Return the inner products with vectors, `[count, K]`."""
         given = dict(zip(self._input.names, vectors, strict=True))
         count = len(vectors[0])
@@ -153,10 +154,10 @@ class ProductColumns(Columns):
             for outputs, columns in self._slices():
                 result.addmm_(columns, self._slice_of(vectors, outputs).T)
         elif "weight" in given:
-            weights = self._input.family.products(self._input.layer, given["weight"])
+            weights = self._input.family.to_matrices(self._input.layer, given["weight"])
             root = self._root.reshape(self.samples, self.per_sample, -1)
-            for number, products in enumerate(weights):
-                response = self._input.family.apply(self._input.layer, self._input.values, products)
+            for number, matrix in enumerate(weights):
+                response = self._input.family.apply(self._input.layer, self._input.values, matrix)
                 result[:, number] = (root @ response.reshape(self.samples, -1, 1)).reshape(-1)
         if "bias" in given:
             result.addmm_(self._bias_columns(), given["bias"].reshape(count, -1).T)
@@ -176,24 +177,21 @@ class ProductColumns(Columns):
         shape = (self.samples, 1, *self._root.shape[2:])
         return ProductColumns((coefficients[:, None] @ root).reshape(shape), self._input)
 
-    def bytes(self) -> int:
-        """Return how many bytes are held."""
-        return self._root.nbytes + self._input.values.nbytes
+    def check_sum(self, total: ParameterVectors) -> tuple[Tensor, Tensor]:
+        """Return the deviation of the columns' sum from a vector, and the scale to compare the deviation with.
 
-    def check_sum(self, total: Parts) -> tuple[Tensor, Tensor]:
-        """Return a deviation and its scale, for whether the columns, one for each sample, add up to a vector.
-
-        Both sides are multiplied with a probe along the features, `Σ_f V[g, o, f] q[g, f]`, which takes 1 / o of the
-        operations of the sum itself, and misses a deviation only if it is orthogonal to the probe (Freivalds 1977).
+        There is one column for each sample. Both sides are multiplied with a probe along the features,
+        `Σ_f V[g, o, f] q[g, f]`. This takes 1 / o of the operations of the sum itself, and misses only a deviation that
+        is orthogonal to the probe (Freivalds 1977).
 
         Args:
-            total: The vector (K = 1).
+            total: The expected sum, one vector (K = 1).
         """
         given = dict(zip(self._input.names, total, strict=True))
         root = self._root[:, 0]
         if "weight" in given:
             probe, responses = self._input.family.probe(self._input.layer, self._input.values, self._features)
-            expected = self._input.family.products(self._input.layer, given["weight"])[0] @ probe[..., None]
+            expected = self._input.family.to_matrices(self._input.layer, given["weight"])[0] @ probe[..., None]
         else:
             expected = root.new_zeros(self._groups, self._outputs, 1)
             responses = root.new_zeros(self.samples, self._groups, self._positions)
@@ -209,22 +207,22 @@ class ProductColumns(Columns):
         sizes = norm(responses.flatten(1), dim=1)
         if (
             "weight" in given and self._input.values.is_floating_point()
-        ):  # responses may be what is left of a difference
+        ):  # responses can be small differences of large terms
             terms = norm(probe) * norm(self._input.values.flatten(1), dim=1) + BIAS_PROBE
             sizes = sizes + ROUNDING * torch.finfo(root.dtype).eps ** 0.5 * terms
         return norm(found - expected), norm(root.flatten(1), dim=1) @ sizes
 
-    def _slice_of(self, vectors: Parts, outputs: slice) -> Tensor:
-        """Return the entries of the weights that belong to some outputs, `[K, size of the slice]`."""
-        products = self._input.family.products(self._input.layer, vectors[self._input.names.index("weight")])
-        return products[:, :, outputs].reshape(len(products), -1)
+    def _slice_of(self, vectors: ParameterVectors, outputs: slice) -> Tensor:
+        """Return the entries of weight vectors that belong to a slice of outputs, `[K, size of the slice]`."""
+        matrices = self._input.family.to_matrices(self._input.layer, vectors[self._input.names.index("weight")])
+        return matrices[:, :, outputs].reshape(len(matrices), -1)
 
     def _slices(self) -> Iterator[tuple[slice, Tensor]]:
-        """Yield outputs and the columns of the weight formed for them, `[count, size of the slice]`.
+        """Yield slices of outputs, each with the weight's columns formed for it, `[count, size of the slice]`.
 
-        They are to be used before the next ones are asked for, which overwrite them.
+        The next slice overwrites the columns of the one before, so use them first.
         """
-        if not self._input.weight:
+        if not self._input.has_weight:
             return
         width = min(self._outputs, max(1, self._slice_elements // max(1, self.count * self._groups * self._features)))
         unfolded = self.samples * self._groups * self._positions * self._features
@@ -241,7 +239,7 @@ class ProductColumns(Columns):
             yield outputs, columns.reshape(self.count, -1)
 
     def _form_into(self, columns: Tensor, roots: Tensor, features: Tensor | None) -> None:
-        """Write columns `[B, A · o, f]` of one group; where the features are not given, some samples are unfolded."""
+        """Write columns `[B, A · o, f]` of one group; if no features are given, unfold a few samples at a time."""
         chunk = self.samples if features is not None else max(1, FEATURE_ELEMENTS // (self._positions * self._features))
         for start in range(0, self.samples, chunk):
             samples = slice(start, start + chunk)
@@ -254,24 +252,24 @@ class ProductColumns(Columns):
         return self._root.sum(-1).reshape(self.count, -1)
 
     def _row_blocks(self) -> Iterator[tuple[slice, slice]]:
-        """Yield blocks of samples and the rows of the Gram matrix that are theirs."""
-        single = self._positions > 1  # pairs of samples are taken one by one
+        """Yield blocks of samples, each with its rows of the Gram matrix."""
+        single = self._positions > 1  # the contraction by pairs takes one sample at a time
         width = 1 if single else max(1, block_length(self.count, OUTER_BLOCKS, OUTER_ROWS) // self.per_sample)
         for start in range(0, self.samples, width):
             stop = min(start + width, self.samples)
             yield slice(start, stop), slice(start * self.per_sample, stop * self.per_sample)
 
     def _add_products(self, block: Tensor, root: Tensor, features: Tensor, mine: slice, my_features: Tensor) -> None:
-        """Add inner products of rows with own columns to a block of a Gram matrix.
+        """Add the inner products of given columns, the block's rows, with these columns to a block of a Gram matrix.
 
         Args:
             block: Tensor `[b · a, B · A]`.
-            root: Root of the rows, `[b, a, g, o, l]`; of one sample, where there are several positions.
+            root: Root of the rows, `[b, a, g, o, l]`; with several positions, b = 1.
             features: Features of the rows, `[b, g, l, f]`.
-            mine: Samples of the columns.
-            my_features: Their features, `[B, g, L, f]`.
+            mine: Samples of these columns.
+            my_features: Features of these samples, `[B, g, L, f]`.
         """
-        roots, bias = self._root[mine], float(self._input.bias)
+        roots, bias = self._root[mine], float(self._input.has_bias)
         for group in range(self._groups):
             given = (root[:, :, group], features[:, group], roots[:, :, group], my_features[:, group], bias)
             if root.shape[-1] == roots.shape[-1] == 1:

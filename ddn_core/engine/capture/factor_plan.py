@@ -1,4 +1,4 @@
-"""What one factor will take, counted from its shape."""
+"""The cost of one factor, computed from its shape."""
 
 from __future__ import annotations
 
@@ -8,82 +8,72 @@ from ddn_core.engine.factors.contraction import Contraction, cheapest_contractio
 
 
 @dataclass(frozen=True)
-class PartPlan:
-    """What one factor takes.
+class FactorPlan:
+    """Operations and bytes of one factor.
 
     Attributes:
-        names: Names of the parameters in their layer.
-        layer: Kind of the layer.
         group: Number of the parameters' group.
         size: Number of entries of the parameters.
         shape: Numbers of groups, outputs, features and positions.
-        kept: `"formed"` for the columns themselves, `"structured"` for root and input.
-        contraction: The way to the Gram matrix.
-        forming: Operations to form the columns that are kept formed.
-        products: Operations of the Gram matrix.
-        combining: Operations of V · w for one w.
-        bytes: What is held.
-        slice_bytes: What its products hold beside that, at least.
-        feature_bytes: What its unfolded input holds, while columns are formed.
+        storage: `"formed"` for the columns themselves, `"structured"` for root and input.
+        contraction: Contraction for the Gram matrix.
+        forming_operations: Number of operations to form the columns, if they are stored formed.
+        gram_operations: Number of operations for the Gram matrix.
+        combination_operations: Number of operations for V · w, with one vector w.
+        bytes: Number of bytes of the stored columns.
+        slice_bytes: Smallest number of additional bytes that products need.
+        feature_bytes: Number of bytes of the unfolded input, while columns are formed.
     """
 
-    names: tuple[str, ...]
-    layer: str
     group: int
     size: int
     shape: tuple[int, int, int, int]
-    kept: str
+    storage: str
     contraction: Contraction
-    forming: float
-    products: float
-    combining: float
+    forming_operations: float
+    gram_operations: float
+    combination_operations: float
     bytes: int
     slice_bytes: int
     feature_bytes: int
 
 
-def part_plan(
-    names: tuple[str, ...],
-    layer: str,
+def plan_factor(
     group: int,
     shape: tuple[int, int, int, int],
-    kept: str,
+    storage: str,
     samples: int,
     per_sample: int,
     itemsize: int,
-) -> PartPlan:
-    """Return what one factor takes, from its shape and the numbers of samples and columns.
+) -> FactorPlan:
+    """Return the plan of one factor, from its shape and the numbers of samples and columns.
 
     Args:
-        names: Names of the parameters in their layer.
-        layer: Kind of the layer.
         group: Number of the parameters' group.
         shape: Numbers of groups, outputs, features and positions.
-        kept: `"formed"` or `"structured"`.
+        storage: `"formed"` or `"structured"`.
         samples: Number of samples.
-        per_sample: Number of columns for each.
-        itemsize: Bytes of a number.
+        per_sample: Number of columns for each sample.
+        itemsize: Number of bytes of an element.
     """
     groups, outputs, features, positions = shape
     columns, size = samples * per_sample, groups * outputs * features
-    formed = kept == "formed"
+    formed = storage == "formed"
     contraction, operations = cheapest_contraction(samples, per_sample, *shape)
     root = groups * outputs * positions
     if formed or contraction == "outer":
         slice_elements = 0
     else:
         slice_elements = per_sample * outputs * positions if contraction == "pairs" else 2 * columns * groups * features
-    return PartPlan(
-        names=names,
-        layer=layer,
+    return FactorPlan(
         group=group,
         size=size,
         shape=shape,
-        kept=kept,
+        storage=storage,
         contraction="formed" if formed else contraction,
-        forming=float(columns * size * positions) if formed else 0.0,
-        products=0.5 * columns**2 * size if formed else operations,
-        combining=float(columns * size if formed else columns * root + samples * size * positions),
+        forming_operations=float(columns * size * positions) if formed else 0.0,
+        gram_operations=0.5 * columns**2 * size if formed else operations,
+        combination_operations=float(columns * size if formed else columns * root + samples * size * positions),
         bytes=columns * (size if formed else root) * itemsize,
         slice_bytes=slice_elements * itemsize,
         feature_bytes=samples * groups * features * positions * itemsize,

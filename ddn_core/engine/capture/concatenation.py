@@ -1,4 +1,4 @@
-"""Several captures as one: the micro-batches of gradient accumulation, as if they had been one batch."""
+"""Concatenation of captures: micro-batches of gradient accumulation as one batch."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import torch
 from torch import Tensor
 
 from ddn_core.engine.capture.result import Capture
-from ddn_core.engine.factors import Columns, Factor, JoinedColumns
+from ddn_core.engine.factors import Columns, ConcatenatedColumns, Factor
 from ddn_core.errors import CurvatureError
 
 
-def joined(captures: Sequence[Capture]) -> Capture:
+def concatenate(captures: Sequence[Capture]) -> Capture:
     """Return the capture of the concatenated batch.
 
-    The losses of the micro-batches have been multiplied by their shares of the whole, as gradient accumulation wants
-    it: a mean-reduced loss by the share of the samples, `N_i / N`.
+    The caller has multiplied the loss of each micro-batch by its share of the batch, as for accumulated gradients: a
+    mean-reduced loss by the share of its samples, `N_i / N`.
 
     Args:
-        captures: Captures of the same parameters with the same settings, at least one.
+        captures: One or more captures of the same parameters with the same settings.
 
     Raises:
-        CurvatureError: The captures do not fit together.
+        CurvatureError: The captures differ in their parameters, settings, dtype or device.
     """
     first = captures[0]
     if len(captures) == 1:
@@ -31,9 +31,9 @@ def joined(captures: Sequence[Capture]) -> Capture:
     for other in captures[1:]:
         _check_fit(first, other)
     in_span = all(capture.coefficients is not None for capture in captures)
-    total = sum(capture.samples_grad for capture in captures)
-    # per-sample gradients are not divided by the number of samples: that of the whole takes the place of the own
-    ratios = [total / capture.samples_grad if first.reduction == "mean" else 1.0 for capture in captures]
+    total = sum(capture.grad_count for capture in captures)
+    # per-sample gradients are multiplied by the number of samples: of the whole batch, not of the micro-batch
+    ratios = [total / capture.grad_count if first.reduction == "mean" else 1.0 for capture in captures]
     starts = [sum(capture.samples for capture in captures[:index]) for index in range(len(captures))]
     coefficients = [
         capture.coefficients * ratio
@@ -45,17 +45,17 @@ def joined(captures: Sequence[Capture]) -> Capture:
         factors=tuple(
             Factor(
                 factors[0].parameters,
-                JoinedColumns([factor.root for factor in factors]),
-                None if in_span else JoinedColumns(_gradients(factors, captures, ratios)),
+                ConcatenatedColumns([factor.root for factor in factors]),
+                None if in_span else ConcatenatedColumns(_gradients(factors, captures, ratios)),
             )
             for factors in zip(*(capture.factors for capture in captures), strict=True)
         ),
         samples=sum(capture.samples for capture in captures),
-        ggn=_shifted([capture.ggn for capture in captures], starts),
-        lambdas=_shifted([capture.lambdas for capture in captures], starts),
-        grad=_shifted([capture.grad for capture in captures], starts) if in_span else (),
-        samples_grad=total,
-        gradient_scale=1.0,  # each capture's is in its gradients
+        ggn_samples=_shifted([capture.ggn_samples for capture in captures], starts),
+        lambda_samples=_shifted([capture.lambda_samples for capture in captures], starts),
+        grad_samples=_shifted([capture.grad_samples for capture in captures], starts) if in_span else (),
+        grad_count=total,
+        gradient_scale=1.0,  # the gradients below include the scale of each capture
         coefficients=torch.cat(coefficients) if in_span else None,
         gradients={} if in_span else _sums(captures),
         loss=sum(capture.loss for capture in captures),
@@ -70,17 +70,17 @@ def _check_fit(first: Capture, other: Capture) -> None:
         different.append("parameters that the loss reaches")
     if different:
         raise CurvatureError(
-            f"the batches that are accumulated differ in their {different[0].replace('_', ' ')}. Use the same model, "
+            f"the accumulated batches differ in their {different[0].replace('_', ' ')}. Use the same model, "
             "loss function and curvature settings for all of them."
         )
 
 
-def _shifted(places: Sequence[Sequence[int]], starts: Sequence[int]) -> tuple[int, ...]:
-    return tuple(start + place for own, start in zip(places, starts, strict=True) for place in own)
+def _shifted(indices: Sequence[Sequence[int]], starts: Sequence[int]) -> tuple[int, ...]:
+    return tuple(start + index for own, start in zip(indices, starts, strict=True) for index in own)
 
 
 def _gradients(factors: Sequence[Factor], captures: Sequence[Capture], ratios: Sequence[float]) -> list[Columns]:
-    """Return the per-sample gradients of each capture; where they are combinations of the root's columns, these."""
+    """Return the per-sample gradients of each capture, either its own or combinations of its root's columns."""
     found = []
     for factor, capture, ratio in zip(factors, captures, ratios, strict=True):
         if factor.gradient is not None:
@@ -88,13 +88,13 @@ def _gradients(factors: Sequence[Factor], captures: Sequence[Capture], ratios: S
             found.append(factor.gradient.contracted(scale))
         else:
             assert capture.coefficients is not None
-            chosen = list(capture.grad)
+            chosen = list(capture.grad_samples)
             found.append(factor.root.select(chosen).contracted(capture.coefficients[chosen] * ratio))
     return found
 
 
 def _sums(captures: Sequence[Capture]) -> dict[int, Tensor]:
-    """Return the sums of the gradients, if every capture has them."""
+    """Return the sums of the captures' gradients; empty if a capture has none."""
     if not all(capture.gradients for capture in captures):
         return {}
     first, *rest = captures
