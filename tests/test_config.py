@@ -131,6 +131,16 @@ def test_error_has_a_line_for_each_place():
             {"curvature": {"subsampling_grad": [-1]}},
             "curvature.subsampling_grad.0: input should be greater than or equal to 0",
         ),
+        ({"groups__0__rest": "yes"}, 'groups.0.rest: expected true or false, not "yes"'),
+        ({"groups__0__rest": 1}, "groups.0.rest: expected true or false, not 1"),
+        (
+            {"groups__0__incude_complement": True},
+            "groups.0.incude_complement: unknown field. Did you mean 'include_complement'?",
+        ),
+        (
+            {"groups__0__rest": True, "groups__0__include_complement": True},
+            "groups.0.rest: rest is the former name of include_complement, which this table also has; delete it",
+        ),
         ({"traning": {}}, "traning: unknown field. Did you mean 'training'?"),
         (
             {"groups": []},
@@ -296,6 +306,14 @@ def test_resolved_config_is_a_config_with_all_defaults(tmp_path):
     again = load_config(_write(tmp_path / "c.json", json.dumps(table)))
     assert again.model_copy(update={"provenance": None}) == config
     assert resolved_config(again) == table
+
+
+def test_rest_is_read_and_written_as_include_complement():
+    config = parse_config(_design(groups__0__rest=True))
+    assert [group.include_complement for group in config.groups] == [True, False]
+    table = resolved_config(config)
+    assert "rest" not in table["groups"][0]
+    assert parse_config(table).groups[0].include_complement
 
 
 # any mutation of a valid config loads, or gives a ConfigError with a path

@@ -90,6 +90,15 @@ def test_a_parameter_belongs_to_the_first_group_that_names_it(mlp):
     ]
 
 
+def test_rest_in_a_group_is_include_complement(mlp):
+    optimizer = DirectionalDampedNewton(mlp[0].named_parameters(), [{**GROUP, "rest": True}])
+    assert optimizer.param_groups[0]["include_complement"] is True
+    assert "rest" not in optimizer.param_groups[0]
+    both = {**GROUP, "rest": True, "include_complement": True}
+    with pytest.raises(ArgumentError, match="group 0 has both 'include_complement' and its former name 'rest'"):
+        DirectionalDampedNewton(mlp[0].named_parameters(), [both])
+
+
 def test_lr_of_groups(mlp):
     tables = [{**GROUP, "params": ["0.*"]}, {**GROUP, "lr": 0.25}]
     optimizer = DirectionalDampedNewton(mlp[0].named_parameters(), tables, lr=0.125)

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import AliasChoices, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from ddn_core.plugins.messages import TableModel
+from ddn_core.plugins.messages import TableModel, located
 from ddn_core.plugins.units import Unit
 
 Fraction = Annotated[float, Field(ge=0, lt=1), Unit("1")]
+
+FORMER_NAME = "rest"
+"""Other name of the setting `include_complement`, for configs that were written before the setting had this name."""
+
+
+NESTEROV_NEEDS_MOMENTUM: dict[str, Any] = {
+    "if": {"properties": {"nesterov": {"const": True}}, "required": ["nesterov"]},
+    "then": {"properties": {"momentum": {"exclusiveMinimum": 0}}, "required": ["momentum"]},
+}
+"""JSON Schema of the rule that `Momentum` checks."""
 
 
 class Momentum(TableModel):
     """Momentum, which may look ahead."""
 
-    model_config = ConfigDict(
-        json_schema_extra={  # what the validator below says
-            "if": {"properties": {"nesterov": {"const": True}}, "required": ["nesterov"]},
-            "then": {"properties": {"momentum": {"exclusiveMinimum": 0}}, "required": ["momentum"]},
-        }
-    )
+    model_config = ConfigDict(json_schema_extra=NESTEROV_NEEDS_MOMENTUM)
 
     momentum: Fraction = Field(0.0, description="Factor μ of heavy-ball momentum: the buffer is μ times itself + step.")
     nesterov: bool = Field(False, description="Whether momentum looks ahead: step + μ times the buffer is made.")
@@ -32,8 +37,22 @@ class Momentum(TableModel):
         return self
 
 
+def _add_former_name(schema: dict[str, Any]) -> None:
+    """Extend the JSON Schema of a group: either name of `include_complement` is valid, both together are not."""
+    schema.update(NESTEROV_NEEDS_MOMENTUM)
+    setting = schema["properties"]["include_complement"]
+    schema["properties"][FORMER_NAME] = {
+        **{key: value for key, value in setting.items() if key != "title"},
+        "description": "Former name of `include_complement`.",
+        "deprecated": True,
+    }
+    schema["not"] = {"required": ["include_complement", FORMER_NAME]}
+
+
 class GroupSettings(Momentum):
-    """What a group makes of its damped Newton step."""
+    """Settings that turn a group's damped Newton step into the update of its parameters."""
+
+    model_config = ConfigDict(json_schema_extra=_add_former_name)
 
     lr: Annotated[PositiveFloat, Unit("1")] = Field(1.0, description="Factor on the step.")
     weight_decay: Annotated[NonNegativeFloat, Unit("loss/param²")] = Field(
@@ -54,17 +73,27 @@ class GroupSettings(Momentum):
     memory: Fraction = Field(
         0.0, description="Factor μ of SPRING's memory: damping draws the step to μ times the previous one, not to zero."
     )
-    rest: bool = Field(
+    include_complement: bool = Field(
         False,
-        description="Whether what of the gradient lies in no chosen direction is followed too, divided by the largest "
-        "damping. With all directions and one damping for all, the step is `-(G + δ I)⁻¹ g` then, by a solve, with "
-        "Monte-Carlo samples and sub-samples too.",
+        validation_alias=AliasChoices("include_complement", FORMER_NAME),
+        description="Also follow the part of the gradient outside the chosen directions (their orthogonal complement), "
+        "divided by the largest damping. With all directions and the same damping for each, a linear solve then gives "
+        "the step `-(G + δ I)⁻¹ g`, also with Monte-Carlo samples and with sub-samples. `rest` is another name of this "
+        "setting.",
     )
     every: PositiveInt = Field(
         1,
         description="Number of steps that directions and dampings serve, along fresh gradients. Above 1 the K "
         "eigenvectors are held, as large as K times the parameters.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_name_at_a_time(cls, value: Any) -> Any:
+        if isinstance(value, dict) and FORMER_NAME in value and "include_complement" in value:
+            message = f"{FORMER_NAME} is the former name of include_complement, which this table also has; delete it"
+            raise located(message, FORMER_NAME, value[FORMER_NAME])
+        return value
 
 
 class StepConfig(TableModel):

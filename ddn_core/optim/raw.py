@@ -84,8 +84,8 @@ def pull_of(group: Mapping[str, Any], state: Mapping[Tensor, Any]) -> Pull | Non
             torch.zeros_like(p, requires_grad=False) if vector is None else memory * vector
             for p, vector in zip(group["params"], previous, strict=True)
         )
-    rest = bool(group["rest"])
-    return Pull(decay, tuple(group["params"]), anchor, rest) if decay or anchor or rest else None
+    complement = bool(group["include_complement"])
+    return Pull(decay, tuple(group["params"]), anchor, complement) if decay or anchor or complement else None
 
 
 def all_directions(

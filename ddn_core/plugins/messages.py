@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from enum import Enum
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 
@@ -32,11 +32,12 @@ class TableModel(BaseModel):
                 cls.__name__, [_with_suggestion(line, _names(cls)) for line in lines]
             ) from None
         if isinstance(value, dict):
+            fields = _fields_by_key(cls)
             lines = [
                 InitErrorDetails(type=_verbatim("coerced", message), loc=path, input=given)
-                for name, item in value.items()
-                if name in cls.model_fields
-                for path, given, message in _coerced((name,), item, getattr(made, name))
+                for key, item in value.items()
+                if key in fields
+                for path, given, message in _coerced((key,), item, getattr(made, fields[key]))
             ]
             if lines:
                 raise ValidationError.from_exception_data(cls.__name__, lines)
@@ -85,6 +86,16 @@ def _without_union_tags(lines: Sequence[Any], given: Any) -> list[Any]:
 def _names(model: type[BaseModel]) -> list[str]:
     """Return the names of a model's fields as a file has them."""
     return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _fields_by_key(model: type[BaseModel]) -> dict[str, str]:
+    """Return the name of the field that each key of a table sets; a field with aliases has several keys."""
+    found = {}
+    for name, field in model.model_fields.items():
+        alias = field.validation_alias
+        keys = alias.choices if isinstance(alias, AliasChoices) else [alias or name]
+        found.update({key: name for key in keys if isinstance(key, str)})
+    return found
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
