@@ -121,11 +121,11 @@ def test_error_has_a_line_for_each_place():
         ({"curvature": {"kind": "ggn-mcc"}}, "curvature.kind: input should be 'ggn' or 'ggn-mc'"),
         (
             {"curvature": {"kind": "ggn", "mc_samples": 2}},
-            "curvature: mc_samples is given, but kind is 'ggn', which draws none; use kind = 'ggn-mc'",
+            "curvature: mc_samples is set, but kind 'ggn' draws no Monte-Carlo samples; use kind = 'ggn-mc'",
         ),
         (
             {"curvature": {"subsampling_ggn": [0, 0]}},
-            "curvature.subsampling_ggn: a number is repeated; name each once",
+            "curvature.subsampling_ggn: a number is repeated; list each number once",
         ),
         (
             {"curvature": {"subsampling_grad": [-1]}},
@@ -144,7 +144,7 @@ def test_error_has_a_line_for_each_place():
         ({"traning": {}}, "traning: unknown field. Did you mean 'training'?"),
         (
             {"groups": []},
-            "groups: are missing; add a [[groups]] table, or an [optimizer] table for one of torch's",
+            "groups: no group is given; add a [[groups]] table, or an [optimizer] table for torch's",
         ),
         ({"problem": {"kind": "digits"}}, "problem.kind: no problem named 'digits'. Did you mean 'digits-mlp'?"),
         ({"training": {"device": "gpu"}}, "training.device: string should match pattern '^(cpu|cuda(:\\d+)?)$'"),
@@ -261,19 +261,19 @@ def test_set_from_a_file(tmp_path):
 def test_first_group_that_names_a_parameter_has_it():
     names = ["0.weight", "0.bias", "2.weight", "2.bias"]
     assignment = assign_parameters(names, [["0.*"], ["*.bias", "nothing.*"], ["*"]])
-    assert assignment.taken == [["0.weight", "0.bias"], ["2.bias"], ["2.weight"]]
+    assert assignment.members == [["0.weight", "0.bias"], ["2.bias"], ["2.weight"]]
     assert assignment.contested == {"0.bias": [0, 1]}
     assert assignment.idle_globs == [(1, 1, "nothing.*")]
-    assert assignment.untaken == []
+    assert assignment.unassigned == []
 
 
-def test_untaken_parameters_and_idle_groups():
+def test_unassigned_parameters_and_idle_groups():
     assignment = assign_parameters(["a", "b", "c"], [["a"], ["a"]])
-    assert assignment.untaken == ["b", "c"]
+    assert assignment.unassigned == ["b", "c"]
     assert assignment.idle_groups == [1]
     problems = assignment.problems(needed=["a", "b"])  # c is frozen
-    assert problems[0].startswith("groups.1.params: takes no parameter")
-    assert problems[1].startswith("groups: no group takes b;")
+    assert problems[0].startswith("groups.1.params: all parameters that these globs match belong to earlier groups.")
+    assert problems[1].startswith("groups: no group matches b. ")
 
 
 @settings(deadline=None, max_examples=200)
@@ -283,9 +283,9 @@ def test_untaken_parameters_and_idle_groups():
 )
 def test_every_parameter_is_taken_once_or_told(names, globs):
     assignment = assign_parameters(names, globs)
-    taken = [name for group in assignment.taken for name in group]
-    assert sorted(taken + assignment.untaken) == sorted(names)
-    for group, got in enumerate(assignment.taken):
+    taken = [name for group in assignment.members for name in group]
+    assert sorted(taken + assignment.unassigned) == sorted(names)
+    for group, got in enumerate(assignment.members):
         assert got == [name for name in names if name in got]  # the model's order
         if not got:
             assert group in assignment.idle_groups or any(place[0] == group for place in assignment.idle_globs)

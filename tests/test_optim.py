@@ -393,11 +393,11 @@ def _bad(model):
         ),
         "left over": (
             lambda: DirectionalDampedNewton(model.named_parameters(), [{**GROUP, "params": ["0.*"]}]),
-            "no group takes 2.weight, 2.bias",
+            "no group matches 2.weight, 2.bias",
         ),
         "nothing left": (
             lambda: DirectionalDampedNewton(model.named_parameters(), [GROUP, {**GROUP, "params": ["0.*"]}]),
-            "groups.1.params: takes no parameter",
+            "groups.1.params: all parameters that these globs match belong to earlier groups",
         ),
         "empty params": (
             lambda: DirectionalDampedNewton(model.named_parameters(), [{**GROUP, "params": []}]),

@@ -1,4 +1,4 @@
-"""How steps are made of what the engine computes: settings of a group, and of what is done with a bad step."""
+"""Settings of steps: those of a parameter group, and the rules for steps that raise the loss or are not finite."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ NESTEROV_NEEDS_MOMENTUM: dict[str, Any] = {
 
 
 class Momentum(TableModel):
-    """Momentum, which may look ahead."""
+    """Heavy-ball or Nesterov momentum."""
 
     model_config = ConfigDict(json_schema_extra=NESTEROV_NEEDS_MOMENTUM)
 
-    momentum: Fraction = Field(0.0, description="Factor μ of heavy-ball momentum: the buffer is μ times itself + step.")
-    nesterov: bool = Field(False, description="Whether momentum looks ahead: step + μ times the buffer is made.")
+    momentum: Fraction = Field(0.0, description="Factor μ of momentum; each step s turns the buffer b into μ b + s.")
+    nesterov: bool = Field(False, description="Use Nesterov momentum: the update is s + μ b, not b.")
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> Self:
         if self.nesterov and not self.momentum:
-            raise ValueError("nesterov is true, but momentum is 0; set momentum, such as 0.9")
+            raise ValueError("nesterov is true, but momentum is 0; set momentum, such as momentum = 0.9")
         return self
 
 
@@ -56,22 +56,25 @@ class GroupSettings(Momentum):
 
     lr: Annotated[PositiveFloat, Unit("1")] = Field(1.0, description="Factor on the step.")
     weight_decay: Annotated[NonNegativeFloat, Unit("loss/param²")] = Field(
-        0.0, description="Coefficient w of the L2 weight decay: `w/2 ‖θ‖²` enters gradient and curvature alike."
+        0.0,
+        description="Coefficient w of L2 weight decay: `w/2 ‖θ‖²` is added to the loss, its gradient and curvature.",
     )
     decoupled_weight_decay: Annotated[NonNegativeFloat, Unit("1")] = Field(
-        0.0, description="Fraction of the parameters that is taken off in each step, times `lr` (as in AdamW)."
+        0.0, description="Coefficient d of decoupled weight decay, as in AdamW: a step subtracts `lr · d · θ`."
     )
     max_step_norm: Annotated[PositiveFloat, Unit("param")] | None = Field(
-        None, description="Euclidean norm that `lr` times the step is shortened to; no limit by default."
+        None,
+        description="Largest Euclidean norm of `lr` times the step; longer ones are shortened. No limit by default.",
     )
     max_kl: Annotated[PositiveFloat, Unit("loss")] | None = Field(
         None,
-        description="What `½ sᵀGs` of `lr` times the step s is limited to, by shortening it: for cross-entropy the "
-        "Kullback-Leibler divergence between the model's outputs before and after, to second order. No limit by "
-        "default.",
+        description="Largest value of `½ sᵀGs`, with s = `lr` times the step, which is shortened if needed. For "
+        "cross-entropy this is, to second order, the Kullback-Leibler divergence between the model's outputs before "
+        "and after the step. No limit by default.",
     )
     memory: Fraction = Field(
-        0.0, description="Factor μ of SPRING's memory: damping draws the step to μ times the previous one, not to zero."
+        0.0,
+        description="Factor μ of SPRING's memory: damping pulls the step to μ times the previous step, not to zero.",
     )
     include_complement: bool = Field(
         False,
@@ -83,8 +86,8 @@ class GroupSettings(Momentum):
     )
     every: PositiveInt = Field(
         1,
-        description="Number of steps that directions and dampings serve, along fresh gradients. Above 1 the K "
-        "eigenvectors are held, as large as K times the parameters.",
+        description="Number of steps for which directions and dampings are used, each with a fresh gradient. Above 1, "
+        "the K eigenvectors stay in memory, K times the size of the parameters.",
     )
 
     @model_validator(mode="before")
@@ -97,22 +100,22 @@ class GroupSettings(Momentum):
 
 
 class StepConfig(TableModel):
-    """What is done with a step that raises the loss, or is not finite."""
+    """Rules for a step that raises the loss or is not finite."""
 
     on_increase: Literal["keep", "undo", "shorten", "damp"] = Field(
         "keep",
-        description="What is done with a step after which the loss of the same batch is larger: it is kept; undone; "
-        "shortened and tried again; or dampings are asked for anew, after they observed the failure. The loss is "
-        "evaluated after each try, by `step(closure)`.",
+        description="Action after a step that raises the loss of the same batch: `keep` the step, `undo` it, `shorten` "
+        "it and try again, or `damp`: let the dampings observe the failure, and try a step with their new values. "
+        "Except for `keep`, `step(closure)` evaluates the loss after each try.",
     )
     attempts: PositiveInt = Field(
-        5, description="Number of further tries with `shorten` and `damp`, after which the step is undone."
+        5, description="Number of further tries for `shorten` and `damp`, after which the step is undone."
     )
     shrink: Annotated[float, Field(gt=0, lt=1), Unit("1")] = Field(
-        0.5, description="Factor on the length of the step from try to try, with `shorten`."
+        0.5, description="Factor on the length of the step from one try to the next, for `shorten`."
     )
     on_nonfinite: Literal["error", "skip"] = Field(
         "error",
-        description="What is done where the loss or a step is not finite: an error, or no step of any group, which "
-        "`skipped_steps` counts.",
+        description="Action if the loss or a step is not finite: raise an `error`, or `skip` the step of all groups "
+        "and count it in `skipped_steps`.",
     )

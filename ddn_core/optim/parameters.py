@@ -103,12 +103,12 @@ def group_parameters(
     assignment = assign_parameters(list(parameters), globs)
     needed = [name for name, parameter in parameters.items() if parameter.requires_grad]
     if problems := assignment.problems([] if has_fallback else needed):
-        raise ArgumentError("; ".join(problems))
+        raise ArgumentError(" ".join(problems))
     taken = [
         {**group, "params": [(name, parameters[name]) for name in taken]}
-        for group, taken in zip(tables, assignment.taken, strict=True)
+        for group, taken in zip(tables, assignment.members, strict=True)
     ]
-    return taken, [(name, parameters[name]) for name in assignment.untaken if name in set(needed)]
+    return taken, [(name, parameters[name]) for name in assignment.unassigned if name in set(needed)]
 
 
 def check_config(config: Config, lr: float) -> None:
