@@ -95,10 +95,13 @@ def test_error_has_a_line_for_each_place():
             {"groups__0__criterion": "top-k"},
             'groups.0.criterion: expected a table with a kind, such as { kind = "..." }',
         ),
-        ({"groups__0__criterion": {"k": 3}}, "groups.0.criterion.kind: the kind is missing: name a criterion"),
+        (
+            {"groups__0__criterion": {"k": 3}},
+            "groups.0.criterion.kind: the kind is missing; write the name of a criterion",
+        ),
         (
             {"groups__0__criterion": {"kind": 3}},
-            "groups.0.criterion.kind: the kind is 3, which is no name: name a criterion",
+            "groups.0.criterion.kind: the kind is 3, which is no name; write the name of a criterion",
         ),
         (
             {"groups__0__criterion": {"kind": "constant"}},
