@@ -83,7 +83,7 @@ def test_error_has_a_line_for_each_place():
     table = _design(groups__1__damping__of__0__kind="constnat", groups__0__criterion__k=0)
     assert _error(table).split("\n") == [
         "train.toml: 2 errors",
-        "  groups.0.criterion.k: input should be greater than 0",
+        "  groups.0.criterion.k: input should be greater than 0, not 0",
         "  groups.1.damping.of.0.kind: no damping named 'constnat'. Did you mean 'constant'?",
     ]
 
@@ -113,15 +113,15 @@ def test_error_has_a_line_for_each_place():
         ),
         (
             {"groups__0__damping": {"kind": "constant", "value": float("nan")}},
-            "groups.0.damping.value: input should be a finite number",
+            "groups.0.damping.value: input should be a finite number, not NaN",
         ),
         (
             {"groups__1__damping__of": []},
             "groups.1.damping.of: list should have at least 1 item after validation, not 0",
         ),
         ({"groups__0__parms": ["*"]}, "groups.0.parms: unknown field. Did you mean 'params'?"),
-        ({"groups__0__lr": -1}, "groups.0.lr: input should be greater than 0"),
-        ({"curvature": {"kind": "ggn-mcc"}}, "curvature.kind: input should be 'ggn' or 'ggn-mc'"),
+        ({"groups__0__lr": -1}, "groups.0.lr: input should be greater than 0, not -1"),
+        ({"curvature": {"kind": "ggn-mcc"}}, "curvature.kind: input should be 'ggn' or 'ggn-mc', not 'ggn-mcc'"),
         (
             {"curvature": {"kind": "ggn", "mc_samples": 2}},
             "curvature: mc_samples is set, but kind 'ggn' draws no Monte-Carlo samples; use kind = 'ggn-mc'",
@@ -132,7 +132,7 @@ def test_error_has_a_line_for_each_place():
         ),
         (
             {"curvature": {"subsampling_grad": [-1]}},
-            "curvature.subsampling_grad.0: input should be greater than or equal to 0",
+            "curvature.subsampling_grad.0: input should be greater than or equal to 0, not -1",
         ),
         ({"groups__0__rest": "yes"}, 'groups.0.rest: expected true or false, not "yes"'),
         ({"groups__0__rest": 1}, "groups.0.rest: expected true or false, not 1"),
@@ -150,7 +150,10 @@ def test_error_has_a_line_for_each_place():
             "groups: no group is given; add a [[groups]] table, or an [optimizer] table for torch's",
         ),
         ({"problem": {"kind": "digits"}}, "problem.kind: no problem named 'digits'. Did you mean 'digits-mlp'?"),
-        ({"training": {"device": "gpu"}}, "training.device: string should match pattern '^(cpu|cuda(:\\d+)?)$'"),
+        (
+            {"training": {"device": "gpu"}},
+            "training.device: string should match pattern '^(cpu|cuda(:\\d+)?)$', not 'gpu'",
+        ),
     ],
 )
 def test_errors(changes, line):
@@ -416,7 +419,10 @@ def test_any_file_loads_or_gives_a_config_error(tmp_path_factory, content, suffi
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"kind": "top-k", "k": "output"}, "groups.0.criterion.k: input should be 'outputs', or a number"),
+        (
+            {"kind": "top-k", "k": "output"},
+            "groups.0.criterion.k: input should be 'outputs', or a number, not 'output'",
+        ),
         ({"kind": "top-k", "k": -1}, "groups.0.criterion.k: input should be greater than 0"),
         ({"kind": "top-k", "k": "3"}, "groups.0.criterion.k: "),
         ({"kind": "top-k", "k": True}, "groups.0.criterion.k: expected a number, not true"),

@@ -191,7 +191,7 @@ def test_curvature_settings(extended):
     )
     train_step(optimizer, extended)
     assert optimizer.last_step[0].all_evals.shape == (6,)
-    with pytest.raises(ConfigError, match="mc_samples is given, but kind is 'ggn'"):
+    with pytest.raises(ConfigError, match="mc_samples is set, but kind 'ggn' draws no Monte-Carlo samples"):
         DirectionalDampedNewton(model.named_parameters(), curvature={"mc_samples": 2})
     with pytest.raises(ConfigError, match=r"curvature: knid: unknown field\. Did you mean 'kind'"):
         DirectionalDampedNewton(model.named_parameters(), curvature={"knid": "ggn"})

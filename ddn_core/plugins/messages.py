@@ -12,6 +12,14 @@ from typing import Any, Self
 from pydantic import AliasChoices, BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+BOUNDS_AND_CHOICES = frozenset(
+    {
+        *("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number"),
+        *("literal_error", "string_pattern_mismatch"),
+    }
+)
+"""Types of pydantic's errors whose messages lack the value that the user wrote."""
+
 
 class TableModel(BaseModel):
     """A frozen model of a config table, which rejects unknown fields and suggests the nearest known one.
@@ -109,7 +117,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def error_lines(error: ValidationError) -> list[str]:
-    """Return a line for each error, such as `groups.0.damping.value: input should be greater than 0`."""
+    """Return a line for each error, such as `groups.0.lr: input should be greater than 0, not -1`."""
     lines = []
     for line in error.errors(include_url=False):
         message = line["msg"].removeprefix("Value error, ")
@@ -134,6 +142,8 @@ def located(message: str, location: str, value: Any) -> ValidationError:
 def _with_suggestion(line: Any, known: Iterable[str]) -> InitErrorDetails:
     message = line["msg"]
     location = line["loc"]
+    if line["type"] in BOUNDS_AND_CHOICES and "message" not in line.get("ctx", {}):  # not one of our own messages
+        message += _contrast(line["input"])
     if line["type"] == "extra_forbidden" and len(location) == 1:
         message = f"unknown field.{suggestion(str(location[0]), known)}"
     if "discriminator" in line.get("ctx", {}) and line["type"] == "union_tag_not_found":
@@ -143,6 +153,14 @@ def _with_suggestion(line: Any, known: Iterable[str]) -> InitErrorDetails:
         near = suggestion(line["ctx"]["tag"], tags.replace("'", "").split(", "))
         message = f"{line['ctx']['tag']!r} is not among {tags}.{near}"
     return InitErrorDetails(type=_verbatim(line["type"], message), loc=location, input=line["input"])
+
+
+def _contrast(value: Any) -> str:
+    """Return `, not -1` for a scalar value, or an empty text for other values."""
+    if isinstance(value, str):
+        return f", not {value!r}"
+    is_short = isinstance(value, float) or (isinstance(value, int) and value.bit_length() <= 64)
+    return f", not {json.dumps(value)}" if is_short else ""
 
 
 def _verbatim(kind: str, message: str) -> PydanticCustomError:
