@@ -1,4 +1,4 @@
-"""What is measured: a problem, how its parameters are grouped, which curvature, which directions."""
+"""Cases to measure: problem, grouping of the parameters, curvature and directions."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """Name that `--case` globs match."""
+        """Name of the case, which the globs of `--case` match."""
         return f"{self.problem}/{self.grouping}/{self.curvature}/{self.criterion}"
 
     @property

@@ -29,20 +29,26 @@ app = typer.Typer(
 
 Results = Annotated[Path, typer.Option("--results", help="Folder of the results.")]
 Documentation = Annotated[Path, typer.Option("--docs", help="Folder of the documentation.")]
-Quick = Annotated[bool, typer.Option("--quick", help="Small problems, few repetitions, no target judged.")]
+Quick = Annotated[
+    bool, typer.Option("--quick", help="Measure small problems with few repetitions, and judge no targets.")
+]
 Check = Annotated[bool, typer.Option("--check", help="Exit with status 1 if a target is missed.")]
 Pattern = Annotated[
     str | None,
-    typer.Option("--case", help="Glob on the cases problem/grouping/curvature/criterion, '2c2d/one-group/exact/*'."),
+    typer.Option(
+        "--case", help="Glob on case names problem/grouping/curvature/criterion, such as '2c2d/one-group/exact/*'."
+    ),
 ]
-Repetitions = Annotated[int, typer.Option("--repetitions", min=1, help="Turns, of which the median is taken.")]
+Repetitions = Annotated[
+    int, typer.Option("--repetitions", min=1, help="Number of turns; results are medians over turns.")
+]
 Threads = Annotated[int, typer.Option("--threads", min=0, help="Threads of torch; 0 for torch's choice.")]
 Device = Annotated[str, typer.Option("--device", help="Device of models and data.")]
-Limit = Annotated[float, typer.Option("--limit", help="Seconds that one process may take.")]
+Limit = Annotated[float, typer.Option("--limit", help="Time limit of one process in seconds.")]
 
 
 def _command(parts: list[Part]) -> Callable[..., None]:
-    """Return a command that measures some parts and shows what was found."""
+    """Return a command that measures some parts and shows the results."""
 
     def command(
         results: Results = RESULTS,
@@ -75,13 +81,13 @@ def _command(parts: list[Part]) -> Callable[..., None]:
 
 
 def _console() -> Console:
-    """Return a console, wide enough for the tables where there is no terminal."""
+    """Return a console, which is wide enough for the tables if there is no terminal."""
     console = Console()
     return console if console.is_terminal else Console(width=_WIDTH)
 
 
 def _end(found: list[Result], check: bool) -> None:
-    """Exit with status 1 if that is wanted and a target was missed."""
+    """Exit with status 1 if `check` is set and a target is missed."""
     if check and any(target.met is False for result in found for target in result.summary.targets):
         raise typer.Exit(1)
 
@@ -93,7 +99,7 @@ app.command("all", help="Every part, one after the other.")(_command(list(PARTS.
 
 @app.command()
 def report(results: Results = RESULTS, documentation: Documentation = DOCUMENTATION, check: Check = False) -> None:
-    """Join the results that are there into a page of the documentation, and show them."""
+    """Write the existing results into a page of the documentation, and show them."""
     found = write_page(list(PARTS.values()), results, documentation)
     console = _console()
     for result in found:

@@ -1,4 +1,4 @@
-"""What a run of the benchmark is told on the command line."""
+"""Settings of a run of the benchmark, from the command line."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class Settings:
 
     Attributes:
         results: Folder that results are written to.
-        quick: Whether only small problems are measured, with few repetitions: a test of the benchmark itself.
-        pattern: Glob on the names of the cases of the comparison; by default each part's own choice.
+        quick: Measure only small problems with few repetitions, as a test of the benchmark itself.
+        pattern: Glob on the names of the cases of the comparison; by default each part chooses its cases.
         repetitions: Number of turns, of which the median is taken.
         threads: Number of threads that torch uses.
         device: Device of models and data.

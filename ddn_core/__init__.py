@@ -1,7 +1,7 @@
 """Directionally damped Newton steps for PyTorch, with dampings and direction criteria as plugins.
 
-`DirectionalDampedNewton` is the optimizer, the computations are ViViT's interface, `ddn_core.api` is what a plugin
-imports, `ddn_core.testing` what tests import.
+`DirectionalDampedNewton` is the optimizer. The computations have ViViT's interface. Plugins import `ddn_core.api`, and
+their tests import `ddn_core.testing`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = [
     "load_config",
 ]
 
-_HOMES = {
+_MODULES = {
     "DirectionalDampedNewton": "ddn_core.optim",
     "DirectionalDampedNewtonComputation": "ddn_core.computation",
     "DirectionalDerivativesComputation": "ddn_core.computation",
@@ -39,7 +39,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used, so that `import ddn_core.api` stays light."""
-    if name not in _HOMES:
+    """Import a public name when it is first used, so that `import ddn_core.api` imports no torch."""
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)

@@ -1,6 +1,7 @@
-"""All that a plugin imports: base classes, `Directions`, reference types, `hookimpl`.
+"""The module that plugins import: base classes, `Directions`, reference types, `hookimpl`.
 
-A strategy is one class. Its fields are its schema, its docstring is its documentation, its one method is its formula::
+A strategy is one class. Its fields are its schema, its docstring is its documentation, and its one method is its
+formula::
 
     from typing import Annotated
 
@@ -58,12 +59,12 @@ __all__ = [
     "unit_of",
 ]
 
-_OF_THE_ENGINE = ("Context", "Directions", "GivenNorms", "Outcome")
+_ENGINE_NAMES = ("Context", "Directions", "GivenNorms", "Outcome")
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is the engine's, and torch with it, when it is first used: a schema is had without."""
-    if name not in _OF_THE_ENGINE:
+    """Import a name of the engine when it is first used, so that a schema needs no torch."""
+    if name not in _ENGINE_NAMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import ddn_core.engine as engine
 

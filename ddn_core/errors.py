@@ -1,56 +1,80 @@
-"""Everything `ddn` raises on purpose: one root, and a child for each kind of cause.
+"""The exceptions that `ddn` raises: one root, and a child for each kind of cause.
 
     DdnError
     ├── ConfigError        a config file, table or override is wrong
     ├── PluginError        a plugin cannot be found, imported or registered
-    ├── StrategyError      a criterion or damping raised, or returned the wrong thing
-    ├── ArgumentError      a call was given a value that it cannot take
-    ├── CurvatureError     a backward pass could not give the curvature
-    │   ├── MemoryBudgetError  it would need more memory than it may take
-    │   └── NonFiniteError     loss or step has a NaN or an infinity in it
-    └── NoResultError      a result was asked for that was not computed
+    │   ├── PluginLoadError    an installed plugin cannot be imported or registered
+    │   └── UnknownKindError   the plugin can be loaded, but has no such kind
+    ├── StrategyError      a criterion or a damping raised an exception, or returned an invalid value
+    ├── ArgumentError      an argument of a call is invalid
+    ├── CurvatureError     curvature could not be computed in a backward pass
+    │   ├── MemoryBudgetError  curvature would need more memory than its budget
+    │   └── NonFiniteError     the loss, the curvature or the step contains a NaN or an infinity
+    └── NoResultError      no backward pass has computed the requested result
 
-Each child is also the built-in exception that a caller would expect, so that `except ValueError` works.
+Each child also inherits from the built-in exception that fits its cause, so that `except ValueError` works.
 """
 
 from __future__ import annotations
 
 
 class DdnError(Exception):
-    """Root of all errors that `ddn` raises on purpose."""
+    """Root of the exceptions of `ddn`."""
 
 
 class ConfigError(DdnError, ValueError):
-    """A config file, table or override is wrong; the message has the path to each place."""
+    """A config file, table or override is wrong; the message gives the path to each mistake."""
 
 
 class PluginError(DdnError, LookupError):
     """A plugin or a kind cannot be found, imported or registered."""
 
 
+class PluginLoadError(PluginError):
+    """An installed plugin cannot be imported or registered.
+
+    Attributes:
+        plugin: The plugin, such as `plugin 'acme' (ddn-acme 1.2)`: the subject of the message.
+        reason: The rest of the message, such as `failed to import: ...`.
+    """
+
+    def __init__(self, plugin: str, reason: str) -> None:
+        """Create the error `<plugin> <reason>`."""
+        super().__init__(plugin, reason)
+        self.plugin, self.reason = plugin, reason
+
+    def __str__(self) -> str:
+        """Return the message."""
+        return f"{self.plugin} {self.reason}"
+
+
+class UnknownKindError(PluginError):
+    """A plugin was loaded, but has no strategy or problem of the requested kind."""
+
+
 class StrategyError(DdnError, ValueError):
-    """A criterion or a damping raised, or returned something that breaks its contract."""
+    """A criterion or a damping raised an exception, or returned a value that breaks its contract."""
 
 
 class ArgumentError(DdnError, ValueError):
-    """A call was given a value that it cannot take."""
+    """An argument of a call is invalid."""
 
 
 class CurvatureError(DdnError, RuntimeError):
-    """A backward pass could not give the curvature: model, loss or layer is at fault."""
+    """Curvature could not be computed in a backward pass, because of the model, the loss or a layer."""
 
 
 class MemoryBudgetError(CurvatureError):
-    """Curvature would need more memory than its budget; nothing has been allocated."""
+    """Curvature would need more memory than its budget; nothing has been allocated yet."""
 
 
 class NonFiniteError(CurvatureError):
-    """The loss, the curvature or the step has a NaN or an infinity in it; no parameter has been touched."""
+    """The loss, the curvature or the step contains a NaN or an infinity; no parameter has changed."""
 
 
 class NoResultError(DdnError, KeyError):
-    """A result was asked for that no backward pass has computed."""
+    """No backward pass has computed the requested result."""
 
     def __str__(self) -> str:
-        """Return the message as written (a `KeyError` would put it in quotes)."""
+        """Return the message without the quotes that `KeyError` adds."""
         return str(self.args[0]) if self.args else ""

@@ -1,4 +1,4 @@
-"""The built-in strategies and problems: an ordinary plugin, registered by the entry point `builtin`."""
+"""The built-in strategies and problems: an ordinary plugin with the entry point `builtin`."""
 
 from ddn_core.api import API_VERSION, Criterion, Damping, Problem, hookimpl
 from ddn_plugins import criteria, damping, problems

@@ -1,7 +1,7 @@
-"""What the gain of a step could have been on other samples: resampling of γ and λ.
+"""Estimates the gain of a step on other samples, by resampling γ and λ.
 
-Along direction k, a step of length τ changes the loss by `γ̄ τ + ½ λ̄ τ²`; the gain is what it decreases,
-`-γ̄ τ - ½ λ̄ τ²`. Resampling the samples with replacement (Efron 1979) tells how the gain varies with the samples.
+Along direction k, a step of length τ changes the loss by `γ̄ τ + ½ λ̄ τ²`. The gain is the decrease,
+`-γ̄ τ - ½ λ̄ τ²`. Resampling the samples with replacement (Efron 1979) shows how the gain varies with the samples.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class ResampledGain:
-    """Directional derivatives of the loss on resampled samples.
+    """Directional derivatives of the loss on B resampled batches.
 
     Attributes:
         gammas: Directional gradients, `[B, K]`, loss/param.
@@ -32,8 +32,8 @@ class ResampledGain:
     def of(cls, directions: Directions, resamples: int, seed: int) -> ResampledGain:
         """Resample the samples of directions.
 
-        Gradients and curvatures of a sample stay together where there are as many of the one as of the other. The
-        samples are put in order first: neither the order in which they came nor the sign of a direction matters.
+        Gradient and curvature of a sample are drawn together if there are as many gradients as curvatures. The samples
+        are sorted first, so that the result depends neither on their order nor on the sign of a direction.
         """
         gammas, lambdas = directions.gammas, directions.lambdas
         generator = directions.context.generator(seed)
@@ -41,24 +41,24 @@ class ResampledGain:
         if len(gammas) == len(lambdas):
             order = lambdas.argsort(0)
             order = order.gather(0, oriented.gather(0, order).argsort(stable=True, dim=0))
-            weights = _weights(resamples, gammas, generator)
+            weights = _resampling_weights(resamples, gammas, generator)
             means = weights @ gammas.gather(0, order), weights @ lambdas.gather(0, order)
         else:
             ordered = gammas.gather(0, oriented.argsort(0)), lambdas.sort(0).values
-            first, second = (_weights(resamples, values, generator) @ values for values in ordered)
+            first, second = (_resampling_weights(resamples, values, generator) @ values for values in ordered)
             means = first, second
         if directions.reduction == "sum":
             means = means[0] * len(gammas), means[1] * len(lambdas)
         return cls(*means)
 
     def quantile(self, lengths: Tensor, level: float) -> Tensor:
-        """Return a quantile of the gain of steps of some lengths `[K]`, in loss, `[K]`."""
+        """Return a quantile of the gain along each direction, `[K]`, in loss, for steps of given lengths."""
         gains = -self.gammas * lengths - 0.5 * self.lambdas * lengths.square()
         return gains.kthvalue(max(1, math.ceil(level * len(gains))), dim=0).values
 
 
-def _weights(resamples: int, values: Tensor, generator: Generator) -> Tensor:
-    """Return how often each sample is drawn, over their number, `[B, N]`."""
+def _resampling_weights(resamples: int, values: Tensor, generator: Generator) -> Tensor:
+    """Return the weights of samples in resampled means, `[B, N]`: the number of draws of each sample, divided by N."""
     import torch
 
     samples = len(values)

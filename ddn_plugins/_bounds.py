@@ -1,4 +1,4 @@
-"""Two fields of which one bounds the other."""
+"""Check of two fields that are a lower and an upper bound."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pydantic import BaseModel
 M = TypeVar("M", bound=BaseModel)
 
 
-def in_order(model: M, low: str, high: str) -> M:
-    """Return a model whose lower bound is at most its upper one, where there is an upper one.
+def check_order(model: M, low: str, high: str) -> M:
+    """Return the model unchanged if its lower bound is at most its upper bound, or if it has no upper bound.
 
     Args:
         model: The model.
@@ -18,7 +18,7 @@ def in_order(model: M, low: str, high: str) -> M:
         high: Name of the field of the upper bound, which may be `None`.
 
     Raises:
-        ValueError: The bounds are not in order.
+        ValueError: The upper bound is below the lower one.
     """
     lowest, highest = getattr(model, low), getattr(model, high)
     if highest is not None and highest < lowest:

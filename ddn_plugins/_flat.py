@@ -1,4 +1,4 @@
-"""Dampings as a tensor: one number for all directions, and directions without curvature."""
+"""Tensors of dampings: one number for all directions, and +inf for directions without curvature."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from ddn_core.api import Directions
 
 
-def still_where_flat(deltas: Tensor, directions: Directions) -> Tensor:
-    """Return the dampings, with +inf (do not move) where curvature and damping are both zero, `[K]`."""
+def freeze_flat_directions(deltas: Tensor, directions: Directions) -> Tensor:
+    """Return the dampings, `[K]`, with +inf (do not move) where curvature and damping are both zero."""
     return deltas.masked_fill(directions.loss_lambdas + deltas <= 0, math.inf)
 
 
-def same_for_all(delta: float, directions: Directions) -> Tensor:
-    """Return one damping for all directions, `[K]`; +inf (do not move) where it is beyond the dtype."""
+def uniform_deltas(delta: float, directions: Directions) -> Tensor:
+    """Return the same damping for all directions, `[K]`; +inf (do not move) if the dtype cannot represent it."""
     evals = directions.evals
     return (0 * evals.double() + delta).to(evals.dtype)

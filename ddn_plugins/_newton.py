@@ -1,8 +1,8 @@
-"""Newton's method for one number: the secular equations of dampings that are defined by the step they give.
+"""Newton's method in one variable, for dampings that are defined by the norm of the step (secular equations).
 
 In the eigenbasis the step along direction k is `-γ̄_k / (λ̄_k + δ)`, so that its norm `‖s(δ)‖` costs K operations. As
-Moré and Sorensen (1983) do, the reciprocal of the norm is looked at: it is concave in δ, and from the left of the root
-Newton's method then climbs to it, never beyond.
+in Moré and Sorensen (1983), the equation is written for the reciprocal of the norm, which is concave in δ. Newton's
+method then approaches the root from the left and never overshoots.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def root_from_left(function: Callable[[float], tuple[float, float]], start: floa
     """Return the root of a concave, increasing function.
 
     Args:
-        function: Gives value and derivative.
+        function: Function that returns value and derivative.
         start: A number at or below the root.
     """
     delta = start
@@ -38,7 +38,7 @@ def root_from_left(function: Callable[[float], tuple[float, float]], start: floa
     return delta
 
 
-def derivatives(directions: Directions) -> tuple[Tensor, Tensor]:
+def gradients_and_curvatures(directions: Directions) -> tuple[Tensor, Tensor]:
     """Return |γ̄_k| and λ̄_k in float64, `[K]`."""
     return directions.loss_gammas.double().abs(), directions.loss_lambdas.double()
 

@@ -1,4 +1,4 @@
-"""How far a mean over samples can be told from zero."""
+"""Noise of a mean over samples, relative to the mean."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 def relative_variance(values: Tensor) -> Tensor:
-    """Return the variance of the mean over its square, `(var x_k / N) / x̄_k²`, for samples `[N, K]`, as `[K]`.
+    """Return the variance of the mean, divided by its square, `(var x_k / N) / x̄_k²`, `[K]`, for samples `[N, K]`.
 
-    The variance is the unbiased one. With a single sample nothing is known of the noise, and it counts as none. Where
-    the mean is zero it is +inf.
+    The variance is the unbiased estimate. For a single sample, which has no such estimate, the result is zero. If the
+    mean is zero, the result is +inf.
     """
     samples = len(values)
     if samples < 2:

@@ -150,9 +150,9 @@ def test_check_says_which_parameters_each_group_takes():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (['groups.1.params=["4.weight"]'], "groups: no group takes 4.bias"),
+        (['groups.1.params=["4.weight"]'], "groups: no group matches 4.bias"),
         (['groups.0.params=["0.*", "9.*"]'], "groups.0.params.1: '9.*' matches no parameter"),
-        (['groups.0.params=["*"]'], "groups.1.params: takes no parameter"),
+        (['groups.0.params=["*"]'], "groups.1.params: all parameters that these globs match belong to earlier groups"),
         (
             ['groups.0.criterion.kind="topk"'],
             "groups.0.criterion.kind: no criterion named 'topk'. Did you mean 'top-k'?",
@@ -221,7 +221,7 @@ def test_odd_names_of_run_folders_are_only_text(tmp_path):
 
 def test_groups_that_do_not_fit_are_one_error_for_train_too():
     result = ddn("train", DIGITS, "--set", 'groups.1.params=["4.weight"]')
-    assert result.stderr.startswith("error: digits.toml: 1 error\n  groups: no group takes 4.bias; add a group")
+    assert result.stderr.startswith("error: digits.toml: 1 error\n  groups: no group matches 4.bias. Add a last group")
 
 
 def commands(command, path=()):

@@ -83,7 +83,7 @@ def test_error_has_a_line_for_each_place():
     table = _design(groups__1__damping__of__0__kind="constnat", groups__0__criterion__k=0)
     assert _error(table).split("\n") == [
         "train.toml: 2 errors",
-        "  groups.0.criterion.k: input should be greater than 0",
+        "  groups.0.criterion.k: input should be greater than 0, not 0",
         "  groups.1.damping.of.0.kind: no damping named 'constnat'. Did you mean 'constant'?",
     ]
 
@@ -95,10 +95,13 @@ def test_error_has_a_line_for_each_place():
             {"groups__0__criterion": "top-k"},
             'groups.0.criterion: expected a table with a kind, such as { kind = "..." }',
         ),
-        ({"groups__0__criterion": {"k": 3}}, "groups.0.criterion.kind: the kind is missing: name a criterion"),
+        (
+            {"groups__0__criterion": {"k": 3}},
+            "groups.0.criterion.kind: the kind is missing; write the name of a criterion",
+        ),
         (
             {"groups__0__criterion": {"kind": 3}},
-            "groups.0.criterion.kind: the kind is 3, which is no name: name a criterion",
+            "groups.0.criterion.kind: the kind is 3, which is no name; write the name of a criterion",
         ),
         (
             {"groups__0__criterion": {"kind": "constant"}},
@@ -110,34 +113,47 @@ def test_error_has_a_line_for_each_place():
         ),
         (
             {"groups__0__damping": {"kind": "constant", "value": float("nan")}},
-            "groups.0.damping.value: input should be a finite number",
+            "groups.0.damping.value: input should be a finite number, not NaN",
         ),
         (
             {"groups__1__damping__of": []},
             "groups.1.damping.of: list should have at least 1 item after validation, not 0",
         ),
         ({"groups__0__parms": ["*"]}, "groups.0.parms: unknown field. Did you mean 'params'?"),
-        ({"groups__0__lr": -1}, "groups.0.lr: input should be greater than 0"),
-        ({"curvature": {"kind": "ggn-mcc"}}, "curvature.kind: input should be 'ggn' or 'ggn-mc'"),
+        ({"groups__0__lr": -1}, "groups.0.lr: input should be greater than 0, not -1"),
+        ({"curvature": {"kind": "ggn-mcc"}}, "curvature.kind: input should be 'ggn' or 'ggn-mc', not 'ggn-mcc'"),
         (
             {"curvature": {"kind": "ggn", "mc_samples": 2}},
-            "curvature: mc_samples is given, but kind is 'ggn', which draws none; use kind = 'ggn-mc'",
+            "curvature: mc_samples is set, but kind 'ggn' draws no Monte-Carlo samples; use kind = 'ggn-mc'",
         ),
         (
             {"curvature": {"subsampling_ggn": [0, 0]}},
-            "curvature.subsampling_ggn: a number is repeated; name each once",
+            "curvature.subsampling_ggn: a number is repeated; list each number once",
         ),
         (
             {"curvature": {"subsampling_grad": [-1]}},
-            "curvature.subsampling_grad.0: input should be greater than or equal to 0",
+            "curvature.subsampling_grad.0: input should be greater than or equal to 0, not -1",
+        ),
+        ({"groups__0__rest": "yes"}, 'groups.0.rest: expected true or false, not "yes"'),
+        ({"groups__0__rest": 1}, "groups.0.rest: expected true or false, not 1"),
+        (
+            {"groups__0__incude_complement": True},
+            "groups.0.incude_complement: unknown field. Did you mean 'include_complement'?",
+        ),
+        (
+            {"groups__0__rest": True, "groups__0__include_complement": True},
+            "groups.0.rest: rest is the former name of include_complement, which this table also has; delete it",
         ),
         ({"traning": {}}, "traning: unknown field. Did you mean 'training'?"),
         (
             {"groups": []},
-            "groups: are missing; add a [[groups]] table, or an [optimizer] table for one of torch's",
+            "groups: no group is given; add a [[groups]] table, or an [optimizer] table for torch's",
         ),
         ({"problem": {"kind": "digits"}}, "problem.kind: no problem named 'digits'. Did you mean 'digits-mlp'?"),
-        ({"training": {"device": "gpu"}}, "training.device: string should match pattern '^(cpu|cuda(:\\d+)?)$'"),
+        (
+            {"training": {"device": "gpu"}},
+            "training.device: string should match pattern '^(cpu|cuda(:\\d+)?)$', not 'gpu'",
+        ),
     ],
 )
 def test_errors(changes, line):
@@ -251,19 +267,19 @@ def test_set_from_a_file(tmp_path):
 def test_first_group_that_names_a_parameter_has_it():
     names = ["0.weight", "0.bias", "2.weight", "2.bias"]
     assignment = assign_parameters(names, [["0.*"], ["*.bias", "nothing.*"], ["*"]])
-    assert assignment.taken == [["0.weight", "0.bias"], ["2.bias"], ["2.weight"]]
+    assert assignment.members == [["0.weight", "0.bias"], ["2.bias"], ["2.weight"]]
     assert assignment.contested == {"0.bias": [0, 1]}
     assert assignment.idle_globs == [(1, 1, "nothing.*")]
-    assert assignment.untaken == []
+    assert assignment.unassigned == []
 
 
-def test_untaken_parameters_and_idle_groups():
+def test_unassigned_parameters_and_idle_groups():
     assignment = assign_parameters(["a", "b", "c"], [["a"], ["a"]])
-    assert assignment.untaken == ["b", "c"]
+    assert assignment.unassigned == ["b", "c"]
     assert assignment.idle_groups == [1]
     problems = assignment.problems(needed=["a", "b"])  # c is frozen
-    assert problems[0].startswith("groups.1.params: takes no parameter")
-    assert problems[1].startswith("groups: no group takes b;")
+    assert problems[0].startswith("groups.1.params: all parameters that these globs match belong to earlier groups.")
+    assert problems[1].startswith("groups: no group matches b. ")
 
 
 @settings(deadline=None, max_examples=200)
@@ -273,9 +289,9 @@ def test_untaken_parameters_and_idle_groups():
 )
 def test_every_parameter_is_taken_once_or_told(names, globs):
     assignment = assign_parameters(names, globs)
-    taken = [name for group in assignment.taken for name in group]
-    assert sorted(taken + assignment.untaken) == sorted(names)
-    for group, got in enumerate(assignment.taken):
+    taken = [name for group in assignment.members for name in group]
+    assert sorted(taken + assignment.unassigned) == sorted(names)
+    for group, got in enumerate(assignment.members):
         assert got == [name for name in names if name in got]  # the model's order
         if not got:
             assert group in assignment.idle_groups or any(place[0] == group for place in assignment.idle_globs)
@@ -296,6 +312,14 @@ def test_resolved_config_is_a_config_with_all_defaults(tmp_path):
     again = load_config(_write(tmp_path / "c.json", json.dumps(table)))
     assert again.model_copy(update={"provenance": None}) == config
     assert resolved_config(again) == table
+
+
+def test_rest_is_read_and_written_as_include_complement():
+    config = parse_config(_design(groups__0__rest=True))
+    assert [group.include_complement for group in config.groups] == [True, False]
+    table = resolved_config(config)
+    assert "rest" not in table["groups"][0]
+    assert parse_config(table).groups[0].include_complement
 
 
 # any mutation of a valid config loads, or gives a ConfigError with a path
@@ -395,7 +419,10 @@ def test_any_file_loads_or_gives_a_config_error(tmp_path_factory, content, suffi
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"kind": "top-k", "k": "output"}, "groups.0.criterion.k: input should be 'outputs', or a number"),
+        (
+            {"kind": "top-k", "k": "output"},
+            "groups.0.criterion.k: input should be 'outputs', or a number, not 'output'",
+        ),
         ({"kind": "top-k", "k": -1}, "groups.0.criterion.k: input should be greater than 0"),
         ({"kind": "top-k", "k": "3"}, "groups.0.criterion.k: "),
         ({"kind": "top-k", "k": True}, "groups.0.criterion.k: expected a number, not true"),

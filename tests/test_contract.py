@@ -347,7 +347,7 @@ def test_unusual_strategies_that_keep_the_contract(strategy):
 def test_strategies_inside_of_tables_are_told_and_saved():
     strategy = Phased(phases=[{"damping": {"kind": "levenberg-marquardt"}}])
     assert strategy.all_requirements() == {"loss_after"}
-    assert not strategy.is_indifferent()
+    assert not strategy.ignores_outcomes()
     assert set(strategy.state_dict()["inner"]) == {"phases.0.damping"}
 
 
@@ -365,11 +365,11 @@ class Bounded(Good, kind="acme/bounded"):
 
 BROKEN = {
     InPlaceLoss: ("check_changes_no_input", "loss_gammas was changed in place"),
-    Initial: ("check_shortcuts_are_true", "`uniform` is not what `damp` returns"),
+    Initial: ("check_shortcuts_are_true", "`uniform` and `damp` disagree"),
     Unasked: ("check_state_is_saved", "`observe` raised TypeError"),
     Forward: ("check_takes_difficult_directions", "a step after another, torch.float32: .*their sum must be positive"),
     Optional: ("check_is_documented", "field 'limit' states no unit"),
-    Bounded: ("check_scales_with_the_loss", "its fields are refused"),
+    Bounded: ("check_scales_with_the_loss", "its fields are invalid"),
     Undescribed: ("check_is_documented", "field 'value' has no description"),
     Unitless: ("check_is_documented", "field 'value' states no unit"),
     Undocumented: ("check_is_documented", "has no docstring"),
@@ -383,11 +383,11 @@ BROKEN = {
     Absolute: ("check_scales_with_the_loss", "losses 1.04858e\\+06 and parameters 1 times as large"),
     First: ("check_order_of_samples_does_not_matter", "the order of the samples matters"),
     Signed: ("check_sign_of_directions_does_not_matter", "the sign of a direction matters"),
-    Untrue: ("check_shortcuts_are_true", "`uniform` is not what `damp` returns"),
-    Greedy: ("check_shortcuts_are_true", "given the 2 leading directions only, it selects others"),
-    Picky: ("check_shortcuts_are_true", "`keeps_all`, but not all are selected"),
+    Untrue: ("check_shortcuts_are_true", "`uniform` and `damp` disagree"),
+    Greedy: ("check_shortcuts_are_true", "from the 2 leading directions alone, it selects others"),
+    Picky: ("check_shortcuts_are_true", "`keeps_all` returns True, but `select` does not keep all directions"),
     Forgetful: ("check_state_is_saved", "after the state was loaded, it answers differently"),
-    Sharing: ("check_copies_share_no_state", "it learned from what its copy observed"),
+    Sharing: ("check_copies_share_no_state", "it adapted to an outcome that only its copy observed"),
 }
 
 
@@ -413,7 +413,7 @@ def test_check_strategy_runs_all():
     ):
         check_strategy(First())
     check_strategy(First(), without=["check_order_of_samples_does_not_matter"])
-    with pytest.raises(ArgumentError, match="there is no check 'check_nothing'; there are check_is_documented"):
+    with pytest.raises(ArgumentError, match=r"there is no check 'check_nothing'\. Use one of check_is_documented"):
         check_strategy(Good(), without=["check_nothing"])
 
 

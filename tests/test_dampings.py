@@ -333,12 +333,12 @@ def test_a_schedule_of_an_adaptive_damping_keeps_its_state():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"field": "valu"}, "'constant' has no field 'valu'; its numbers are value"),
+        ({"field": "valu"}, "'constant' has no field 'valu'; its fields with numbers are: value"),
         ({"values": {"shape": "linear", "first": 1.0, "last": -1.0, "steps": 5}}, "cannot be -1: Input should be"),
         ({"values": {"shape": "parabola"}}, "shape"),
         ({"values": {"shape": "linear", "first": 1.0, "last": 1.0}}, "steps"),
         ({"values": {"shape": "piecewise", "points": [[1, 1.0], [1, 2.0]]}}, "two points have the same step"),
-        ({"of": {"kind": "maximum", "of": [{"kind": "constant"}]}}, "its numbers are none"),
+        ({"of": {"kind": "maximum", "of": [{"kind": "constant"}]}}, "its fields with numbers are: none"),
     ],
 )
 def test_schedules_that_cannot_be(fields, message):

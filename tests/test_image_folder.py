@@ -33,7 +33,7 @@ def test_pictures_are_read(tmp_path):
     Image.new("RGBA", (3, 3), (0, 255, 0, 9)).save(tmp_path / "d.webp", lossless=True)
     assert read_picture(tmp_path / "d.webp", 3, 3)[1].tolist() == [[1.0] * 3] * 3
     Image.new("I;16", (2, 2), 999).save(tmp_path / "e.png")
-    with pytest.raises(ValueError, match="more than 8 bits a channel, mode I"):
+    with pytest.raises(ValueError, match="more than 8 bits per channel, mode I"):
         read_picture(tmp_path / "e.png", 2, 1)
 
 
@@ -92,13 +92,13 @@ def _a_file(pictures):
 
 
 MISTAKES = {
-    "no folder": (lambda pictures: pictures.rename(pictures.parent / "moved"), "pictures'; let path name the folder"),
-    "a file": (_a_file, "pictures' is a file; let path name the folder of pictures"),
-    "no class": (_no_class, "pictures' has no sub-folders; sort the pictures into one for each class"),
-    "one class": (_one_class, "pictures' has one class, 'right', and two are needed; add a sub-folder"),
+    "no folder": (lambda pictures: pictures.rename(pictures.parent / "moved"), "pictures'; set path to the folder"),
+    "a file": (_a_file, "pictures' is a file; set path to the folder of pictures"),
+    "no class": (_no_class, "pictures' has no sub-folders; sort the pictures into one sub-folder per class"),
+    "one class": (_one_class, "pictures' has only one class, 'right', but two are needed; add a sub-folder"),
     "an empty class": (_without, "class 'left' has no picture in "),
     "a picture that is cut off": (_cut, "left/01.png' ("),
-    "files that are no pictures": (_garbage, "and 1 more; mend or remove them"),
+    "files that are no pictures": (_garbage, "and 1 more; repair or remove them"),
     "a large batch": (lambda pictures: None, "batch_size is 25, but there are only 24 training pictures in '"),
 }
 
@@ -115,7 +115,7 @@ def test_mistakes_with_pictures(mistake, pictures):
 
 
 def test_pictures_that_are_pooled_away():
-    with pytest.raises(ConfigError, match=r"image_size cannot be 4 with 3 widths.*has to be at least 8"):
+    with pytest.raises(ConfigError, match=r"image_size cannot be 4 with 3 widths.*set it to 8 or more"):
         config_of("image-folder", image_size=4, widths=[2, 2, 2])
     with pytest.raises(ConfigError, match=r"problem\.channels: input should be 1 or 3"):
         config_of("image-folder", channels=2)

@@ -140,6 +140,8 @@ NAMES = [
     "optimizer",
     "fallback",
     "seed",
+    "rest",
+    "include_complement",
     "allow",
     "require",
     "$schema",
@@ -162,6 +164,7 @@ def made(rng):
                 "damping": rng.choice([dampings[-1], rng.choice(dampings)]),
                 **({"lr": rng.choice([0.5, 1])} if rng.random() < 0.3 else {}),
                 **({"momentum": 0.5, "nesterov": True, "max_kl": 1e-3} if rng.random() < 0.2 else {}),
+                **({rng.choice(["include_complement", "rest"]): True} if rng.random() < 0.3 else {}),
                 **({"memory": 0.9, "every": 5, "weight_decay": 1e-3} if rng.random() < 0.2 else {}),
             }
             for _ in range(rng.randint(1, 2))

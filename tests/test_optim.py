@@ -90,6 +90,15 @@ def test_a_parameter_belongs_to_the_first_group_that_names_it(mlp):
     ]
 
 
+def test_rest_in_a_group_is_include_complement(mlp):
+    optimizer = DirectionalDampedNewton(mlp[0].named_parameters(), [{**GROUP, "rest": True}])
+    assert optimizer.param_groups[0]["include_complement"] is True
+    assert "rest" not in optimizer.param_groups[0]
+    both = {**GROUP, "rest": True, "include_complement": True}
+    with pytest.raises(ArgumentError, match="group 0 has both 'include_complement' and its former name 'rest'"):
+        DirectionalDampedNewton(mlp[0].named_parameters(), [both])
+
+
 def test_lr_of_groups(mlp):
     tables = [{**GROUP, "params": ["0.*"]}, {**GROUP, "lr": 0.25}]
     optimizer = DirectionalDampedNewton(mlp[0].named_parameters(), tables, lr=0.125)
@@ -182,7 +191,7 @@ def test_curvature_settings(extended):
     )
     train_step(optimizer, extended)
     assert optimizer.last_step[0].all_evals.shape == (6,)
-    with pytest.raises(ConfigError, match="mc_samples is given, but kind is 'ggn'"):
+    with pytest.raises(ConfigError, match="mc_samples is set, but kind 'ggn' draws no Monte-Carlo samples"):
         DirectionalDampedNewton(model.named_parameters(), curvature={"mc_samples": 2})
     with pytest.raises(ConfigError, match=r"curvature: knid: unknown field\. Did you mean 'kind'"):
         DirectionalDampedNewton(model.named_parameters(), curvature={"knid": "ggn"})
@@ -384,11 +393,11 @@ def _bad(model):
         ),
         "left over": (
             lambda: DirectionalDampedNewton(model.named_parameters(), [{**GROUP, "params": ["0.*"]}]),
-            "no group takes 2.weight, 2.bias",
+            "no group matches 2.weight, 2.bias",
         ),
         "nothing left": (
             lambda: DirectionalDampedNewton(model.named_parameters(), [GROUP, {**GROUP, "params": ["0.*"]}]),
-            "groups.1.params: takes no parameter",
+            "groups.1.params: all parameters that these globs match belong to earlier groups",
         ),
         "empty params": (
             lambda: DirectionalDampedNewton(model.named_parameters(), [{**GROUP, "params": []}]),

@@ -89,8 +89,8 @@ def test_provenance_names_the_plugins_that_were_used(registry):
 
 ERRORS = {
     "broken/any": "needs plugin 'broken' (ddn-broken 0.1), which failed to import: ModuleNotFoundError: No module named 'a_module_that_nobody_has'",
-    "misspelt/any": "needs plugin 'misspelt' (ddn-misspelt 0.1), which failed to register: unknown hook 'ddn_damping'",
-    "intruder/constant": "which failed to register: ddn_dampings gives Constant of kind 'constant'; expected class Constant(Damping, kind=\"intruder/name\")",
+    "misspelt/any": "needs plugin 'misspelt' (ddn-misspelt 0.1), which failed to register: unknown hook 'ddn_damping'. Did you mean 'ddn_dampings'?",
+    "intruder/constant": "which failed to register: ddn_dampings returned Constant of kind 'constant'; expected class Constant(Damping, kind=\"intruder/name\")",
     "twin/any": "'twin/any' needs plugin 'twin', which is claimed by ddn-twin-first 1.0 and ddn-twin-second 2.0. Uninstall one of them.",
     "acmee/floor": "needs plugin 'acmee', which is not installed. Did you mean 'acme'?",
     "acme/spectral-flor": "no damping named 'acme/spectral-flor'. Did you mean 'acme/spectral-floor'?",
@@ -191,7 +191,7 @@ def test_a_rival_of_the_builtins_is_told():
     registry = Registry([*installed_entries(), rival])
     assert registry.lookup("damping", "constant").kind == "constant"  # what is built in stays
     (record,) = (record for record in registry.plugins() if record.entries == [rival])
-    assert "claims the name of ddn's own plugin. Give its entry point another" in str(record.error)
+    assert "uses the name of ddn's built-in plugin. Give its entry point another name." in str(record.error)
 
 
 def test_ddn_plugins_lists_everything(site):
@@ -325,17 +325,17 @@ def _exits():
 @pytest.mark.parametrize(
     ("hooks", "message"),
     [
-        ({"ddn_dampings": [Abstract]}, "gives Abstract, which lacks damp"),
+        ({"ddn_dampings": [Abstract]}, "returned Abstract, which lacks the method damp"),
         ({"ddn_dampings": [Nameless]}, 'expected class Nameless(Damping, kind="acme/name")'),
-        ({"ddn_dampings": [Oddly]}, "gives Oddly of kind 3"),
+        ({"ddn_dampings": [Oddly]}, "returned Oddly of kind 3"),
         ({"ddn_dampings": [Whole()]}, "expected subclasses of Damping"),
         ({"ddn_dampings": [int]}, "expected subclasses of Damping"),
         ({"ddn_criteria": [Whole]}, "expected subclasses of Criterion"),
         ({"ddn_dampings": [Whole, Whole]}, "two classes of kind 'acme/whole'"),
         ({"ddn_dampings": Whole}, "failed to register"),
-        ({"ddn_dampings": lambda: None}, "it gives nothing"),
+        ({"ddn_dampings": lambda: None}, "it brings no classes"),
         ({"ddn_dampings": _exits}, "failed to register: SystemExit: 3"),
-        ({}, "it gives nothing"),
+        ({}, "it brings no classes"),
     ],
 )
 def test_plugins_that_give_the_wrong_thing(hooks, message):

@@ -96,7 +96,7 @@ class Reference:
         lengths = anchors - (gammas + lambdas * anchors) / (lambdas + deltas)
         outside = lambda v: v - E @ (E.T @ v)  # noqa: E731
         rest, w = outside(anchor), s.weight_decay
-        if s.rest:
+        if s.include_complement:
             rest = rest - outside(gradient + w * anchor) / (w + float(deltas.max()))
         elif self.criterion["kind"] == "all":
             rest = rest - w / (w + float(deltas.max())) * outside(theta + anchor)
@@ -141,9 +141,9 @@ FEATURES = [
     {"max_kl": 0.01},
     {"momentum": 0.5, "max_kl": 0.01},
     {"weight_decay": 0.1, "max_kl": 0.01, "memory": 0.5},
-    {"rest": True},
-    {"rest": True, "weight_decay": 0.1, "memory": 0.5},
-    {"rest": True, "every": 2, "weight_decay": 0.1, "momentum": 0.5},
+    {"include_complement": True},
+    {"include_complement": True, "weight_decay": 0.1, "memory": 0.5},
+    {"include_complement": True, "every": 2, "weight_decay": 0.1, "momentum": 0.5},
     {"every": 3},
     {"every": 2, "momentum": 0.5, "memory": 0.5, "weight_decay": 0.1},
 ]
@@ -171,13 +171,14 @@ def test_steps_are_those_of_the_reference(given, name, criterion, damping):
     decoupled=st.sampled_from([0.0, 0.1]),
     memory=st.sampled_from([0.0, 0.5, 0.95]),
     longest=st.sampled_from([None, 0.05, 10.0]),
-    rest=st.booleans(),
+    complement=st.booleans(),
 )
 def test_any_combination_is_that_of_the_reference(
-    name, criterion, damping, loss, seed, lr, momentum, nesterov, weight_decay, decoupled, memory, longest, rest
+    name, criterion, damping, loss, seed, lr, momentum, nesterov, weight_decay, decoupled, memory, longest, complement
 ):
     given = {"lr": lr, "momentum": momentum, "nesterov": nesterov and momentum > 0, "weight_decay": weight_decay}
-    given |= {"decoupled_weight_decay": decoupled, "memory": memory, "max_step_norm": longest, "rest": rest}
+    given |= {"decoupled_weight_decay": decoupled, "memory": memory, "max_step_norm": longest}
+    given["include_complement"] = complement
     compare(name, CRITERIA[criterion], DAMPINGS[damping], 3, loss, seed, **given)
 
 
@@ -245,7 +246,8 @@ def test_memory_is_spring():
 def test_the_rest_of_the_gradient_makes_it_the_whole_damped_step(curvature, name, given):
     """Where the gradient is not in the span of V: -(G + δ I)⁻¹ g for the very G that was sampled, by a dense solve."""
     model, loss_function, X, y = problem(name)
-    group = {"params": ["*"], "criterion": CRITERIA["all"], "damping": DAMPINGS["uniform"], "rest": True, **given}
+    given = {"include_complement": True, **given}
+    group = {"params": ["*"], "criterion": CRITERIA["all"], "damping": DAMPINGS["uniform"], **given}
     optimizer = DirectionalDampedNewton(model.named_parameters(), [group], curvature=curvature, full_report=True)
     w, mu = given.get("weight_decay", 0.0), given.get("memory", 0.0)
     previous = torch.zeros(sum(p.numel() for p in model.parameters())).double()
@@ -271,7 +273,7 @@ def dense_of_pass(optimizer, model):
     curvature = GroupCurvature.of(optimizer._passes.result().directions, list(model.parameters()))
     columns = curvature.formed()
     places = torch.arange(columns.shape[1], dtype=torch.float64)
-    order = torch.cat([part[0].flatten() for part in curvature.vectors(places[None])]).long()
+    order = torch.cat([part[0].flatten() for part in curvature.unflatten(places[None])]).long()
     return columns[:, order].T @ columns[:, order]
 
 

@@ -20,7 +20,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "resnet-32": RESNET_32,
     "mlp-deep": MLP_DEEP,
 }
-"""Every network by the name that cases use; the last is there for growth over depth only."""
+"""All networks, by their names in cases; the last one is used only for growth over depth."""
 
 PROBLEMS = tuple(name for name in ARCHITECTURES if name != "mlp-deep")
 """The problems of the comparison with ViViT."""

@@ -1,4 +1,4 @@
-"""What a network of the benchmark is: how to build it in any size, and the batch it is measured on."""
+"""A network of the benchmark in any size, with the batch that it is measured on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Size:
-    """How large a network is.
+    """Size of a network.
 
     Attributes:
         classes: Number of model outputs.
@@ -28,9 +28,9 @@ class Architecture:
     """A network that can be built in any size, with the shape of its inputs and its batch sizes.
 
     Attributes:
-        title: What tables call it.
-        build: Builds it; weights are set afterwards.
-        size: Its size in the comparison with ViViT.
+        title: Name in tables.
+        build: Function that builds the network; its weights are set afterwards.
+        size: Size in the comparison with ViViT.
         sample_shape: Shape of one input.
         samples: Batch size with the exact GGN.
         samples_monte_carlo: Batch size with one Monte-Carlo sample.

@@ -22,10 +22,10 @@ Way = Callable[[Tensor], None]
 
 
 class LayerGram(ABC):
-    """What a layer contributes.
+    """The quantities of a layer that its share of the Gram matrix needs.
 
     Attributes:
-        vectors: What was backpropagated to the layer's output, `[C, N, *output]`.
+        vectors: Vectors backpropagated to the layer's output, `[C, N, *output]`.
     """
 
     def __init__(self, vectors: Tensor) -> None:
@@ -147,7 +147,7 @@ def layer_gram(layer: nn.Module, inputs: Tensor, vectors: Tensor) -> LayerGram:
     Args:
         layer: Layer with parameters.
         inputs: Its input, `[N, *input]`.
-        vectors: What was backpropagated to its output, `[C, N, *output]`.
+        vectors: Vectors backpropagated to its output, `[C, N, *output]`.
 
     Raises:
         TypeError: The layer is of another kind than those of the benchmark's networks.

@@ -1,4 +1,4 @@
-"""What is around the engine in a training step: bookkeeping, checks, and the lines of the metrics."""
+"""Overhead of a training step outside the engine: bookkeeping, checks, and the lines of the metrics."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ EPOCH = 11
 
 
 def measure_overhead(case: str, repetitions: int) -> dict[str, Any]:
-    """Return the medians of a whole step of `ddn train`, recorded, and of the engine alone, an epoch each in turn.
+    """Return the median durations of a step of `ddn train` and of the engine alone, in alternate epochs.
 
     Args:
-        case: Name of the strategies.
+        case: Name of a case, which defines criterion and damping.
         repetitions: Number of turns.
     """
     group = {"params": ["*"], "lr": 0.1, **CASES[case]}
@@ -47,14 +47,14 @@ def measure_overhead(case: str, repetitions: int) -> dict[str, Any]:
         for turn in range(repetitions + 1):
             steps, others = [], []
             for _ in range(EPOCH):
-                event = next(events)  # with the batch, which is not the optimizer's
+                event = next(events)  # includes loading the batch, which is not part of the optimizer
                 assert isinstance(event, StepEvent)
                 begun = perf_counter()
                 run.record(event)
                 steps.append(event.seconds + perf_counter() - begun)
                 others.append(engine.step())
             next(events)  # the evaluation
-            if turn:  # the first is to get warm
+            if turn:  # the first turn is a warm-up
                 whole += steps
                 alone += others
         run.close()
@@ -62,7 +62,7 @@ def measure_overhead(case: str, repetitions: int) -> dict[str, Any]:
 
 
 class _Engine:
-    """The same step by the engine's functions: passes, capture, step, and the update of the parameters."""
+    """The same step with the engine's functions: passes, capture, step, and the update of the parameters."""
 
     def __init__(self, config: Config) -> None:
         assert config.problem is not None
@@ -90,5 +90,5 @@ class _Engine:
         with torch.no_grad():
             for parameter, move in zip(self._parameters, step.moves, strict=True):
                 parameter.add_(move, alpha=0.1)
-        del step  # what it holds is let go of within a step, here as there
+        del step  # free its memory within the timed step, as the optimizer does
         return perf_counter() - begun

@@ -28,7 +28,7 @@ def reference_steps(problem: Problem, grouping: str) -> dict[str, Tensor]:
 
     Args:
         problem: Problem; it is copied.
-        grouping: How parameters are grouped.
+        grouping: Name of the grouping of the parameters.
     """
     model, inputs = deepcopy(problem.model).double(), problem.inputs.double()
     groups = parameter_groups(model, grouping)

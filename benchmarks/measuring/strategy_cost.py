@@ -1,4 +1,4 @@
-"""How long criteria and dampings take, for given directions."""
+"""Duration of criteria and dampings for given directions."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def strategies() -> dict[str, Callable[..., Any]]:
 
 
 def time_strategies(directions: int, samples: int, outputs: int, repetitions: int, device: str) -> dict[str, Any]:
-    """Return by name the median time of each strategy, and that of the eigenpairs they choose from; float32.
+    """Return the median duration of each strategy by name, and that of the eigendecomposition before them, in float32.
 
     Args:
         directions: Number of directions K.
         samples: Number of samples N.
         outputs: Number of outputs C; there are `N · C` columns.
-        repetitions: Number of calls, after one that is not counted.
+        repetitions: Number of timed calls, after one untimed call.
         device: Device of the directions.
     """
     made = typical_directions(directions, samples, outputs, torch.float32)

@@ -1,4 +1,4 @@
-"""Times of several things that take turns."""
+"""Durations of several functions that run in turns."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ _SHORT, _SLOW = 1.0, 10.0
 
 
 class Stopwatch:
-    """Times one thing again and again, a turn at a time.
+    """Times a function repeatedly, in turns.
 
-    A turn is several runs where a run is short, after one that does not count: memory that another side gave back to
-    the system is slow to get again. A first run of more than ten seconds needs no warm-up, and counts.
+    If a run is short, a turn consists of several timed runs after an untimed one, because memory that another function
+    returned to the system is slow to allocate again. A first run of more than ten seconds needs no warm-up: it counts.
 
     Attributes:
-        slow: Whether a run takes more than ten seconds.
-        turns: Number of turns that were taken.
+        slow: True if a run takes more than ten seconds.
+        turns: Number of completed turns.
     """
 
     def __init__(self, function: Callable[[], Any], before: Callable[[], Any], device: str) -> None:
         """Warm up.
 
         Args:
-            function: What is timed.
-            before: What is called before each run, untimed.
+            function: Function to time.
+            before: Function that is called before each run, untimed.
             device: Device that does the work.
         """
         self._function, self._before, self._device = function, before, device
@@ -74,17 +74,17 @@ def time_in_turns(
     before: dict[str, Callable[[], Any]] | None = None,
     insist: bool = True,
 ) -> dict[str, Any]:
-    """Return the times of several things that take turns, or why there are none.
+    """Return the durations of several functions that run in turns; a function that fails has a failure instead.
 
     Args:
-        functions: What is timed, by name.
+        functions: Functions to time, by name.
         repetitions: Number of turns.
         device: Device that does the work.
-        before: What is called before each run, untimed.
-        insist: Whether what takes more than ten seconds is repeated like the rest; otherwise it runs once.
+        before: Functions that are called before each run, untimed, by name.
+        insist: If False, a function that takes more than ten seconds runs only once.
     """
     gc.collect()
-    gc.freeze()  # what is there now is not looked at again, so that collecting before each run is cheap
+    gc.freeze()  # the collector ignores existing objects, so that collecting before each run is cheap
     outcomes: dict[str, Any] = {}
     watches: dict[str, Stopwatch] = {}
     for name, function in functions.items():
@@ -104,13 +104,13 @@ def time_in_turns(
 
 
 def time_sides(case: dict[str, Any], sides: list[str], repetitions: int, insist: bool, device: str) -> dict[str, Any]:
-    """Return the times of a full step of each side, or why there are none.
+    """Return the duration of a full step of each side; a side that fails has a failure instead.
 
     Args:
         case: Fields of the case.
         sides: Names of the sides.
         repetitions: Number of turns.
-        insist: Whether a step of more than ten seconds is repeated like any other; otherwise it is made once.
+        insist: If False, a step that takes more than ten seconds runs only once.
         device: Device of models and data.
     """
     outcomes: dict[str, Any] = {}

@@ -31,4 +31,4 @@ PARTS: dict[str, Part] = {
         evidence.PART,
     )
 }
-"""Every part by the name of its sub-command."""
+"""All parts, by the names of their sub-commands."""

@@ -1,4 +1,4 @@
-"""What grows in the part `growth`, from where to where, and what the mathematics says about it."""
+"""Curves of the part `growth`: the quantity that grows, its range, and the exponent that the mathematics predicts."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Curve:
     """Cases that differ in one number.
 
     Attributes:
-        title: What it is.
-        axis: What grows: `N`, `width`, `depth` or `C`.
+        title: Title of the curve.
+        axis: Quantity that grows: `N`, `width`, `depth` or `C`.
         points: Numbers and cases, ascending.
         expected: The exponents of time and memory that the mathematics allows, in words.
     """
@@ -81,9 +81,9 @@ CURVES = [
         "0 to 1: the columns are N, only the last layer grows",
     ),
 ]
-"""Every curve of a full run."""
+"""Curves of a full run."""
 
 QUICK_CURVES = [
     _over_samples("MLP 64-128-64-10, exact", "mlp-64", "exact", _OVER_N, values=(2, 4)),
 ]
-"""What a quick run measures instead."""
+"""Curves of a quick run."""

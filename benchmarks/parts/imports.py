@@ -1,4 +1,4 @@
-"""What it costs to start: commands that need no torch against the import of torch."""
+"""Start-up time of commands that need no torch, compared with the import of torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.settings import Settings
 _UNIT = "import torch"
 _BOUND = 0.5
 LIGHT = [name for name in COMMANDS if name.startswith(("ddn", "import ddn")) and not name.endswith("with a problem")]
-"""What has to do without torch."""
+"""Commands that must not import torch."""
 
 
 def measure(settings: Settings, tell: Tell) -> Measurements:

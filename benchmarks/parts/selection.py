@@ -1,4 +1,4 @@
-"""Which cases a run measures; a quick one takes problems that need no time, to test the benchmark itself."""
+"""Selection of the cases of a run; a quick run has only small problems, to test the benchmark itself."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def cases_of(settings: Settings, within: str = "*", usual: str = "*") -> list[Ca
     Args:
         settings: Settings, with a glob on case names if there is one.
         within: Glob that all cases of the part match.
-        usual: Glob that holds where the settings have none.
+        usual: Glob that is used if the settings have none.
     """
     problems = QUICK_PROBLEMS if settings.quick else PROBLEMS
     cases = [case for case in comparison_cases(settings.pattern or usual, problems) if fnmatchcase(case.name, within)]

@@ -1,4 +1,4 @@
-"""What criteria and dampings cost, against the eigenpairs they choose from."""
+"""Cost of criteria and dampings, compared with that of the eigenpairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What parts that let sides take turns have in common."""
+"""Helper of the parts in which sides run in turns."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from benchmarks.settings import Settings
 
 
 def times_of_sides(case: Case, sides: Sequence[str], insist: bool, settings: Settings) -> dict[str, Any]:
-    """Return a case and the times of its sides, or why there are none, measured in a process of its own.
+    """Return a case and the durations of its sides, or failures, measured in its own process.
 
     Args:
-        case: What is measured.
+        case: Case to measure.
         sides: Names of the sides that take turns.
-        insist: Whether to measure a side that is slow as often as the others.
+        insist: If False, a slow side runs only once.
         settings: Settings of the run.
     """
     arguments = {

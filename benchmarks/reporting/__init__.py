@@ -1,1 +1,1 @@
-"""What is made of measurements: tables, targets, pictures, JSON, Markdown and a page for the documentation."""
+"""Outputs of the benchmark: tables, targets, pictures, JSON, Markdown and a page for the documentation."""

@@ -1,4 +1,4 @@
-"""What a result depends on beside the code: versions, threads, device, date."""
+"""The environment of a measurement: versions, threads, device, date."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PACKAGES = (
 
 
 def environment(settings: Settings) -> dict[str, Any]:
-    """Return what a result depends on, as plain data."""
+    """Return the environment of a measurement as plain data."""
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "device": _device_name(settings.device),
@@ -39,7 +39,7 @@ def environment(settings: Settings) -> dict[str, Any]:
 
 
 def environment_text(found: dict[str, Any]) -> str:
-    """Return an environment in a line."""
+    """Return an environment as one line of text."""
     packages = ", ".join(f"{name} {version}" for name, version in found["packages"].items())
     quick = " A quick run: small problems, few repetitions, no target judged." if found["quick"] else ""
     return (

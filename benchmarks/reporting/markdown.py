@@ -21,12 +21,12 @@ def fragment(
 
     Args:
         title: Heading.
-        text: How it is measured.
+        text: Description of the method.
         summary: Tables and targets.
         pictures: File names of pictures.
-        environment: What the measurements depend on.
-        seconds: How long the part took.
-        picture_folder: Where the pictures are, with a slash at its end.
+        environment: Hardware, versions and settings of the measurements.
+        seconds: Duration of the part.
+        picture_folder: Folder of the pictures, with a slash at the end.
     """
     pieces = [f"## {title}", text]
     if summary.targets:

@@ -1,4 +1,4 @@
-"""What a part of the benchmark is, how it is run, and what it leaves: JSON, a Markdown fragment, pictures."""
+"""A part of the benchmark: its definition, its run, and its files (JSON, a Markdown fragment, pictures)."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Part:
-    """A question, the measurements that answer it, and how they are shown.
+    """A question, the measurements that answer it, and their presentation.
 
     Attributes:
         name: Name of the sub-command and of the files.
         title: Heading.
-        text: How it is measured.
-        measure: Measures, telling what it does.
-        summarize: Makes tables and targets of measurements.
-        draw: Makes pictures of measurements, by name.
+        text: Description of the method.
+        measure: Function that measures and reports its progress.
+        summarize: Function that makes tables and targets from measurements.
+        draw: Function that makes pictures from measurements, by name.
     """
 
     name: str
@@ -43,13 +43,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Result:
-    """What a part found: plain data, from which everything else is made again.
+    """Result of a part as plain data, from which all outputs can be generated again.
 
     Attributes:
         part: The part.
-        environment: What the measurements depend on.
-        seconds: How long the part took.
-        measurements: What was measured.
+        environment: Hardware, versions and settings of the measurements.
+        seconds: Duration of the part.
+        measurements: The measured values.
     """
 
     part: Part
@@ -65,12 +65,12 @@ class Result:
 
 
 def run(part: Part, settings: Settings, tell: Tell) -> Result:
-    """Measure a part, write its files, and return what was found.
+    """Measure a part, write its files, and return the result.
 
     Args:
         part: Part.
         settings: Settings.
-        tell: Is told of progress.
+        tell: Function that reports progress.
     """
     found = environment(settings)
     start = perf_counter()
@@ -81,7 +81,7 @@ def run(part: Part, settings: Settings, tell: Tell) -> Result:
 
 
 def load(part: Part, folder: Path) -> Result | None:
-    """Return what a part found when it was last run, if it was.
+    """Return the last result of a part, or `None` if there is none.
 
     Args:
         part: Part.

@@ -1,4 +1,4 @@
-"""What all pictures share: colours, sizes, grouped bars, lines over two logarithmic axes."""
+"""Helpers for all pictures: colours, sizes, grouped bars, lines over two logarithmic axes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _UPRIGHT = 4
 
 
 def figure(columns: int = 1, width: float = 7.5, height: float = 3.6) -> tuple[Figure, list[Axes]]:
-    """Return a figure with axes beside each other.
+    """Return a figure with axes in a row.
 
     Args:
         columns: Number of axes.
-        width: Width of the whole, inches.
-        height: Height, inches.
+        width: Width of the figure in inches.
+        height: Height of the figure in inches.
     """
     made = Figure(figsize=(width, height), layout="constrained")
     axes = [made.add_subplot(1, columns, column + 1) for column in range(columns)]
@@ -33,12 +33,12 @@ def figure(columns: int = 1, width: float = 7.5, height: float = 3.6) -> tuple[F
 
 
 def grouped_bars(axis: Axes, names: Sequence[str], heights: Mapping[str, Sequence[float | None]]) -> None:
-    """Draw bars in groups; what was not measured is left out.
+    """Draw bars in groups, without bars for missing measurements.
 
     Args:
         axis: Axes.
         names: Names of the groups.
-        heights: For each side, a height for each group.
+        heights: For each side, the heights of its bars, one per group.
     """
     width = _SPREAD / len(heights)
     for place, (side, values) in enumerate(heights.items()):
@@ -50,7 +50,7 @@ def grouped_bars(axis: Axes, names: Sequence[str], heights: Mapping[str, Sequenc
 
 
 def name_groups(axis: Axes, names: Sequence[str]) -> None:
-    """Write names below groups, slanted where there are many.
+    """Write names below groups, slanted if there are many.
 
     Args:
         axis: Axes, with a group at each whole number.
@@ -63,11 +63,11 @@ def name_groups(axis: Axes, names: Sequence[str]) -> None:
 
 
 def legend(picture: Figure, below: bool = False) -> None:
-    """Say once, beside the axes, what the colours mean.
+    """Draw one legend for all axes of a figure.
 
     Args:
-        picture: Figure whose axes have labelled things.
-        below: Whether it is said below the axes, rather than on their right.
+        picture: Figure whose axes have labelled elements.
+        below: If True, the legend is below the axes, else at their right.
     """
     labelled: dict[str, Artist] = {}
     for axis in picture.axes:

@@ -1,4 +1,4 @@
-"""The sides of a comparison: each makes its own kind of full step on a problem of its own."""
+"""The sides of a comparison; each makes full steps by its own method, on its own copy of the problem."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from benchmarks.sides.side import Side
 from benchmarks.sides.vivit import VivitSide
 
 SIDES: dict[str, type[Side]] = {"gradient": GradientSide, "ours": OurSide, "vivit": VivitSide}
-"""Every side by the name that results use."""
+"""All sides, by their names in the results."""
 
 __all__ = ["SIDES", "GradientSide", "OurSide", "Side", "VivitSide"]

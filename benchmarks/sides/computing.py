@@ -12,7 +12,7 @@ from benchmarks.sides.side import Side
 
 
 class ComputingSide(Side):
-    """A child sets `_computation` and `_groups`, the tables that it is given."""
+    """Base class; a subclass sets `_computation` and its tables of groups, `_groups`."""
 
     _computation: Any
     _groups: list[dict[str, Any]]

@@ -1,4 +1,4 @@
-"""The unit of all times: a plain step of gradient descent."""
+"""A plain step of gradient descent, whose time is the unit of all times."""
 
 from __future__ import annotations
 

@@ -18,8 +18,8 @@ def symeig(matrix: Tensor, eigenvectors: bool = False, upper: bool = True) -> tu
 
     Args:
         matrix: Symmetric matrix.
-        eigenvectors: Whether eigenvectors are wanted; an empty tensor is returned in their place otherwise.
-        upper: Which triangle is read.
+        eigenvectors: If False, the second result is an empty tensor.
+        upper: Read the upper triangle if True, else the lower one.
     """
     triangle = "U" if upper else "L"
     if eigenvectors:
@@ -29,7 +29,7 @@ def symeig(matrix: Tensor, eigenvectors: bool = False, upper: bool = True) -> tu
 
 
 def top_10(evals: Tensor) -> list[int]:
-    """Return the indices of the ten largest eigenvalues, which are ascending."""
+    """Return the indices of the ten largest of ascending eigenvalues."""
     return list(range(evals.numel()))[-10:]
 
 
@@ -44,7 +44,7 @@ def constant(evals: Tensor, evecs: Tensor, gammas: Tensor, lambdas: Tensor) -> T
 
 
 class VivitSide(ComputingSide):
-    """`vivit.DirectionalDampedNewtonComputation`, its warning about small eigenvalues turned off.
+    """`vivit.DirectionalDampedNewtonComputation`, with its warning about small eigenvalues turned off.
 
     Raises:
         ModuleNotFoundError: ViViT is not installed.

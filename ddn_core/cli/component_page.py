@@ -1,4 +1,4 @@
-"""The page of `ddn plugins show KIND`."""
+"""The page that `ddn plugins show KIND` prints."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
-from ddn_core.errors import PluginError
+from ddn_core.errors import UnknownKindError
 from ddn_core.plugins.component import Component
 from ddn_core.plugins.describe import example, field_rows, paragraphs, tables_inside
 from ddn_core.plugins.hookspecs import FAMILIES
@@ -25,29 +25,28 @@ METHODS = {"criterion": "select", "damping": "damp", "problem": "load"}
 
 
 def component_page(kind: str, registry: Registry) -> RenderableType:
-    """Return the description, the fields, an example and the formula of a kind, in each family that has it.
+    """Return the documentation of a kind: class, fields, example and formula, for each family that has the kind.
 
     Raises:
-        PluginError: No family has the kind, or its plugin failed to load.
+        UnknownKindError: No family has the kind.
+        PluginError: The plugin of the kind is not installed, is switched off, or cannot be loaded.
     """
-    found, errors = [], []
+    found = []
     for family in FAMILIES:
         try:
             found.append(registry.lookup(family, kind))
-        except PluginError as error:
-            errors.append(error)
+        except UnknownKindError:  # perhaps the kind belongs to another family
+            continue
     if not found:
-        if not str(errors[0]).startswith("no "):  # the plugin itself is missing, broken or switched off
-            raise errors[0]
         kinds = [name for record in registry.plugins() for some in record.components.values() for name in some]
         same = [name for name in kinds if name.endswith(f"/{kind}")]
         hint = f" Did you mean {same[0]!r}?" if same else suggestion(kind, kinds)
-        raise PluginError(f"no strategy or problem named {kind!r}.{hint}")
+        raise UnknownKindError(f"no strategy or problem named {kind!r}.{hint}")
     return Group(*(part for cls in found for part in _page(cls, kind, registry)))
 
 
 def config_example(cls: type[Component]) -> str:
-    """Return an example config with a component, or the part of a config that names it."""
+    """Return the part of a config that uses a component, as TOML."""
     table = tomlkit.document()
     if cls.family == "problem":
         table["problem"] = {key: _toml(value) for key, value in example(cls).items()}
@@ -55,12 +54,12 @@ def config_example(cls: type[Component]) -> str:
     others = {"criterion": {"kind": "all"}, "damping": {"kind": "constant"}}
     group = tomlkit.table()
     group["params"] = ["*"]
-    for family, given in others.items():
+    for family, other in others.items():
         if family != cls.family:
-            group[family] = _toml(given)
-    own = tomlkit.table()  # not an inline table: it may be long, and TOML allows no line breaks in one
-    own.update({key: _toml(value) for key, value in example(cls).items()})
-    group[cls.family] = own
+            group[family] = _toml(other)
+    component = tomlkit.table()  # not an inline table: TOML allows no line breaks in one, and it may be long
+    component.update({key: _toml(value) for key, value in example(cls).items()})
+    group[cls.family] = component
     groups = tomlkit.aot()
     groups.append(group)
     table["groups"] = groups
@@ -101,7 +100,7 @@ def _code(text: str, language: str) -> Syntax:
 
 
 def _toml(value: Any) -> Any:
-    """Return a value as TOML, with tables in one line."""
+    """Return a value for a TOML document; tables become inline tables."""
     if isinstance(value, Component):
         value = value.table()
     if isinstance(value, dict):

@@ -42,7 +42,7 @@ def estimate_report(config: Config, source: str) -> RenderableType:
     parameters = dict(parts.model.named_parameters())
     context = Context(outputs=outputs_per_sample(parts.model, inputs), samples=len(inputs))
     requests = []
-    for group, names in zip(config.groups, assignment.taken, strict=True):
+    for group, names in zip(config.groups, assignment.members, strict=True):
         choice = group_choice(group.criterion, group.damping, "group")
         named = {id(parameters[name]): name for name in names if parameters[name].requires_grad}
         requests.append(GroupRequest(named, choice.largest(context), choice.uniform_damping(context) is not None))

@@ -31,7 +31,7 @@ def check_report(config: Config, source: str) -> tuple[RenderableType, list[str]
     parameters = dict(model.named_parameters())
     assignment, problems = model_assignment(config, model)
     table = _table(f"{source}: groups", "group", "parameters", "numbers", "criterion", "damping")
-    for index, (group, names) in enumerate(zip(config.groups, assignment.taken, strict=True)):
+    for index, (group, names) in enumerate(zip(config.groups, assignment.members, strict=True)):
         numbers = sum(parameters[name].numel() for name in names if parameters[name].requires_grad)
         frozen = [name for name in names if not parameters[name].requires_grad]
         names_text = ", ".join(name + (" (frozen)" if name in frozen else "") for name in names) or "none"
@@ -42,7 +42,7 @@ def check_report(config: Config, source: str) -> tuple[RenderableType, list[str]
         Text(f"{name} is named by groups {', '.join(map(str, groups))}; group {groups[0]} takes it")
         for name, groups in assignment.contested.items()
     ]
-    left = [name for name in assignment.untaken if parameters[name].requires_grad]
+    left = [name for name in assignment.unassigned if parameters[name].requires_grad]
     return Group(*([table] if config.groups else []), *notes, *_torch_notes(config, left)), problems
 
 

@@ -1,15 +1,15 @@
-"""From a config file to parameter groups.
+"""Config files: their schema, how they are read, and the parameter groups that they describe.
 
-stepping.py     settings of a group's step, and of what is done with a bad one
-first_order.py  optimizers of torch that a config can name
+stepping.py     settings of a group's step, and rules for steps that raise the loss or are not finite
+first_order.py  optimizers of torch that a config can select
 scheduler.py    schedules of the learning rate
-schema.py       what a config file may say
-plugins.py      which plugins a config may use, and which it needs
-json_schema.py  the same as JSON Schema, for editors
+schema.py       the tables and fields of a config file
+plugins.py      the plugins that a config allows, and the distributions that it requires
+json_schema.py  the schema as JSON Schema, for editors
 load.py         TOML or JSON -> Config, with errors that give the path into the file
-overrides.py    --set groups.0.damping.value=1e-3
-grouping.py     globs on parameter names -> which group takes which parameter
-provenance.py   the resolved config: all defaults, and the versions of everything that was used
+overrides.py    assignments such as --set groups.0.damping.value=1e-3
+grouping.py     globs on parameter names -> the group of each parameter
+provenance.py   the resolved config: all defaults, and the versions of Python, ddn, torch, BackPACK and the plugins
 """
 
 from ddn_core.config.first_order import Baseline, FallbackTable, FirstOrder

@@ -1,4 +1,4 @@
-"""Optimizers of torch that a config can name: for what no group takes, and as baselines in the same loop."""
+"""Optimizers of torch that a config can select: as fallback for parameters outside of all groups, or as baseline."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ddn_core.plugins.units import Unit
 class FirstOrder(TableModel):
     """An optimizer of torch.
 
-    Fields have the names of torch's arguments; those that are left out have torch's defaults.
+    Fields have the names and the defaults of torch's arguments.
     """
 
     kind: str
 
     def options(self) -> dict[str, Any]:
-        """Return the arguments for torch's class."""
+        """Return the arguments of torch's class."""
         return self.model_dump(exclude={"kind"}, exclude_none=True)
 
 
@@ -37,8 +37,10 @@ class AdamConfig(FirstOrder):
 
     kind: Literal["adam"] = Field(description="Adam.")
     lr: Annotated[PositiveFloat, Unit("param")] = Field(1e-3, description="Learning rate.")
-    betas: tuple[Fraction, Fraction] = Field((0.9, 0.999), description="Factors of the running averages.")
-    eps: Annotated[PositiveFloat, Unit("loss/param")] = Field(1e-8, description="Added to the denominator.")
+    betas: tuple[Fraction, Fraction] = Field(
+        (0.9, 0.999), description="Decay factors of the running averages of the gradient and of its square."
+    )
+    eps: Annotated[PositiveFloat, Unit("loss/param")] = Field(1e-8, description="Number added to the denominator.")
     weight_decay: Annotated[NonNegativeFloat, Unit("loss/param²")] = Field(0.0, description="L2 weight decay.")
 
 
@@ -47,8 +49,10 @@ class AdamwConfig(FirstOrder):
 
     kind: Literal["adamw"] = Field(description="Adam with decoupled weight decay.")
     lr: Annotated[PositiveFloat, Unit("param")] = Field(1e-3, description="Learning rate.")
-    betas: tuple[Fraction, Fraction] = Field((0.9, 0.999), description="Factors of the running averages.")
-    eps: Annotated[PositiveFloat, Unit("loss/param")] = Field(1e-8, description="Added to the denominator.")
+    betas: tuple[Fraction, Fraction] = Field(
+        (0.9, 0.999), description="Decay factors of the running averages of the gradient and of its square."
+    )
+    eps: Annotated[PositiveFloat, Unit("loss/param")] = Field(1e-8, description="Number added to the denominator.")
     weight_decay: Annotated[NonNegativeFloat, Unit("1/param")] = Field(0.01, description="Decoupled weight decay.")
 
 
@@ -57,10 +61,14 @@ class LbfgsConfig(FirstOrder):
 
     kind: Literal["lbfgs"] = Field(description="Limited-memory BFGS.")
     lr: Annotated[PositiveFloat, Unit("1")] = Field(1.0, description="Factor on the step.")
-    max_iter: PositiveInt = Field(20, description="Largest number of iterations a step.")
-    history_size: PositiveInt = Field(100, description="Number of updates that are remembered.")
-    tolerance_grad: Annotated[NonNegativeFloat, Unit("loss/param")] = Field(1e-7, description="Gradient to stop at.")
-    tolerance_change: Annotated[NonNegativeFloat, Unit("1")] = Field(1e-9, description="Change to stop at.")
+    max_iter: PositiveInt = Field(20, description="Largest number of iterations per step.")
+    history_size: PositiveInt = Field(100, description="Number of updates kept for the approximation of the Hessian.")
+    tolerance_grad: Annotated[NonNegativeFloat, Unit("loss/param")] = Field(
+        1e-7, description="Largest absolute entry of the gradient at which the iteration stops."
+    )
+    tolerance_change: Annotated[NonNegativeFloat, Unit("1")] = Field(
+        1e-9, description="Change of the loss or of the parameters at which the iteration stops."
+    )
     line_search_fn: Literal["strong_wolfe"] | None = Field(None, description="Line search; none by default.")
 
 
@@ -69,6 +77,6 @@ Fallback = Annotated[SgdConfig | AdamwConfig, Field(discriminator="kind")]
 
 
 class FallbackTable(TableModel):
-    """A table whose `fallback` names an optimizer of torch, or none."""
+    """Table with the single field `fallback`, to validate that field by itself."""
 
-    fallback: Fallback | None = Field(None, description="Optimizer of torch for the parameters that no group takes.")
+    fallback: Fallback | None = Field(None, description="Optimizer of torch for parameters outside of all groups.")

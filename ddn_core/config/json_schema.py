@@ -1,4 +1,4 @@
-"""The JSON Schema of config files, with every installed plugin: what an editor completes and validates with."""
+"""The JSON Schema of config files, with every installed plugin; editors complete and validate files with it."""
 
 from __future__ import annotations
 
@@ -21,28 +21,29 @@ POINTER = "#/$defs/"
 def config_schema(registry: Registry | None = None) -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of config files, as plain data.
 
-    Each strategy and problem of a plugin that can be loaded is a definition; a table is told by its `kind`. What
-    compares two fields with each other cannot be said in it.
+    The schema has a definition for each strategy and problem of every plugin that can be loaded, and selects it by the
+    table's `kind`. It leaves out most rules that compare two fields with each other, since JSON Schema has no words for
+    them.
 
     Args:
-        registry: The plugins; the installed ones by default.
+        registry: Registry of the plugins; by default that of the installed ones.
     """
     definitions: dict[str, Any] = {}
-    schema = _own(Config, "config", definitions)
+    schema = _model_schema(Config, "config", definitions)
     families: dict[str, list[str]] = {family: [] for family in FAMILIES}
     for record in (registry or installed_registry()).plugins():
         for family, kinds in record.components.items():
             for kind, cls in kinds.items():
                 name = f"{family}.{kind.replace('/', '.')}"
                 families[family].append(name)
-                definitions[name] = _of_component(cls, kind, _own(cls, name, definitions))
+                definitions[name] = _component_schema(cls, kind, _model_schema(cls, name, definitions))
     for family, names in families.items():
         definitions[family] = {"oneOf": [{"$ref": POINTER + name} for name in names]}
     return {"$schema": DIALECT, **schema, "title": "A config of ddn", "$defs": definitions}
 
 
-def _of_component(cls: type[Component], kind: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of a class with its kind, and its docstring as the description."""
+def _component_schema(cls: type[Component], kind: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a strategy or problem, with its kind, and with its docstring as the description."""
     properties = {"kind": {"const": kind, "description": cls.summary()}, **schema.get("properties", {})}
     for name, field in cls.model_fields.items():
         if unit := unit_text(field):
@@ -56,8 +57,8 @@ def _of_component(cls: type[Component], kind: str, schema: dict[str, Any]) -> di
     }
 
 
-def _own(model: type[BaseModel], name: str, definitions: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema of a model; those of models inside are put among the definitions, under the model's name."""
+def _model_schema(model: type[BaseModel], name: str, definitions: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a model, and add the schemas of the models inside it to the definitions, under `name`."""
     schema = model.model_json_schema()
     inside = schema.pop("$defs", {})
     for inner, definition in inside.items():
@@ -67,7 +68,7 @@ def _own(model: type[BaseModel], name: str, definitions: dict[str, Any]) -> dict
 
 
 def _relocated(place: Any, name: str) -> Any:
-    """Return a schema whose references lead to the common definitions."""
+    """Return a schema whose references point to the common definitions."""
     if isinstance(place, list):
         return [_relocated(item, name) for item in place]
     if isinstance(place, str) and place.startswith(POINTER):

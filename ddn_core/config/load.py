@@ -1,4 +1,4 @@
-"""TOML or JSON to a `Config`, with errors that give the path into the file."""
+"""Reads a TOML or JSON file as a `Config`, with errors that give the path into the file."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), registry: Regis
     """Return the config in a file.
 
     Args:
-        path: A file whose name ends in `.toml` or `.json`.
+        path: Path of a file that ends in `.toml` or `.json`.
         overrides: Assignments `path=value`, such as `groups.0.damping.value=1e-3`, applied in order.
-        registry: Where kinds are looked up; the installed plugins by default.
+        registry: Registry in which kinds are looked up; by default that of the installed plugins.
 
     Raises:
-        ConfigError: The file cannot be read or parsed, or says something that it may not; the message has a line for
-            each place, with its path.
+        ConfigError: The file cannot be read or parsed, or is no valid config; the message has a line for each mistake,
+            with its path.
     """
     path = Path(path)
     return parse_config(apply_overrides(_read(path), overrides), path.name, registry)
@@ -39,31 +39,31 @@ def parse_config(table: Mapping[str, Any], source: str = "config", registry: Reg
     """Return the config that a table describes.
 
     Args:
-        table: What a TOML or JSON file holds.
-        source: Name of its source, for messages.
-        registry: Where kinds are looked up; the installed plugins by default.
+        table: Contents of a TOML or JSON file.
+        source: Name of the file or other source, for messages.
+        registry: Registry in which kinds are looked up; by default that of the installed plugins.
 
     Raises:
-        ConfigError: The table says something that it may not.
+        ConfigError: The table is no valid config.
     """
     if not isinstance(table, Mapping):
-        raise ConfigError(f"{source}: is a {type(table).__name__}; it must be a table")
+        raise ConfigError(f"{source}: a config must be a table, not a {type(table).__name__}")
     registry = registry or installed_registry()
     try:
         allowed = PluginsConfig.model_validate({"allow": table["plugins"]["allow"]})
         registry = registry.restricted(allowed.permission(source))
     except (KeyError, TypeError, ValidationError):
-        pass  # there is no restriction, or it is wrong, which is told below
+        pass  # no restriction, or an invalid one, which the validation below reports
     try:
         return Config.model_validate(dict(table), context={REGISTRY: registry})
     except RecursionError as error:
-        raise ConfigError(f"{source}: tables are nested too deeply") from error
+        raise ConfigError(f"{source}: tables are nested too deeply. Use fewer levels.") from error
     except ValidationError as error:
         raise config_error(source, error_lines(error)) from error
 
 
 def config_error(source: str, lines: Sequence[str]) -> ConfigError:
-    """Return an error with a head line and an indented line for each place."""
+    """Return an error with a head line and an indented line for each mistake."""
     count = "1 error" if len(lines) == 1 else f"{len(lines)} errors"
     return ConfigError("\n".join([f"{source}: {count}", *(f"  {line}" for line in lines)]))
 
@@ -74,7 +74,7 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path.name}: is not UTF-8 text: {error}") from error
+        raise ConfigError(f"{path.name}: is not UTF-8 text: {error}. Save the file as UTF-8.") from error
     try:
         if path.suffix == ".toml":
             return tomllib.loads(text)

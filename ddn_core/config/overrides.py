@@ -1,7 +1,7 @@
-"""Assignments from the command line, `groups.0.damping.value=1e-3`: the value is a TOML literal.
+"""Assignments from the command line, such as `groups.0.damping.value=1e-3`; the value is a TOML literal.
 
-Changing `kind` replaces the table that it is in: the fields of another kind mean nothing to the new one. `*` stands for
-every entry of a list: `groups.*.lr=0.5`.
+An assignment to `kind` removes the other fields of its table, which belong to the old kind. `*` stands for every entry
+of a list: `groups.*.lr=0.5`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def apply_overrides(table: Mapping[str, Any], overrides: Sequence[str]) -> dict[
     """Return a copy of the table with the assignments made, in order.
 
     Raises:
-        AssignmentError: An assignment has no `=`, no TOML literal as value, or a path that leads nowhere.
+        AssignmentError: An assignment has no `=`, its value is no TOML literal, or its path does not exist.
     """
     result = copy.deepcopy(dict(table))
     for override in overrides:
@@ -53,7 +53,7 @@ def _apply(table: dict[str, Any], override: str) -> None:
 
 
 def _expanded(table: dict[str, Any], keys: list[str]) -> list[list[str]]:
-    """Return the paths that one with `*` for entries of lists stands for."""
+    """Return the paths that a path stands for: one for each list entry where the path has `*`."""
     found: list[tuple[list[str], Any]] = [([], table)]
     for key in keys:
         grown = []
@@ -78,7 +78,7 @@ def _parse(path: str, literal: str) -> Any:
             f"--set '{path}=\"{literal.strip()}\"'."
         ) from error
     if set(parsed) != {"value"}:
-        raise ConfigError(f"{path}: {literal!r} is more than one TOML literal")
+        raise ConfigError(f"{path}: {literal!r} is more than one TOML literal. Repeat --set for each value.")
     return parsed["value"]
 
 
@@ -89,7 +89,7 @@ def _assign(table: dict[str, Any], keys: list[str], value: Any) -> None:
         path = ".".join(keys[: depth + 1])
         place = place[_index(place, key, path)] if isinstance(place, list) else place.setdefault(key, {})
         if not isinstance(place, dict | list):
-            raise ConfigError(f"{path}: is {place!r}, which has nothing inside it")
+            raise ConfigError(f"{path}: is {place!r}, which has nothing inside it. End the path here.")
     if isinstance(place, list):
         place[_index(place, last, ".".join(keys))] = value
     elif last == "kind" and place.get("kind", value) != value:

@@ -1,4 +1,4 @@
-"""The `[plugins]` table: which plugins a config may use, and which distributions it needs."""
+"""The `[plugins]` table: the plugins that a config allows, and the distributions that it requires."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ddn_core.plugins.messages import TableModel, suggestion
 from ddn_core.plugins.permission import Permission
 
 
-def _met(text: str) -> str:
-    """Return a requirement that is met."""
+def _checked_requirement(text: str) -> str:
+    """Return a requirement, or raise a `ValueError` unless an installed distribution meets it."""
     try:
         requirement = Requirement(text)
     except InvalidRequirement as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{text!r} is no requirement, such as 'ddn-acme>=1.2': {reason}") from None
     if requirement.url is not None:
-        raise ValueError(f"{text!r} names a place to install from; name a distribution and its versions only")
+        raise ValueError(f"{text!r} names a place to install from; give only a distribution and its versions")
     if requirement.marker is not None and not requirement.marker.evaluate():
         return text
     try:
@@ -37,17 +37,18 @@ def _met(text: str) -> str:
 
 
 class PluginsConfig(TableModel):
-    """Which plugins the config may use, and which distributions it needs."""
+    """The plugins that the config allows, and the distributions that it requires."""
 
     allow: list[str] | None = Field(
-        None, description="Names of the plugins that may be loaded, beside the built-in one; all by default."
+        None,
+        description="Names of the plugins that may be loaded in addition to the built-in one; all plugins by default.",
     )
-    require: list[Annotated[str, AfterValidator(_met)]] = Field(
-        default_factory=list, description="Distributions that have to be installed, such as `ddn-acme>=1.2`."
+    require: list[Annotated[str, AfterValidator(_checked_requirement)]] = Field(
+        default_factory=list, description="Requirements on installed distributions, such as `ddn-acme>=1.2`."
     )
 
     def permission(self, source: str) -> Permission:
-        """Return which plugins the config allows.
+        """Return the permission that corresponds to `allow`.
 
         Args:
             source: Name of the config, for messages.

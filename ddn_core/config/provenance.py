@@ -1,4 +1,4 @@
-"""The resolved config: all defaults filled in, with the versions of everything that was used."""
+"""The resolved config: all defaults filled in, with the versions of the software that was used."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ddn_core.plugins.registry import Registry, installed_registry
 
 
 def resolved_config(config: Config, registry: Registry | None = None) -> dict[str, Any]:
-    """Return the config as a table that can be loaded again, with its provenance.
+    """Return the config as a table with all defaults and its provenance; the table is a config again.
 
-    The provenance names the versions of Python, ddn, torch and BackPACK, and each plugin that the config uses.
+    The provenance has the versions of Python, ddn, torch, BackPACK, and each plugin that the config uses.
     """
     table = config_table(config)
     registry = registry or installed_registry()
@@ -41,7 +41,7 @@ def config_table(config: Config) -> dict[str, Any]:
 
 
 def _kinds(place: Any) -> Iterator[str]:
-    """Yield the kind of every strategy and problem in a config, nested ones too."""
+    """Yield the kind of every strategy and problem in a config, including nested ones."""
     if isinstance(place, Component) and (kind := type(place).kind) is not None:
         yield kind
     if isinstance(place, BaseModel):

@@ -1,4 +1,4 @@
-"""What a config file may say; field descriptions are the reference."""
+"""Schema of a config file; the descriptions of the fields are the reference."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ddn_core.plugins.units import Unit
 
 def _distinct(indices: list[int] | None) -> list[int] | None:
     if indices is not None and len(set(indices)) != len(indices):
-        raise ValueError("a number is repeated; name each once")
+        raise ValueError("a number is repeated; list each number once")
     return indices
 
 
@@ -37,14 +37,14 @@ SampleIndices = Annotated[
 ]
 
 
-Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what torch's generators take
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # the range of seeds that torch's generators accept
 
 
 class CurvatureConfig(TableModel):
-    """Which curvature the steps use."""
+    """The curvature matrix, and the samples that it is computed from."""
 
     model_config = ConfigDict(
-        json_schema_extra={  # what the validator below says
+        json_schema_extra={  # the rule of the validator below
             "if": {"properties": {"kind": {"const": "ggn-mc"}}, "required": ["kind"]},
             "else": {"properties": {"mc_samples": {"type": "null"}}},
         }
@@ -54,85 +54,84 @@ class CurvatureConfig(TableModel):
         "ggn", description="`ggn`: exact generalized Gauss-Newton matrix; `ggn-mc`: its Monte-Carlo estimate."
     )
     mc_samples: PositiveInt | None = Field(
-        None, description="Number of Monte-Carlo samples for each data sample, with `ggn-mc` only; 1 by default."
+        None, description="Number of Monte-Carlo samples per data sample, only for `ggn-mc`; 1 by default."
     )
     seed: Seed | None = Field(
-        None, description="Seed of the Monte-Carlo samples; by default they come from torch's own generator."
+        None, description="Seed of the Monte-Carlo samples; by default they are drawn from torch's global generator."
     )
     subsampling_grad: SampleIndices = Field(
-        None, description="Indices of the samples of a batch that the gradient is taken over; all by default."
+        None, description="Indices of the samples in a batch that the gradient is computed from; all by default."
     )
     subsampling_ggn: SampleIndices = Field(
-        None, description="Indices of the samples of a batch that the GGN is taken over; all by default."
+        None, description="Indices of the samples in a batch that the GGN is computed from; all by default."
     )
     memory_budget: PositiveInt | Literal["auto"] | None = Field(
         None,
-        description="Bytes that curvature may take beyond the gradient's memory: work is sliced so as to stay below, "
-        "or refused before it begins. `auto` for what is free; no limit by default.",
+        description="Largest number of bytes that curvature may use in addition to the gradient's memory. The engine "
+        "slices its work to stay below this number, or raises an error before it begins if it cannot. `auto` stands "
+        "for the memory that is free; no limit by default.",
     )
     subsampling_lambdas: SampleIndices = Field(
         None,
-        description="Indices of the samples that directional curvatures are taken over; those of the GGN by default.",
+        description="Indices of the samples for the directional curvatures; by default those of the GGN.",
     )
 
     @model_validator(mode="after")
     def _samples_go_with_kind(self) -> Self:
         if self.kind == "ggn" and self.mc_samples is not None:
-            raise ValueError("mc_samples is given, but kind is 'ggn', which draws none; use kind = 'ggn-mc'")
+            raise ValueError("mc_samples is set, but kind 'ggn' draws no Monte-Carlo samples; use kind = 'ggn-mc'")
         return self
 
     @property
     def sample_count(self) -> int:
-        """Number of Monte-Carlo samples, 0 for the exact GGN."""
+        """Number of Monte-Carlo samples per data sample; 0 for the exact GGN."""
         return 0 if self.kind == "ggn" else self.mc_samples or 1
 
 
 class GroupConfig(GroupSettings):
-    """A parameter group: its block of the GGN is used, with its own criterion and damping."""
+    """A parameter group: a block of the GGN with its own criterion and damping."""
 
     params: list[str] = Field(
         min_length=1,
-        description="Globs on parameter names; a parameter belongs to the first group that names it.",
+        description="Globs on parameter names; a parameter belongs to the first group with a glob that matches it.",
     )
-    criterion: AnyCriterion = Field(description="Chooses the directions; a table with a `kind`.")
-    damping: AnyDamping = Field(description="Damps the chosen directions; a table with a `kind`.")
+    criterion: AnyCriterion = Field(description="Criterion that chooses the directions; a table with a `kind`.")
+    damping: AnyDamping = Field(description="Damping of the chosen directions; a table with a `kind`.")
 
 
 class TrainingConfig(TableModel):
-    """How `ddn train` trains."""
+    """Settings of `ddn train`."""
 
     epochs: PositiveInt = Field(10, description="Number of passes over the training data.")
-    seed: Seed = Field(0, description="Seed of initialization, data split and data order.")
+    seed: Seed = Field(0, description="Seed of the initial parameters, the data split and the order of the data.")
     dtype: Literal["float32", "float64"] = Field("float32", description="Dtype of parameters and data.")
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="`cpu`, `cuda`, or `cuda:1`, ...")
     scheduler: Scheduler | None = Field(
         None, description="Schedule of the learning rate: a table with a `kind`; constant by default."
     )
     evaluate_every: PositiveInt | None = Field(
-        None, description="Number of steps between evaluations, beside those at the end of each epoch."
+        None, description="Number of steps between evaluations, in addition to those at the end of each epoch."
     )
-    evaluate_training: bool = Field(
-        False, description="Whether an evaluation also takes the loss of all training data, as the model is then."
-    )
+    evaluate_training: bool = Field(False, description="Also compute the loss of all training data in each evaluation.")
     checkpoint_seconds: Annotated[NonNegativeFloat, Unit("1")] = Field(
-        10.0, description="Seconds between checkpoints, each written after a step; 0 for one after every step."
+        10.0, description="Seconds between checkpoints, which are written after steps; 0 writes one after every step."
     )
 
 
 class RecordConfig(TableModel):
-    """Which steps of a run are recorded: the curvature of each group, for `ddn replay` and `ddn report`."""
+    """Recording of the curvature of some steps, for `ddn replay` and `ddn report`."""
 
     steps: SampleIndices = Field(
         None,
-        description="Numbers of the steps, from 0; by default 0, 1, 2, 5, 10, 20, 50, 100, ... and the last one.",
+        description="Numbers of the recorded steps, from 0; by default 0, 1, 2, 5, 10, 20, 50, ... and the last step.",
     )
     directions: PositiveInt | None = Field(
-        None, description="Number of leading directions that are recorded; by default as many as fit."
+        None, description="Number of leading directions to record; by default as many as fit."
     )
     megabytes: Annotated[PositiveFloat, Unit("1")] = Field(
         64.0,
-        description="Most megabytes that a trace takes. A step takes an eighth of it at most: beyond that, directions "
-        "with small eigenvalues are left out. Steps that do not fit any more are left out, and counted.",
+        description="Largest size of a trace in megabytes. A step uses at most an eighth of it; directions with the "
+        "smallest eigenvalues are left out to fit. Steps that do not fit any more are left out and counted.",
     )
 
 
@@ -140,7 +139,7 @@ class Config(TableModel):
     """A config file."""
 
     model_config = ConfigDict(
-        json_schema_extra={  # what the validator below says
+        json_schema_extra={  # the rule of the validator below
             "if": {"properties": {"optimizer": {"type": "object"}}, "required": ["optimizer"]},
             "then": {
                 "properties": {"groups": {"maxItems": 0}, "fallback": {"type": "null"}, "record": {"type": "null"}}
@@ -149,38 +148,40 @@ class Config(TableModel):
         }
     )
 
-    plugins: PluginsConfig = Field(PluginsConfig(), description="Which plugins may be used, and which are needed.")
-    problem: AnyProblem | None = Field(None, description="What `ddn train` trains; a table with a `kind`.")
-    training: TrainingConfig = Field(TrainingConfig(), description="How `ddn train` trains.")
-    curvature: CurvatureConfig = Field(CurvatureConfig(), description="Which curvature the steps use.")
-    step: StepConfig = Field(StepConfig(), description="What is done with a step that raises the loss.")
+    plugins: PluginsConfig = Field(
+        PluginsConfig(), description="Plugins that are allowed, and distributions that are required."
+    )
+    problem: AnyProblem | None = Field(None, description="Problem that `ddn train` trains; a table with a `kind`.")
+    training: TrainingConfig = Field(TrainingConfig(), description="Settings of `ddn train`.")
+    curvature: CurvatureConfig = Field(CurvatureConfig(), description="Curvature that the steps use.")
+    step: StepConfig = Field(StepConfig(), description="Rules for a step that raises the loss or is not finite.")
     record: RecordConfig | None = Field(
-        None, description="Which steps are recorded, for `ddn replay` and `ddn report`; none by default."
+        None, description="Recording of steps for `ddn replay` and `ddn report`; nothing is recorded by default."
     )
     groups: list[GroupConfig] = Field([], description="The parameter groups, in order.")
     fallback: Fallback | None = Field(
         None,
-        description="Optimizer of torch for the parameters that no group takes: a table with `kind` `sgd` or `adamw` "
-        "and its arguments. Without it, such a parameter is an error.",
+        description="Optimizer of torch for parameters outside of all groups: a table with `kind` `sgd` or `adamw` and "
+        "its arguments. Without it, such a parameter is an error.",
     )
     optimizer: Baseline | None = Field(
         None,
-        description="Optimizer of torch in place of ours, as a baseline: a table with `kind` `adam`, `adamw`, `sgd` or "
-        "`lbfgs` and its arguments. There are no groups then.",
+        description="Optimizer of torch in place of damped Newton steps, as a baseline: a table with `kind` `adam`, "
+        "`adamw`, `sgd` or `lbfgs` and its arguments. The config then has no groups.",
     )
     schema_file: str | None = Field(
-        None, alias="$schema", description="The JSON Schema of this file, for editors; not read."
+        None, alias="$schema", description="Path of the JSON Schema of this file, for editors; ignored."
     )
     provenance: dict[str, Any] | None = Field(
-        None, description="Versions that a resolved config was written with; not read."
+        None, description="Versions of the software that wrote a resolved config; ignored."
     )
 
     @model_validator(mode="after")
     def _groups_or_optimizer(self) -> Self:
         if self.optimizer is None and not self.groups:
-            raise ValueError("groups: are missing; add a [[groups]] table, or an [optimizer] table for one of torch's")
+            raise ValueError("groups: no group is given; add a [[groups]] table, or an [optimizer] table for torch's")
         if self.optimizer is not None and (self.groups or self.fallback is not None):
-            raise ValueError("optimizer: one of torch takes all parameters; leave out groups and fallback, or it")
+            raise ValueError("optimizer: it moves all parameters; delete groups and fallback, or delete optimizer")
         if self.optimizer is not None and self.record is not None:
-            raise ValueError("record: an optimizer of torch has no curvature to record; leave it out")
+            raise ValueError("record: an optimizer of torch has no curvature to record; delete record")
         return self

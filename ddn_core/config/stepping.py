@@ -1,89 +1,121 @@
-"""How steps are made of what the engine computes: settings of a group, and of what is done with a bad step."""
+"""Settings of steps: those of a parameter group, and the rules for steps that raise the loss or are not finite."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import AliasChoices, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from ddn_core.plugins.messages import TableModel
+from ddn_core.plugins.messages import TableModel, located
 from ddn_core.plugins.units import Unit
 
 Fraction = Annotated[float, Field(ge=0, lt=1), Unit("1")]
 
+FORMER_NAME = "rest"
+"""Other name of the setting `include_complement`, for configs that were written before the setting had this name."""
+
+
+NESTEROV_NEEDS_MOMENTUM: dict[str, Any] = {
+    "if": {"properties": {"nesterov": {"const": True}}, "required": ["nesterov"]},
+    "then": {"properties": {"momentum": {"exclusiveMinimum": 0}}, "required": ["momentum"]},
+}
+"""JSON Schema of the rule that `Momentum` checks."""
+
 
 class Momentum(TableModel):
-    """Momentum, which may look ahead."""
+    """Heavy-ball or Nesterov momentum."""
 
-    model_config = ConfigDict(
-        json_schema_extra={  # what the validator below says
-            "if": {"properties": {"nesterov": {"const": True}}, "required": ["nesterov"]},
-            "then": {"properties": {"momentum": {"exclusiveMinimum": 0}}, "required": ["momentum"]},
-        }
-    )
+    model_config = ConfigDict(json_schema_extra=NESTEROV_NEEDS_MOMENTUM)
 
-    momentum: Fraction = Field(0.0, description="Factor μ of heavy-ball momentum: the buffer is μ times itself + step.")
-    nesterov: bool = Field(False, description="Whether momentum looks ahead: step + μ times the buffer is made.")
+    momentum: Fraction = Field(0.0, description="Factor μ of momentum; each step s turns the buffer b into μ b + s.")
+    nesterov: bool = Field(False, description="Use Nesterov momentum: the update is s + μ b, not b.")
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> Self:
         if self.nesterov and not self.momentum:
-            raise ValueError("nesterov is true, but momentum is 0; set momentum, such as 0.9")
+            raise ValueError("nesterov is true, but momentum is 0; set momentum, such as momentum = 0.9")
         return self
 
 
+def _add_former_name(schema: dict[str, Any]) -> None:
+    """Extend the JSON Schema of a group: either name of `include_complement` is valid, both together are not."""
+    schema.update(NESTEROV_NEEDS_MOMENTUM)
+    setting = schema["properties"]["include_complement"]
+    schema["properties"][FORMER_NAME] = {
+        **{key: value for key, value in setting.items() if key != "title"},
+        "description": "Former name of `include_complement`.",
+        "deprecated": True,
+    }
+    schema["not"] = {"required": ["include_complement", FORMER_NAME]}
+
+
 class GroupSettings(Momentum):
-    """What a group makes of its damped Newton step."""
+    """Settings that turn a group's damped Newton step into the update of its parameters."""
+
+    model_config = ConfigDict(json_schema_extra=_add_former_name)
 
     lr: Annotated[PositiveFloat, Unit("1")] = Field(1.0, description="Factor on the step.")
     weight_decay: Annotated[NonNegativeFloat, Unit("loss/param²")] = Field(
-        0.0, description="Coefficient w of the L2 weight decay: `w/2 ‖θ‖²` enters gradient and curvature alike."
+        0.0,
+        description="Coefficient w of L2 weight decay: `w/2 ‖θ‖²` is added to the loss, its gradient and curvature.",
     )
     decoupled_weight_decay: Annotated[NonNegativeFloat, Unit("1")] = Field(
-        0.0, description="Fraction of the parameters that is taken off in each step, times `lr` (as in AdamW)."
+        0.0, description="Coefficient d of decoupled weight decay, as in AdamW: a step subtracts `lr · d · θ`."
     )
     max_step_norm: Annotated[PositiveFloat, Unit("param")] | None = Field(
-        None, description="Euclidean norm that `lr` times the step is shortened to; no limit by default."
+        None,
+        description="Largest Euclidean norm of `lr` times the step; longer ones are shortened. No limit by default.",
     )
     max_kl: Annotated[PositiveFloat, Unit("loss")] | None = Field(
         None,
-        description="What `½ sᵀGs` of `lr` times the step s is limited to, by shortening it: for cross-entropy the "
-        "Kullback-Leibler divergence between the model's outputs before and after, to second order. No limit by "
-        "default.",
+        description="Largest value of `½ sᵀGs`, with s = `lr` times the step, which is shortened if needed. For "
+        "cross-entropy this is, to second order, the Kullback-Leibler divergence between the model's outputs before "
+        "and after the step. No limit by default.",
     )
     memory: Fraction = Field(
-        0.0, description="Factor μ of SPRING's memory: damping draws the step to μ times the previous one, not to zero."
+        0.0,
+        description="Factor μ of SPRING's memory: damping pulls the step to μ times the previous step, not to zero.",
     )
-    rest: bool = Field(
+    include_complement: bool = Field(
         False,
-        description="Whether what of the gradient lies in no chosen direction is followed too, divided by the largest "
-        "damping. With all directions and one damping for all, the step is `-(G + δ I)⁻¹ g` then, by a solve, with "
-        "Monte-Carlo samples and sub-samples too.",
+        validation_alias=AliasChoices("include_complement", FORMER_NAME),
+        description="Also follow the part of the gradient outside the chosen directions (their orthogonal complement), "
+        "divided by the largest damping. With all directions and the same damping for each, a linear solve then gives "
+        "the step `-(G + δ I)⁻¹ g`, also with Monte-Carlo samples and with sub-samples. `rest` is another name of this "
+        "setting.",
     )
     every: PositiveInt = Field(
         1,
-        description="Number of steps that directions and dampings serve, along fresh gradients. Above 1 the K "
-        "eigenvectors are held, as large as K times the parameters.",
+        description="Number of steps for which directions and dampings are used, each with a fresh gradient. Above 1, "
+        "the K eigenvectors stay in memory, K times the size of the parameters.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_name_at_a_time(cls, value: Any) -> Any:
+        if isinstance(value, dict) and FORMER_NAME in value and "include_complement" in value:
+            message = f"{FORMER_NAME} is the former name of include_complement, which this table also has; delete it"
+            raise located(message, FORMER_NAME, value[FORMER_NAME])
+        return value
 
 
 class StepConfig(TableModel):
-    """What is done with a step that raises the loss, or is not finite."""
+    """Rules for a step that raises the loss or is not finite."""
 
     on_increase: Literal["keep", "undo", "shorten", "damp"] = Field(
         "keep",
-        description="What is done with a step after which the loss of the same batch is larger: it is kept; undone; "
-        "shortened and tried again; or dampings are asked for anew, after they observed the failure. The loss is "
-        "evaluated after each try, by `step(closure)`.",
+        description="Action after a step that raises the loss of the same batch: `keep` the step, `undo` it, `shorten` "
+        "it and try again, or `damp`: let the dampings observe the failure, and try a step with their new values. "
+        "Except for `keep`, `step(closure)` evaluates the loss after each try.",
     )
     attempts: PositiveInt = Field(
-        5, description="Number of further tries with `shorten` and `damp`, after which the step is undone."
+        5, description="Number of further tries for `shorten` and `damp`, after which the step is undone."
     )
     shrink: Annotated[float, Field(gt=0, lt=1), Unit("1")] = Field(
-        0.5, description="Factor on the length of the step from try to try, with `shorten`."
+        0.5, description="Factor on the length of the step from one try to the next, for `shorten`."
     )
     on_nonfinite: Literal["error", "skip"] = Field(
         "error",
-        description="What is done where the loss or a step is not finite: an error, or no step of any group, which "
-        "`skipped_steps` counts.",
+        description="Action if the loss or a step is not finite: raise an `error`, or `skip` the step of all groups "
+        "and count it in `skipped_steps`.",
     )

@@ -29,7 +29,7 @@ def strategies_of(group: Mapping[str, Any]) -> list[Criterion | Damping]:
 
 def is_attentive(group: Mapping[str, Any]) -> bool:
     """Return whether a strategy of the group observes the outcome of a step."""
-    return not all(strategy.is_indifferent() for strategy in strategies_of(group))
+    return not all(strategy.ignores_outcomes() for strategy in strategies_of(group))
 
 
 def required_loss(groups: Sequence[Mapping[str, Any]], on_increase: str) -> str:

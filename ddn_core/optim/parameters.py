@@ -11,6 +11,7 @@ from torch.nn import Parameter
 
 from ddn_core.config import Config, GroupConfig, GroupSettings
 from ddn_core.config.grouping import assign_parameters
+from ddn_core.config.stepping import FORMER_NAME
 from ddn_core.engine import WantedParameter
 from ddn_core.errors import ArgumentError
 from ddn_core.plugins.messages import suggestion
@@ -102,12 +103,12 @@ def group_parameters(
     assignment = assign_parameters(list(parameters), globs)
     needed = [name for name, parameter in parameters.items() if parameter.requires_grad]
     if problems := assignment.problems([] if has_fallback else needed):
-        raise ArgumentError("; ".join(problems))
+        raise ArgumentError(" ".join(problems))
     taken = [
         {**group, "params": [(name, parameters[name]) for name in taken]}
-        for group, taken in zip(tables, assignment.taken, strict=True)
+        for group, taken in zip(tables, assignment.members, strict=True)
     ]
-    return taken, [(name, parameters[name]) for name in assignment.untaken if name in set(needed)]
+    return taken, [(name, parameters[name]) for name in assignment.unassigned if name in set(needed)]
 
 
 def check_config(config: Config, lr: float) -> None:
@@ -129,9 +130,23 @@ def own_group(group: Mapping[str, Any], where: str, defaults: Mapping[str, Any])
         ArgumentError: A key is missing or unknown, or the learning rate is no finite number or negative.
         ConfigError: A criterion, damping or another setting is wrong.
     """
+    group = _with_current_name(group, where)
     _check_group(group, where, defaults)
     criterion, damping = as_criterion(group["criterion"], where), as_damping(group["damping"], where)
     return {**group, "criterion": criterion, "damping": damping}
+
+
+def _with_current_name(group: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """Return the group with `include_complement` in place of the setting's former name.
+
+    Raises:
+        ArgumentError: The group has both names.
+    """
+    if FORMER_NAME not in group:
+        return group
+    if "include_complement" in group:
+        raise ArgumentError(f"{where} has both 'include_complement' and its former name {FORMER_NAME!r}. Delete it.")
+    return {"include_complement" if key == FORMER_NAME else key: value for key, value in group.items()}
 
 
 def _check_group(group: Mapping[str, Any], where: str, defaults: Mapping[str, Any]) -> None:

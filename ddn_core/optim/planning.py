@@ -85,7 +85,7 @@ def terms_of(group: Mapping[str, Any], state: Mapping[Tensor, Any]) -> StepTerms
             torch.zeros_like(p, requires_grad=False) if vector is None else memory * vector
             for p, vector in zip(group["params"], previous, strict=True)
         )
-    include_complement = bool(group["rest"])
+    include_complement = bool(group["include_complement"])
     if not (decay or anchor or include_complement):
         return None
     return StepTerms(decay, tuple(group["params"]), anchor, include_complement)

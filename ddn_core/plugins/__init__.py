@@ -1,14 +1,16 @@
 """Strategies and problems as plugins: contract, hooks, discovery, registry.
 
-strategy.py     base classes of criteria and dampings (checks.py: what they may return)
-units.py        what a field's number is measured in
+component.py    what criteria, dampings and problems share: kind, fields, config table
+strategy.py     base classes of criteria and dampings (checks.py: checks on the tensors that they return)
+units.py        units of fields
 callables.py    plain functions with ViViT's signatures as strategies
-problem.py      base class of problems: what `ddn train` trains
+problem.py      base class of problems, which `ddn train` trains
 hookspecs.py    the hooks that a plugin implements
-discovery.py    entry points -> plugins, one by one, so that a broken one harms no other
-permission.py   which plugins may be loaded
+discovery.py    entry points -> plugins, loaded one by one, so that a broken plugin affects no other
+permission.py   restrictions on the plugins that may be loaded
 registry.py     kind -> class
 reference.py    AnyCriterion, AnyDamping, AnyProblem: field types that look a kind up in the registry
-describe.py     classes and fields as a reader of a config knows them
-resolve.py      table, callable or object -> a group's own strategy
+messages.py     validation errors as lines with a path, a message and the nearest valid name
+describe.py     types, units and defaults of fields as text for the reader of a config
+resolve.py      table, function or object -> a strategy that belongs to one group
 """

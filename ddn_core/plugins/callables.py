@@ -1,7 +1,7 @@
 """Plain functions with ViViT's signatures, as strategies.
 
-ViViT's criterion is `criterion(evals) -> list[int]` and sees all R eigenvalues, ascending, numerically zero ones too;
-its damping is `damping(evals, evecs, gammas, lambdas) -> Tensor`.
+ViViT's criterion is `criterion(evals) -> list[int]`; it receives all R eigenvalues in ascending order, including those
+that are numerically zero. Its damping is `damping(evals, evecs, gammas, lambdas) -> Tensor`.
 """
 
 from __future__ import annotations
@@ -20,29 +20,30 @@ if TYPE_CHECKING:
 
 
 class CallableCriterion(Criterion):
-    """A function of all eigenvalues as a criterion; numerically zero directions that it selects are dropped."""
+    """Criterion that calls a function of all eigenvalues, and drops numerically zero directions from its selection."""
 
     function: Callable[..., Any]
     warn: bool = True
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        """Return a copy with the very same function: it may hold what cannot be copied, and has no state of ours."""
+        """Return a copy that shares the function, which may hold objects that cannot be copied."""
         return self.model_copy()
 
     def select(self, directions: Directions) -> Sequence[int] | Tensor:
-        """Return what the function selects, counted from the first numerically nonzero eigenvalue."""
-        evals = directions.all_evals.clone()  # what a function does to its arguments is its own affair
+        """Return the selection of the function, counted from the first numerically nonzero eigenvalue."""
+        evals = directions.all_evals.clone()  # the function may change its argument
         null = len(evals) - len(directions)
         if not evals[null:].equal(directions.evals):
             raise StrategyError(
-                f"{self.label()} was given some of the directions, but a function counts from all of them."
+                f"{self.label()}: got a part of the directions, but a function needs the eigenvalues of all. Use it "
+                "outside of combinators."
             )
         selected = self._checked(self.function(evals), len(evals), evals.device)
         kept = selected[selected >= null]
         if self.warn and (dropped := len(selected) - len(kept)):
             warnings.warn(
-                f"{self.label()} selected {dropped} of {null} directions whose eigenvalue is numerically zero: the "
-                "directions are noise, and are dropped. Select fewer directions, or silence this with "
+                f"{self.label()} selected {dropped} of {null} directions whose eigenvalue is numerically zero. These "
+                "directions are noise and were dropped. Select fewer directions, or turn this warning off with "
                 "warn_small_eigvals=0.",
                 UserWarning,
                 stacklevel=2,
@@ -50,35 +51,35 @@ class CallableCriterion(Criterion):
         return kept - null
 
     def table(self) -> dict[str, Any]:
-        """Return a table that names the function; it cannot be loaded from a config."""
+        """Return a table with the name of the function; no config can load it."""
         return {"callable": self.label()}
 
     def label(self) -> str:
-        """Return the family and the function's name and module."""
+        """Return the family, and the name and module of the function, for messages."""
         return _function_label(self.family, self.function)
 
 
 class CallableDamping(Damping):
-    """A function of evals, evecs, gammas and lambdas as a damping."""
+    """Damping that calls a function of evals, evecs, gammas and lambdas."""
 
     function: Callable[..., Any]
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        """Return a copy with the very same function: it may hold what cannot be copied, and has no state of ours."""
+        """Return a copy that shares the function, which may hold objects that cannot be copied."""
         return self.model_copy()
 
     def damp(self, directions: Directions) -> Tensor:
-        """Return what the function returns."""
+        """Return the dampings that the function computes."""
         quantities = (directions.evals, directions.evecs, directions.gammas, directions.lambdas)
         deltas: Tensor = self.function(*(quantity.clone() for quantity in quantities))
         return deltas
 
     def table(self) -> dict[str, Any]:
-        """Return a table that names the function; it cannot be loaded from a config."""
+        """Return a table with the name of the function; no config can load it."""
         return {"callable": self.label()}
 
     def label(self) -> str:
-        """Return the family and the function's name and module."""
+        """Return the family, and the name and module of the function, for messages."""
         return _function_label(self.family, self.function)
 
 

@@ -1,4 +1,4 @@
-"""What a strategy may return: checked where it comes back, before anything is done with it."""
+"""Checks on the tensors that a strategy returns."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ddn_core.errors import StrategyError
 
 
 def checked_indices(label: Callable[[], str], returned: Any, count: int, device: torch.device) -> Tensor:
-    """Return what a criterion returned as int64 `[K]`.
+    """Return the checked selection of a criterion as int64 `[K]`.
 
     Args:
-        label: Gives the name of the criterion, for messages.
-        returned: What it returned.
-        count: Number of directions that there are to choose from.
+        label: Returns the name of the criterion, for messages.
+        returned: Value that the criterion returned.
+        count: Number of directions to choose from.
         device: Device of the directions.
 
     Raises:
-        StrategyError: It does not choose from `count` directions.
+        StrategyError: The value is no list of distinct indices below `count`.
     """
 
     def fault(complaint: str) -> StrategyError:
@@ -31,7 +31,7 @@ def checked_indices(label: Callable[[], str], returned: Any, count: int, device:
     try:
         indices = torch.as_tensor(returned, device=device)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise fault(f"{returned!r}, which is no list of indices") from error
+        raise fault(f"{returned!r}, which is no list of indices; return integers, [K]") from error
     if indices.numel() == 0:
         return torch.zeros(0, dtype=torch.long, device=device)
     if indices.dim() != 1:
@@ -40,22 +40,22 @@ def checked_indices(label: Callable[[], str], returned: Any, count: int, device:
         raise fault(f"indices of dtype {indices.dtype}; expected integers (of a mask, mask.nonzero()[:, 0])")
     lowest, highest = int(indices.min()), int(indices.max())
     if lowest < 0 or highest >= count:
-        raise fault(f"index {lowest if lowest < 0 else highest}; there are {count} directions")
+        raise fault(f"index {lowest if lowest < 0 else highest}; there are {count} directions, counted from 0")
     if len(set(indices.tolist())) != len(indices):
-        raise fault("an index more than once")
+        raise fault("an index more than once; return each index once")
     return indices.long()
 
 
 def checked_dampings(label: Callable[[], str], returned: Any, directions: Directions) -> Tensor:
-    """Return the dampings `[K]` that a damping returned.
+    """Return the checked dampings `[K]` of a damping.
 
     Args:
-        label: Gives the name of the damping, for messages.
-        returned: What it returned.
-        directions: What it was given.
+        label: Returns the name of the damping, for messages.
+        returned: Value that the damping returned.
+        directions: Directions that the damping was called with.
 
     Raises:
-        StrategyError: It is something of another shape, dtype or device, has a NaN, or leaves λ̄ + δ not positive.
+        StrategyError: The value has the wrong type, shape, dtype or device, contains a NaN, or makes λ̄ + δ ≤ 0.
     """
 
     def fault(complaint: str) -> StrategyError:
@@ -71,7 +71,7 @@ def checked_dampings(label: Callable[[], str], returned: Any, directions: Direct
             f"dampings of {returned.dtype} on {returned.device}; expected {evals.dtype} on {evals.device}, as of evals"
         )
     if bool(returned.isnan().any()):
-        raise fault(f"NaN for direction {int(returned.isnan().nonzero()[0])}")
+        raise fault(f"NaN for direction {int(returned.isnan().nonzero()[0])}; use +inf to keep a direction still")
     curvatures = directions.loss_lambdas + returned
     if bool((curvatures <= 0).any()):
         worst = int(curvatures.argmin())

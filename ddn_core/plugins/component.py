@@ -1,4 +1,4 @@
-"""What criteria, dampings and problems have in common: a kind, a schema, a table."""
+"""Base class of criteria, dampings and problems: kind, fields and config table."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from ddn_core.plugins.messages import TableModel
 class Component(TableModel):
     """A frozen pydantic model with a kind: the name under which a config selects it.
 
-    The kind is given with the class, `class SpectralFloor(Damping, kind="acme/spectral-floor")`. A class without a
-    kind works everywhere but in a config.
+    The class statement sets the kind: `class SpectralFloor(Damping, kind="acme/spectral-floor")`. A class without a
+    kind works everywhere except in a config.
     """
 
     family: ClassVar[str]
     """`"criterion"`, `"damping"` or `"problem"`."""
 
     kind: ClassVar[str | None] = None
-    """Name in a config; a third party's is `<entry point>/<name>`."""
+    """Name in a config; that of a third party's class is `<entry point>/<name>`."""
 
     def __init_subclass__(cls, kind: str | None = None, **kwargs: Any) -> None:
-        """Take the kind that is given with the class; a subclass does not inherit it."""
+        """Set the kind from the class statement; a subclass does not inherit it."""
         super().__init_subclass__(**kwargs)
         cls.kind = kind
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        """Check the fields of the finished class."""
+        """Raise a `PluginError` if a field has a name that the base classes use."""
         super().__pydantic_init_subclass__()
         bases = [base for base in cls.__mro__[1:] if base.__module__.startswith("ddn_core.plugins.")]
         if taken := [name for name in cls.model_fields if any(name in vars(base) for base in bases)]:
             raise PluginError(
-                f"{cls.__qualname__} has a field named {taken[0]!r}, which its base class uses: rename it."
+                f"{cls.__qualname__} has a field named {taken[0]!r}, but its base class uses this name. Rename it."
             )
 
     @classmethod
@@ -45,17 +45,17 @@ class Component(TableModel):
         return (inspect.getdoc(cls) or "").partition("\n")[0]
 
     def label(self) -> str:
-        """Return family, name and origin, for messages: `damping 'acme/floor' (ddn-acme 1.2)`."""
+        """Return family, name and origin for messages, such as `damping 'acme/floor' (ddn-acme 1.2)`."""
         return f"{self.family} {type(self).kind or type(self).__name__!r} ({origin(type(self))})"
 
     def table(self) -> dict[str, Any]:
-        """Return the config table that makes an equal object: kind and every field, nested ones as tables."""
+        """Return the config table of an equal object: the kind and all fields, with nested components as tables."""
         return {"kind": type(self).kind, **self.model_dump(mode="json", by_alias=True)}
 
 
 @lru_cache(maxsize=256)
 def origin(of: type) -> str:
-    """Return the distribution that brings a class, with its version, or else its module."""
+    """Return the distribution and version that a class comes from, or its module if there is no distribution."""
     package = of.__module__.partition(".")[0]
     for entry in metadata.entry_points(group="ddn"):  # knows editable installations too
         if entry.value.partition(".")[0] == package and entry.dist is not None:

@@ -1,4 +1,4 @@
-"""What a class and its fields are, as a reader of a config file knows them."""
+"""Descriptions of classes and their fields as text, in the terms of a config file."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ EXAMPLES = {"criterion": {"kind": "all"}, "damping": {"kind": "constant"}, "prob
 
 
 def paragraphs(cls: type[Component]) -> list[str]:
-    """Return the paragraphs of a class's docstring, each in one line."""
+    """Return the paragraphs of a class's docstring, each as one line."""
     return [" ".join(text.split()) for text in (inspect.getdoc(cls) or cls.summary()).split("\n\n")]
 
 
 def unit_text(field: FieldInfo) -> str:
-    """Return the unit of a field: `1` for a whole number, which counts; nothing for what is no number."""
+    """Return the unit of a field: `1` for an integer, which counts something; an empty text for other types."""
     unit = unit_of(field)
     if unit is not None:
         return unit.text
-    return "1" if _counts(field.annotation) else ""
+    return "1" if _is_integer(field.annotation) else ""
 
 
-def _counts(annotation: Any) -> bool:
+def _is_integer(annotation: Any) -> bool:
     """Return whether a type is `int`, or a list, a tuple or an optional of it."""
     if get_origin(annotation) is Literal:
         return False
-    return annotation is int or any(_counts(item) for item in get_args(annotation))
+    return annotation is int or any(_is_integer(item) for item in get_args(annotation))
 
 
 def type_text(annotation: Any, metadata: list[Any] | tuple[Any, ...] = ()) -> str:
-    """Return a type as a reader of a config file knows it: `integer > 0`, `list of dampings`."""
+    """Return the description of a type in the terms of a config file: `integer > 0`, `list of dampings`."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return type_text(arguments[0], [*arguments[1:], *metadata])
@@ -49,8 +49,8 @@ def type_text(annotation: Any, metadata: list[Any] | tuple[Any, ...] = ()) -> st
     if origin is Literal:
         return " or ".join(f"`{json.dumps(item)}`" for item in arguments)
     if origin is list:
-        empty = any(item.min_length for item in metadata if isinstance(item, MinLen))
-        return f"{'non-empty ' if empty else ''}list of {plural(type_text(*arguments))}"
+        filled = any(item.min_length for item in metadata if isinstance(item, MinLen))
+        return f"{'non-empty ' if filled else ''}list of {plural(type_text(*arguments))}"
     if origin is tuple:
         texts = [type_text(item) for item in arguments]
         same = len(set(texts)) == 1
@@ -70,20 +70,20 @@ def type_text(annotation: Any, metadata: list[Any] | tuple[Any, ...] = ()) -> st
 
 
 def constraints(metadata: list[Any] | tuple[Any, ...], kind: type) -> list[Any]:
-    """Return the constraints of a kind, also those inside of a `Field(...)`."""
+    """Return the constraints of one kind, including those inside of a `Field(...)`."""
     flat = [inner for item in metadata for inner in (item.metadata if isinstance(item, FieldInfo) else [item])]
     return [item for item in flat if isinstance(item, kind)]
 
 
 def plural(text: str) -> str:
-    """Return the plural of what `type_text` gives; its first word is the noun."""
+    """Return the plural of a text of `type_text`, whose first word is the noun."""
     irregular = {"criterion": "criteria"}
-    word, space, rest = text.partition(" ")
-    return irregular.get(word, f"{word}s") + space + rest.replace("table with", "tables with")
+    noun, space, qualifier = text.partition(" ")
+    return irregular.get(noun, f"{noun}s") + space + qualifier.replace("table with", "tables with")
 
 
 def default_text(field: FieldInfo) -> str:
-    """Return the default of a field as one writes it in TOML."""
+    """Return the default of a field as a TOML literal, `required`, `left out`, or `its defaults` for a table."""
     if field.is_required():
         return "required"
     default = field.get_default(call_default_factory=True)
@@ -95,7 +95,7 @@ def default_text(field: FieldInfo) -> str:
 
 
 def tables_inside(annotation: Any) -> list[type[BaseModel]]:
-    """Return the models of the tables that a field of this type can hold, other than strategies and problems."""
+    """Return the models of the tables that a field of this type can contain, except strategies and problems."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel) and not issubclass(annotation, Component):
         return [annotation]
     return [model for item in get_args(annotation) for model in tables_inside(item)]
@@ -116,7 +116,7 @@ def field_rows(model: type[BaseModel]) -> list[tuple[str, str, str, str, str]]:
 
 
 def example(cls: type[Component]) -> dict[str, Any]:
-    """Return a config table of a component: its fields with their defaults, or with their examples."""
+    """Return an example config table of a component: each field with its example, or else with its default."""
     found: dict[str, Any] = {"kind": cls.kind}
     for name, field in cls.model_fields.items():
         if field.examples:
@@ -129,7 +129,7 @@ def example(cls: type[Component]) -> dict[str, Any]:
 
 
 def _example_of(annotation: Any) -> Any:
-    """Return a value of a type."""
+    """Return an example value of a type."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _example_of(arguments[0])

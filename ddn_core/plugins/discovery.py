@@ -1,6 +1,7 @@
-"""From entry points to plugins: found by metadata alone, imported one by one and only when they are first needed.
+"""Discovery of plugins from entry points: by metadata alone; each plugin is imported by itself, when first needed.
 
-pluggy's own `load_setuptools_entrypoints` imports all or nothing, and hides it when two distributions claim one name.
+pluggy's own `load_setuptools_entrypoints` imports all plugins or none, and does not report two distributions that use
+the same name.
 """
 
 from __future__ import annotations
@@ -13,32 +14,32 @@ from importlib import import_module, metadata
 
 import pluggy
 
-from ddn_core.errors import PluginError
+from ddn_core.errors import PluginError, PluginLoadError
 from ddn_core.plugins import hookspecs
 from ddn_core.plugins.component import Component
 from ddn_core.plugins.messages import suggestion
 
 BUILTIN = "builtin"
-"""Name of the entry point of the built-in strategies, whose kinds have no prefix."""
+"""Name of the entry point of the built-in plugin, whose kinds have no prefix."""
 
-OWN = "ddn-core"
-"""Our own distribution."""
+CORE_DISTRIBUTION = "ddn-core"
+"""Name of the distribution that this package belongs to."""
 
 API_VERSION = 1
-"""Version of what `ddn_core.api` offers to plugins; it grows when a plugin has to be changed for it."""
+"""Version of the interface `ddn_core.api`; it grows with each change that plugins have to follow."""
 
 OLDEST_API_VERSION = 1
-"""The oldest version that plugins may be written for."""
+"""Oldest version of the interface that plugins may still be written for."""
 
 
 @dataclass(frozen=True)
 class PluginEntry:
-    """An entry point of group `ddn`, as the metadata of installed distributions tell.
+    """An entry point of group `ddn`, read from the metadata of an installed distribution.
 
     Attributes:
-        name: Name of the plugin, the prefix of its kinds.
-        module: Module that implements the hooks.
-        distribution: Name of the distribution that brings it.
+        name: Name of the plugin, which is the prefix of its kinds.
+        module: Name of the module that implements the hooks.
+        distribution: Name of the distribution that contains the plugin.
         version: Version of that distribution.
     """
 
@@ -53,7 +54,7 @@ class PluginEntry:
 
 
 def installed_entries() -> list[PluginEntry]:
-    """Return every installed plugin, ordered by name; nothing is imported."""
+    """Return the entry point of every installed plugin, ordered by name, without importing any."""
     found = {
         PluginEntry(entry.name, entry.value, entry.dist.name, entry.dist.version)
         for entry in metadata.entry_points(group=hookspecs.PROJECT)
@@ -63,17 +64,18 @@ def installed_entries() -> list[PluginEntry]:
 
 
 class PluginLoader:
-    """Loads plugins one by one; a plugin that fails is recorded, and harms no other."""
+    """Loads plugins one by one; a plugin that cannot be loaded affects no other."""
 
     def __init__(self, entries: Iterable[PluginEntry]) -> None:
-        """Take the entries as they were found; nothing is imported."""
+        """Set the loader up with entry points, without importing any."""
         self._entries: dict[str, list[PluginEntry]] = {}
-        self._failures: dict[str, PluginError] = {}
+        self._failures: dict[str, PluginLoadError] = {}
         for entry in entries:
-            if entry.name == BUILTIN and entry.distribution != OWN:  # what is built in stays
+            if entry.name == BUILTIN and entry.distribution != CORE_DISTRIBUTION:  # nobody replaces the built-in plugin
                 name = f"{BUILTIN} ({entry.distribution})"
-                self._failures[name] = PluginError(
-                    f"plugin {BUILTIN!r} ({entry}) claims the name of ddn's own plugin. Give its entry point another"
+                self._failures[name] = PluginLoadError(
+                    f"plugin {BUILTIN!r} ({entry})",
+                    "uses the name of ddn's built-in plugin. Give its entry point another name.",
                 )
                 self._entries[name] = [entry]
             else:
@@ -88,96 +90,110 @@ class PluginLoader:
         return sorted(self._entries)
 
     def entries(self, name: str) -> list[PluginEntry]:
-        """Return the entries that claim a name; more than one is a conflict."""
+        """Return the entry points with a name; more than one is a conflict."""
         return self._entries.get(name, [])
 
     def load(self, name: str) -> dict[str, dict[str, type[Component]]]:
         """Return a plugin's classes by family and kind, importing it on the first call.
 
         Raises:
-            PluginError: Two distributions claim the name, or the plugin cannot be imported or registered.
+            PluginLoadError: Two distributions use the name, or the plugin cannot be imported or registered.
         """
         if name not in self._components and name not in self._failures:
             try:
                 self._components[name] = self._load(name)
-            except PluginError as error:
+            except PluginLoadError as error:
                 self._failures[name] = error
         if name in self._failures:
             failure = self._failures[name]
-            raise PluginError(*failure.args) from failure.__cause__
+            raise PluginLoadError(failure.plugin, failure.reason) from failure.__cause__
         return self._components[name]
 
     def _load(self, name: str) -> dict[str, dict[str, type[Component]]]:
         entries = self._entries[name]
         if len(entries) > 1:
             claims = " and ".join(map(str, entries))
-            raise PluginError(f"plugin {name!r} is claimed by {claims}. Uninstall one of them.")
+            raise PluginLoadError(f"plugin {name!r}", f"is claimed by {claims}. Uninstall one of them.")
         entry = entries[0]
+        plugin = f"plugin {name!r} ({entry})"
         try:
             module = import_module(entry.module)
         except (Exception, SystemExit) as error:
-            raise PluginError(f"plugin {name!r} ({entry}) failed to import: {type(error).__name__}: {error}") from error
-        _check_version(entry, getattr(module, "ddn_api_version", 1))
+            raise PluginLoadError(plugin, f"failed to import: {type(error).__name__}: {error}") from error
         try:
+            _check_version(entry, getattr(module, "ddn_api_version", 1))
             self._manager.register(module, name=name)
-            self._manager.check_pending()
+            self._check_hooks(module)
             return self._collect(name)
         except (Exception, SystemExit) as error:
             cause = error
         if self._manager.has_plugin(name):
             self._manager.unregister(name=name)
-        told = str(cause) if isinstance(cause, PluginError) else f"{type(cause).__name__}: {cause}"
-        if unknown := re.search(r"unknown hook '(\w+)'", str(cause)):
-            told = f"{cause}.{suggestion(unknown[1], [hook for hook, _ in hookspecs.FAMILIES.values()])}"
-        raise PluginError(f"plugin {name!r} ({entry}) failed to register: {told}") from cause
+        reason = str(cause) if isinstance(cause, PluginError) else f"{type(cause).__name__}: {cause}"
+        raise PluginLoadError(plugin, f"failed to register: {reason}") from cause
+
+    def _check_hooks(self, module: object) -> None:
+        """Raise a `PluginError` unless every hook that a registered module implements is one of ours."""
+        try:
+            self._manager.check_pending()
+        except pluggy.PluginValidationError as error:
+            callers = self._manager.get_hookcallers(module) or []
+            unknown = next(caller.name for caller in callers if not caller.has_spec())
+            known = [hook for hook, _ in hookspecs.FAMILIES.values()]
+            raise PluginError(f"unknown hook {unknown!r}.{suggestion(unknown, known)}") from error
 
     def _collect(self, name: str) -> dict[str, dict[str, type[Component]]]:
-        """Return the classes that a registered plugin's hooks give, by family and kind."""
+        """Return the classes that the hooks of a registered plugin return, by family and kind."""
         others = [plugin for other, plugin in self._manager.list_name_plugin() if other != name]
         collected: dict[str, dict[str, type[Component]]] = {}
         for family, (hook, base) in hookspecs.FAMILIES.items():
             kinds = collected.setdefault(family, {})
             for classes in self._manager.subset_hook_caller(hook, others)():
                 if not isinstance(classes, list | tuple):
-                    raise PluginError(f"{hook} gives {classes!r}; expected a list of classes")
+                    raise PluginError(f"{hook} returned {classes!r}; expected a list of classes.")
                 for cls in classes:
                     _check_class(name, hook, base, cls)
                     if cls.kind in kinds:
-                        raise PluginError(f"{hook} gives two classes of kind {cls.kind!r}, {kinds[cls.kind]} and {cls}")
+                        raise PluginError(
+                            f"{hook} returned two classes of kind {cls.kind!r}: {kinds[cls.kind]}, {cls}. Rename one."
+                        )
                     kinds[cls.kind] = cls
         if not any(collected.values()):
             raise PluginError(
-                "it gives nothing: a hook, such as ddn_dampings, is marked with @hookimpl and returns classes"
+                "it brings no classes. Mark a hook, such as ddn_dampings, with @hookimpl, and return a list of classes."
             )
         return collected
 
 
 def _check_version(entry: PluginEntry, version: object) -> None:
-    """Raise unless a plugin is written for a version of the API that is offered."""
-    head = f"plugin {entry.name!r} ({entry}) failed to register: "
+    """Raise a `PluginError` unless a plugin is written for a supported version of the API."""
     if not isinstance(version, int) or isinstance(version, bool):
-        raise PluginError(f"{head}its ddn_api_version is {version!r}; expected an integer, such as {API_VERSION}")
+        raise PluginError(f"its ddn_api_version is {version!r}; expected an integer, such as {API_VERSION}.")
     if OLDEST_API_VERSION <= version <= API_VERSION:
         return
-    core = f"{OWN} {metadata.version(OWN)}"
+    core = f"{CORE_DISTRIBUTION} {metadata.version(CORE_DISTRIBUTION)}"
     offered = f"{OLDEST_API_VERSION} to {API_VERSION}" if OLDEST_API_VERSION < API_VERSION else str(API_VERSION)
     advice = "a newer ddn-core" if version > API_VERSION else f"a newer {entry.distribution}, or an older ddn-core"
     raise PluginError(
-        f"{head}it is written for version {version} of the plugin API, but {core} offers {offered}. Install {advice}."
+        f"it is written for version {version} of the plugin API, but {core} offers {offered}. Install {advice}."
     )
 
 
 def _check_class(plugin: str, hook: str, base: type[Component], cls: object) -> None:
-    """Raise unless a hook gave a class of its family, with a kind of its plugin."""
+    """Raise a `PluginError` unless a hook returned a class of its family whose kind belongs to the plugin."""
     if not isinstance(cls, type) or not issubclass(cls, base):
-        raise PluginError(f"{hook} gives {cls!r}; expected subclasses of {base.__name__}")
+        raise PluginError(f"{hook} returned {cls!r}; expected subclasses of {base.__name__}.")
     if inspect.isabstract(cls):
-        raise PluginError(f"{hook} gives {cls.__name__}, which lacks {', '.join(sorted(cls.__abstractmethods__))}")
+        missing = ", ".join(sorted(cls.__abstractmethods__))
+        raise PluginError(f"{hook} returned {cls.__name__}, which lacks the method {missing}. Define it in the class.")
     if not cls.__pydantic_complete__ and cls.model_rebuild(raise_errors=False) is not True:
-        raise PluginError(f"{hook} gives {cls.__name__}, whose fields have types that are not defined in its module")
+        raise PluginError(
+            f"{hook} returned {cls.__name__}, whose fields have types that its module does not define. Import them "
+            "outside of `if TYPE_CHECKING`."
+        )
     prefix = "" if plugin == BUILTIN else f"{plugin}/"
     kind = cls.kind if isinstance(cls.kind, str) else ""
     name = kind.removeprefix(prefix)
     if not kind.startswith(prefix) or not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", name):
         example = f'class {cls.__name__}({base.__name__}, kind="{prefix}name")'
-        raise PluginError(f"{hook} gives {cls.__name__} of kind {cls.kind!r}; expected {example}")
+        raise PluginError(f"{hook} returned {cls.__name__} of kind {cls.kind!r}; expected {example}.")

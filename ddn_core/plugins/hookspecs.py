@@ -1,7 +1,7 @@
-"""The hooks of `ddn`: a plugin is a module that implements any of them, named by an entry point of group `ddn`.
+"""The hooks of `ddn`: a plugin is a module that implements some of them; an entry point of group `ddn` names it.
 
 Example:
-    The whole of a plugin module, and the lines of its `pyproject.toml` that register it::
+    A complete plugin module, and the lines of its `pyproject.toml` that register it::
 
         from ddn_core.api import Damping, Directions, hookimpl
 
@@ -27,7 +27,7 @@ from ddn_core.plugins.problem import Problem
 from ddn_core.plugins.strategy import Criterion, Damping
 
 PROJECT = "ddn"
-"""Name of the pluggy project, and of the entry-point group."""
+"""Name of the pluggy project and of the entry-point group."""
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
@@ -35,17 +35,17 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @hookspec
 def ddn_criteria() -> Sequence[type[Criterion]]:  # type: ignore[empty-body]
-    """Return the criteria that the plugin brings, `return [MyCriterion]`."""
+    """Return the criteria of the plugin, such as `return [MyCriterion]`."""
 
 
 @hookspec
 def ddn_dampings() -> Sequence[type[Damping]]:  # type: ignore[empty-body]
-    """Return the dampings that the plugin brings, `return [MyDamping]`."""
+    """Return the dampings of the plugin, such as `return [MyDamping]`."""
 
 
 @hookspec
 def ddn_problems() -> Sequence[type[Problem]]:  # type: ignore[empty-body]
-    """Return the problems that the plugin brings, `return [MyProblem]`."""
+    """Return the problems of the plugin, such as `return [MyProblem]`."""
 
 
 FAMILIES: dict[str, tuple[str, type[Criterion] | type[Damping] | type[Problem]]] = {

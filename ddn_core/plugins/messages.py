@@ -1,4 +1,4 @@
-"""Validation errors as a user reads them: path, what is wrong, the nearest valid name."""
+"""Validation errors as lines for the user: the path, the mistake, and the nearest valid name."""
 
 from __future__ import annotations
 
@@ -9,14 +9,22 @@ from difflib import get_close_matches
 from enum import Enum
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
+
+BOUNDS_AND_CHOICES = frozenset(
+    {
+        *("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number"),
+        *("literal_error", "string_pattern_mismatch"),
+    }
+)
+"""Types of pydantic's errors whose messages lack the value that the user wrote."""
 
 
 class TableModel(BaseModel):
-    """A frozen model of a config table, that takes no unknown field, and suggests the nearest known one.
+    """A frozen model of a config table, which rejects unknown fields and suggests the nearest known one.
 
-    Text is no number and a number is no truth value: what a file says is taken as it stands.
+    Values are not converted: a text is never read as a number, nor a number as true or false.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
@@ -32,69 +40,84 @@ class TableModel(BaseModel):
                 cls.__name__, [_with_suggestion(line, _names(cls)) for line in lines]
             ) from None
         if isinstance(value, dict):
+            fields = _fields_by_key(cls)
             lines = [
-                InitErrorDetails(type=_verbatim("coerced", message), loc=path, input=given)
-                for name, item in value.items()
-                if name in cls.model_fields
-                for path, given, message in _coerced((name,), item, getattr(made, name))
+                InitErrorDetails(type=_verbatim("converted", message), loc=path, input=written)
+                for key, item in value.items()
+                if key in fields
+                for path, written, message in _conversions((key,), item, getattr(made, fields[key]))
             ]
             if lines:
                 raise ValidationError.from_exception_data(cls.__name__, lines)
         return made
 
 
-def _coerced(path: tuple[str | int, ...], given: Any, made: Any) -> Iterator[tuple[tuple[str | int, ...], Any, str]]:
-    """Yield path, value and message of each scalar that pydantic took for one of another type."""
-    if isinstance(given, list | tuple) and isinstance(made, list | tuple):
-        for index, (item, result) in enumerate(zip(given, made, strict=False)):
-            yield from _coerced((*path, index), item, result)
-    elif isinstance(given, bool) != isinstance(made, bool) and isinstance(given, bool | int | float | str):
+def _conversions(
+    path: tuple[str | int, ...], written: Any, made: Any
+) -> Iterator[tuple[tuple[str | int, ...], Any, str]]:
+    """Yield path, value and message of each scalar that pydantic converted to another type."""
+    if isinstance(written, list | tuple) and isinstance(made, list | tuple):
+        for index, (item, result) in enumerate(zip(written, made, strict=False)):
+            yield from _conversions((*path, index), item, result)
+    elif isinstance(written, bool) != isinstance(made, bool) and isinstance(written, bool | int | float | str):
         wanted = "true or false" if isinstance(made, bool) else "a number" if isinstance(made, int | float) else None
         if wanted is not None:
-            yield path, given, f"expected {wanted}, not {json.dumps(given)}"
-    elif isinstance(given, str) and isinstance(made, int | float) and not isinstance(made, Enum):
-        yield path, given, f"expected a number, not the text {json.dumps(given, ensure_ascii=False)}"
+            yield path, written, f"expected {wanted}, not {json.dumps(written)}"
+    elif isinstance(written, str) and isinstance(made, int | float) and not isinstance(made, Enum):
+        yield path, written, f"expected a number, not the text {json.dumps(written, ensure_ascii=False)}"
 
 
-def _without_union_tags(lines: Sequence[Any], given: Any) -> list[Any]:
-    """Return the errors of a table with paths as they are in the file, and one for a field that takes several types.
+def _without_union_tags(lines: Sequence[Any], table: Any) -> list[Any]:
+    """Return the errors of a table with the paths of the file, and a single error for a field of several types.
 
-    pydantic has an error for each type that a field could have, and puts the type into the path.
+    pydantic reports one error for each type that the field accepts, and adds the type to the path.
     """
     kept: list[Any] = []
     seen: dict[str | int, list[Any]] = {}
     for line in lines:
-        name, *rest = line["loc"] or ("",)
-        inside = given.get(name) if isinstance(given, dict) else None
-        if isinstance(inside, dict) and len(rest) > 1 and rest[0] not in inside and rest[0] in inside.values():
-            line = {**line, "loc": (name, *rest[1:])}  # the tag of a table that is told apart by one of its values
-        elif rest and isinstance(rest[0], str) and not isinstance(inside, dict | list | tuple):
+        name, *below = line["loc"] or ("",)
+        inside = table.get(name) if isinstance(table, dict) else None
+        if isinstance(inside, dict) and len(below) > 1 and below[0] not in inside and below[0] in inside.values():
+            line = {**line, "loc": (name, *below[1:])}  # without the tag of a discriminated union, one of the values
+        elif below and isinstance(below[0], str) and not isinstance(inside, dict | list | tuple):
             line = {**line, "loc": (name,)}
             seen.setdefault(name, []).append(line)
         kept.append(line)
     for alternatives in seen.values():
         text = isinstance(alternatives[0]["input"], str)
-        told = [line for line in alternatives if (line["type"] == "literal_error") == text] or alternatives
-        first = told[0]
-        if first["type"] == "literal_error" and len(alternatives) > len(told):
+        relevant = [line for line in alternatives if (line["type"] == "literal_error") == text] or alternatives
+        first = relevant[0]
+        if first["type"] == "literal_error" and len(alternatives) > len(relevant):
             first = {**first, "msg": f"{first['msg']}, or a number"}
-        kept = [first if line is told[0] else line for line in kept if line not in alternatives or line is told[0]]
+        kept = [
+            first if line is relevant[0] else line for line in kept if line not in alternatives or line is relevant[0]
+        ]
     return kept
 
 
 def _names(model: type[BaseModel]) -> list[str]:
-    """Return the names of a model's fields as a file has them."""
+    """Return the names of a model's fields in a config file."""
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
+def _fields_by_key(model: type[BaseModel]) -> dict[str, str]:
+    """Return the name of the field that each key of a table sets; a field with aliases has several keys."""
+    found = {}
+    for name, field in model.model_fields.items():
+        alias = field.validation_alias
+        keys = alias.choices if isinstance(alias, AliasChoices) else [alias or name]
+        found.update({key: name for key in keys if isinstance(key, str)})
+    return found
+
+
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """Return `" Did you mean 'constant'?"` for the nearest known name, or nothing if none is near."""
+    """Return `" Did you mean 'constant'?"` with the nearest known name, or an empty text if none is near."""
     close = get_close_matches(name, list(known), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def error_lines(error: ValidationError) -> list[str]:
-    """Return a line for each error: `groups.0.damping.value: input should be greater than 0`."""
+    """Return a line for each error, such as `groups.0.lr: input should be greater than 0, not -1`."""
     lines = []
     for line in error.errors(include_url=False):
         message = line["msg"].removeprefix("Value error, ")
@@ -105,20 +128,22 @@ def error_lines(error: ValidationError) -> list[str]:
 
 
 def _key(part: str | int) -> str:
-    """Return a part of a path as TOML writes it: quoted unless it is a bare key."""
+    """Return one part of a path in TOML notation: in quotes unless it is a bare key."""
     text = str(part)
     return text if re.fullmatch(r"[A-Za-z0-9_-]+", text) else json.dumps(text, ensure_ascii=False)
 
 
-def located(message: str, location: str, given: Any) -> ValidationError:
-    """Return a validation error with a message of our own at a field of the table that is being validated."""
-    details = InitErrorDetails(type=_verbatim("ddn", message), loc=(location,), input=given)
+def located(message: str, location: str, value: Any) -> ValidationError:
+    """Return a validation error with the given message at a field of the table that is being validated."""
+    details = InitErrorDetails(type=_verbatim("ddn", message), loc=(location,), input=value)
     return ValidationError.from_exception_data("table", [details])
 
 
 def _with_suggestion(line: Any, known: Iterable[str]) -> InitErrorDetails:
     message = line["msg"]
     location = line["loc"]
+    if line["type"] in BOUNDS_AND_CHOICES and "message" not in line.get("ctx", {}):  # not one of our own messages
+        message += _contrast(line["input"])
     if line["type"] == "extra_forbidden" and len(location) == 1:
         message = f"unknown field.{suggestion(str(location[0]), known)}"
     if "discriminator" in line.get("ctx", {}) and line["type"] == "union_tag_not_found":
@@ -130,6 +155,14 @@ def _with_suggestion(line: Any, known: Iterable[str]) -> InitErrorDetails:
     return InitErrorDetails(type=_verbatim(line["type"], message), loc=location, input=line["input"])
 
 
+def _contrast(value: Any) -> str:
+    """Return `, not -1` for a scalar value, or an empty text for other values."""
+    if isinstance(value, str):
+        return f", not {value!r}"
+    is_short = isinstance(value, float) or (isinstance(value, int) and value.bit_length() <= 64)
+    return f", not {json.dumps(value)}" if is_short else ""
+
+
 def _verbatim(kind: str, message: str) -> PydanticCustomError:
-    """Return an error whose message is taken as it is: braces in it are text."""
+    """Return an error with exactly this message, in which pydantic does not interpret braces."""
     return PydanticCustomError(kind, "{message}", {"message": message})

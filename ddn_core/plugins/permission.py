@@ -1,4 +1,4 @@
-"""Which plugins may be loaded: the environment, the command line and a config can each restrict them."""
+"""Restrictions on the plugins that may be loaded, from the environment, the command line or a config."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import os
 from dataclasses import dataclass
 
 VARIABLE = "DDN_PLUGINS"
-"""Environment variable that restricts plugins: names with commas between them, `none`, or `all`."""
+"""Environment variable that restricts plugins: names separated by commas, `none`, or `all`."""
 
 
 @dataclass(frozen=True)
 class Permission:
-    """The plugins that one place allows.
+    """The plugins that one restriction allows.
 
     Attributes:
         names: Names of the plugins; `None` for all.
-        place: What restricts them, for messages: `DDN_PLUGINS=none`.
+        place: Origin of the restriction, for messages, such as `DDN_PLUGINS=none`.
     """
 
     names: frozenset[str] | None
@@ -23,7 +23,7 @@ class Permission:
 
     @classmethod
     def of_text(cls, text: str, place: str) -> Permission:
-        """Return the permission that a text gives: names with commas between them, `none`, or `all`."""
+        """Return the permission in a text: names separated by commas, `none`, or `all`."""
         words = [word.strip() for word in text.split(",") if word.strip()]
         names = None if words == ["all"] else frozenset(words) - {"none"}
         return cls(names, place)
@@ -34,6 +34,6 @@ class Permission:
 
 
 def environment_permission() -> Permission:
-    """Return the permission that the environment gives; all plugins, where it says nothing."""
+    """Return the permission in the environment variable, or permission for all plugins if it is not set."""
     text = os.environ.get(VARIABLE)
     return Permission(None, VARIABLE) if text is None else Permission.of_text(text, f"{VARIABLE}={text}")

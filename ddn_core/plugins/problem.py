@@ -1,4 +1,4 @@
-"""Problems: what `ddn train` trains."""
+"""Base class of problems, which `ddn train` trains."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class ProblemParts:
     """A loaded problem.
 
     Attributes:
-        model: Module built of layers that the engine supports; `ddn train` extends it.
-        loss_function: Loss module with a mean or sum reduction.
+        model: Module made of layers that the engine supports; `ddn train` extends it.
+        loss_function: Loss module with mean or sum reduction.
         train_batches: Batches `(inputs, targets)` of the training data; iterated once per epoch.
         test_batches: Batches of the test data.
-        metrics: Functions `metric(outputs, targets) -> Tensor` that give one value for each sample; their means over
-            the test data are reported.
+        metrics: Functions `metric(outputs, targets) -> Tensor` that return one value per sample; `ddn train` reports
+            their means over the test data.
     """
 
     model: Module
@@ -37,9 +37,9 @@ class ProblemParts:
 
 
 class Problem(Component, ABC):
-    """Data, model and loss that can be trained: fields are the schema, `load` builds it.
+    """A training problem: its fields are its schema, and `load` returns model, loss and data.
 
-    `load` draws its random numbers from torch's own generator, which `ddn train` seeds from the config.
+    `load` draws its random numbers from torch's global generator, which `ddn train` seeds from the config.
     """
 
     family: ClassVar[str] = "problem"

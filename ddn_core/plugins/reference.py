@@ -1,8 +1,8 @@
 """Field types that refer to a plugin by kind: `AnyCriterion`, `AnyDamping`, `AnyProblem`.
 
-A table `{"kind": "constant", "value": 1.0}` is looked up in the registry when it is validated, so that a plugin that is
-registered later is found, and no plugin is imported that no table names. An object of the family is taken as it is.
-Validation errors keep their path inside the table. From Python, a plain function stands for a strategy.
+Validation looks the kind of a table `{"kind": "constant", "value": 1.0}` up in the registry. Plugins that are
+registered later are therefore found, and only plugins that a table names are imported. An object of the family is valid
+as it is. Validation errors keep their path inside the table. From Python, a plain function is valid as a strategy too.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from ddn_core.plugins.registry import Registry, installed_registry
 from ddn_core.plugins.strategy import Criterion, Damping
 
 REGISTRY = "ddn_registry"
-"""Key of the registry in a pydantic validation context; without one, that of the installed plugins is used."""
+"""Key of the registry in a pydantic validation context; the default is the registry of the installed plugins."""
 
 FAMILY = "ddn_family"
-"""Key in the JSON Schema of a field that takes all kinds of a family, which `ddn_core.config.json_schema` fills in."""
+"""Key that marks a field for any kind of a family in JSON Schema; `ddn_core.config.json_schema` replaces it."""
 
 WARN = "ddn_warn"
-"""Key in a pydantic validation context: whether functions that select numerically zero directions cause a warning."""
+"""Key in a pydantic validation context; if False, functions may select numerically zero directions without warning."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Annotation that makes a field refer to a component of a family by kind."""
+    """Annotation of a field that refers to a component of a family by kind."""
 
     family: str
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Return a schema that looks the kind up at validation."""
+        """Return a schema whose validation looks the kind up."""
         return core_schema.with_info_plain_validator_function(
             self._validate,
             serialization=core_schema.plain_serializer_function_ser_schema(lambda component: component.table()),
@@ -65,8 +65,8 @@ class Reference:
         registry: Registry = context.get(REGISTRY) or installed_registry()
         kind = value.get("kind")
         if not isinstance(kind, str):
-            problem = "the kind is missing" if kind is None else f"the kind is {kind!r}, which is no name"
-            raise located(f"{problem}: name a {self.family}", "kind", value)
+            mistake = "the kind is missing" if kind is None else f"the kind is {kind!r}, which is no name"
+            raise located(f"{mistake}; write the name of a {self.family}", "kind", value)
         try:
             cls = registry.lookup(self.family, kind)
         except PluginError as error:
@@ -76,10 +76,10 @@ class Reference:
             made = cls.model_validate(fields, context=info.context)
             if isinstance(made, cls):
                 return made
-            raise TypeError(f"a validator of {cls.__qualname__} returned {made!r}; it has to return self")
+            raise TypeError(f"a validator of {cls.__qualname__} returned {made!r}; it must return self")
         except (ValidationError, RecursionError):
             raise
-        except Exception as error:  # of a validator that the author wrote
+        except Exception as error:  # raised by a validator of the plugin
             raise located(f"{kind!r} failed to validate: {type(error).__name__}: {error}", "kind", kind) from error
 
 

@@ -1,4 +1,4 @@
-"""Kind -> class, for every installed plugin."""
+"""Map from kind to class, for every installed plugin."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from ddn_core.errors import PluginError
+from ddn_core.errors import PluginError, PluginLoadError, UnknownKindError
 from ddn_core.plugins.component import Component
 from ddn_core.plugins.discovery import BUILTIN, PluginEntry, PluginLoader, installed_entries
 from ddn_core.plugins.messages import suggestion
@@ -19,10 +19,11 @@ class PluginRecord:
 
     Attributes:
         name: Name of the plugin.
-        entries: Who claims the name; more than one is a conflict.
+        entries: The entry points with this name; more than one is a conflict.
         components: Classes by family and kind; empty if the plugin is broken.
-        error: Why the plugin could not be loaded.
-        switched_off: What switched the plugin off; it was not loaded then.
+        error: The error that the plugin could not be loaded because of.
+        switched_off: The restriction that switched the plugin off, such as `DDN_PLUGINS=none`; the plugin is then not
+            loaded.
     """
 
     name: str
@@ -33,20 +34,20 @@ class PluginRecord:
 
 
 class Registry:
-    """Looks kinds up; a plugin is imported when one of its kinds is first looked up."""
+    """Finds the class of a kind; a plugin is imported when one of its kinds is first looked up."""
 
     def __init__(self, entries: Iterable[PluginEntry], permissions: Sequence[Permission] = ()) -> None:
-        """Take the plugins as they were found; nothing is imported.
+        """Set up a registry of plugins, without importing any.
 
         Args:
-            entries: The plugins.
-            permissions: What restricts which of them may be loaded; all of these have to allow one.
+            entries: Entry points of the plugins.
+            permissions: Restrictions; a plugin is loaded only if all of them allow it.
         """
         self._loader = PluginLoader(entries)
         self._permissions = tuple(permissions)
 
     def restricted(self, permission: Permission) -> Registry:
-        """Return a registry that loads only what a permission allows too; what has been loaded is shared."""
+        """Return a registry with one more restriction; both registries share the plugins that are loaded."""
         other = Registry(())
         other._loader, other._permissions = self._loader, (*self._permissions, permission)
         return other
@@ -59,7 +60,8 @@ class Registry:
             kind: `name` for a built-in one, `<entry point>/<name>` for a third party's.
 
         Raises:
-            PluginError: There is no such kind, or the plugin that it belongs to is missing or broken.
+            UnknownKindError: The plugin has no such kind in the family.
+            PluginError: The plugin of the kind is not installed, is switched off, or cannot be loaded.
         """
         plugin, slash, _ = kind.rpartition("/")
         plugin = plugin if slash else BUILTIN
@@ -73,22 +75,21 @@ class Registry:
             raise PluginError(f"{kind!r} needs plugin {plugin!r}{known}, which is switched off by {place}.")
         try:
             kinds = self._loader.load(plugin)[family]
-        except PluginError as error:
-            reason = str(error).removeprefix(f"plugin {plugin!r}{known} ")
-            raise PluginError(f"{kind!r} needs plugin {plugin!r}{known}, which {reason}") from error.__cause__
+        except PluginLoadError as error:
+            raise PluginError(f"{kind!r} needs {error.plugin}, which {error.reason}") from error.__cause__
         if kind not in kinds:
             others = [name for name in self._families_of(plugin, kind) if name != family]
             hint = f" It is a {others[0]}." if others else suggestion(kind, kinds)
-            raise PluginError(f"no {family} named {kind!r}.{hint}")
+            raise UnknownKindError(f"no {family} named {kind!r}.{hint}")
         return kinds[kind]
 
     def origin_of(self, kind: str) -> PluginEntry:
-        """Return the plugin that a kind, known to exist, belongs to."""
+        """Return the entry point of the plugin that an existing kind belongs to."""
         plugin, slash, _ = kind.rpartition("/")
         return self._loader.entries(plugin if slash else BUILTIN)[0]
 
     def plugins(self) -> list[PluginRecord]:
-        """Import every plugin, and return what each brings or why it cannot be loaded."""
+        """Import every plugin, and return for each its classes or the error that kept it from loading."""
         records = []
         for name in self._loader.names:
             if (place := self._switched_off(name)) is not None:
@@ -102,7 +103,7 @@ class Registry:
         return records
 
     def _switched_off(self, plugin: str) -> str | None:
-        """Return what switched a plugin off, or `None`; the built-in one always is on."""
+        """Return the restriction that switches a plugin off, or `None`; nothing switches the built-in one off."""
         if plugin == BUILTIN:
             return None
         return next((one.place for one in self._permissions if not one.allows(plugin)), None)
@@ -113,5 +114,5 @@ class Registry:
 
 @lru_cache(maxsize=1)
 def installed_registry() -> Registry:
-    """Return the registry of the installed plugins, found once per process; `DDN_PLUGINS` restricts them."""
+    """Return the registry of the installed plugins, which is made once per process and obeys `DDN_PLUGINS`."""
     return Registry(installed_entries(), [environment_permission()])

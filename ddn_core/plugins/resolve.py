@@ -1,4 +1,4 @@
-"""From what a user gives for a criterion or a damping to a group's own strategy."""
+"""Conversion of a table, function or object to a strategy that belongs to one group."""
 
 from __future__ import annotations
 
@@ -22,52 +22,52 @@ _DAMPING: TypeAdapter[Damping] = TypeAdapter(AnyDamping)
 
 
 def as_criterion(given: object, where: str, warn: bool = True) -> Criterion:
-    """Return a criterion of the group's own: state is not shared with any other group.
+    """Return a criterion for one group, which shares no state with the argument.
 
     Args:
         given: A criterion, a config table, or a function `criterion(evals) -> list[int]`.
-        where: What the criterion is for, for messages: `group 0`.
-        warn: Whether a function that selects numerically zero directions causes a warning.
+        where: Place of the criterion, for messages, such as `group 0`.
+        warn: If False, a function may select numerically zero directions without warning.
 
     Raises:
-        ConfigError: `given` is none of these, or the table is wrong.
+        ConfigError: `given` is none of these, or the table is invalid.
     """
     try:
         return _CRITERION.validate_python(given, context={WARN: warn}).model_copy(deep=True)
     except ValidationError as error:
-        raise _wrong(error, f"{where}, criterion", given) from error
+        raise _config_error(error, f"{where}, criterion", given) from error
 
 
 def as_damping(given: object, where: str) -> Damping:
-    """Return a damping of the group's own: state is not shared with any other group.
+    """Return a damping for one group, which shares no state with the argument.
 
     Args:
         given: A damping, a config table, or a function `damping(evals, evecs, gammas, lambdas) -> Tensor`.
-        where: What the damping is for, for messages: `group 0`.
+        where: Place of the damping, for messages, such as `group 0`.
 
     Raises:
-        ConfigError: `given` is none of these, or the table is wrong.
+        ConfigError: `given` is none of these, or the table is invalid.
     """
     try:
         return _DAMPING.validate_python(given).model_copy(deep=True)
     except ValidationError as error:
-        raise _wrong(error, f"{where}, damping", given) from error
+        raise _config_error(error, f"{where}, damping", given) from error
 
 
 def validated(model: type[M], given: object, where: str) -> M:
-    """Return a model object from an object or a table.
+    """Return a pydantic object made from a table, or the object itself.
 
     Raises:
-        ConfigError: The table is wrong.
+        ConfigError: The table is invalid.
     """
     try:
         return model.model_validate(given)
     except ValidationError as error:
-        raise _wrong(error, where, given) from error
+        raise _config_error(error, where, given) from error
 
 
 def group_choice(criterion: Criterion, damping: Damping, where: str) -> Choice:
-    """Return what a criterion and a damping choose in a group, for the engine."""
+    """Return criterion and damping of a group as the functions that the engine calls."""
     keeps_all = in_group(_keeps_all, where)(criterion)
 
     def uniform(context: Context) -> float | None:
@@ -88,7 +88,7 @@ def _keeps_all(criterion: Criterion) -> bool:
 
 
 def leading_directions(criterion: Criterion) -> Callable[[Context], int | None]:
-    """Return what gives the number of leading eigenpairs that a criterion needs."""
+    """Return a function that computes the number of leading eigenpairs that a criterion needs."""
 
     def leading(context: Context) -> int | None:
         number: object = criterion.guarded(criterion.leading_directions, context)
@@ -102,19 +102,19 @@ def leading_directions(criterion: Criterion) -> Callable[[Context], int | None]:
 
 
 def uniform_damping(damping: Damping, context: Context) -> float | None:
-    """Return the damping of every direction that a damping tells beforehand, or `None`.
+    """Return the damping of every direction if it is known before the directions are, else `None`.
 
     Raises:
-        StrategyError: It raised, or told something that is no damping.
+        StrategyError: `uniform` raised an exception, or returned no damping.
     """
     value: object = damping.guarded(damping.uniform, context)
-    if value is None or (isinstance(value, int | float) and value >= 0):  # NaN is not
+    if value is None or (isinstance(value, int | float) and value >= 0):  # false for NaN
         return value
     raise StrategyError(f"{damping.label()}: `uniform` returned {value!r}; expected a damping as a float, or None.")
 
 
 def in_group(function: Callable[[A], R], where: str) -> Callable[[A], R]:
-    """Return a strategy, or a method of one, whose errors are preceded by the group it acts in."""
+    """Return a function that calls a strategy, or one of its methods, and prefixes errors with the group."""
 
     def call(argument: A) -> R:
         try:
@@ -125,5 +125,5 @@ def in_group(function: Callable[[A], R], where: str) -> Callable[[A], R]:
     return call
 
 
-def _wrong(error: ValidationError, where: str, given: Any) -> ConfigError:
+def _config_error(error: ValidationError, where: str, given: Any) -> ConfigError:
     return ConfigError(f"{where}: {'; '.join(error_lines(error))} (given: {given!r})")

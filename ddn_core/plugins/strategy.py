@@ -1,7 +1,8 @@
 """Base classes of the two kinds of strategy: a criterion chooses directions, a damping damps them.
 
-A strategy is a frozen pydantic model. Its fields are its schema, its docstring is its documentation, its one method
-is its formula. The engine and combinators call the strategy itself; the base class checks what comes back.
+A strategy is a frozen pydantic model. Its fields are its schema, its docstring is its documentation, and its one method
+is its formula. The engine and combinators call the strategy object; the base class then calls the method and checks the
+result.
 """
 
 from __future__ import annotations
@@ -24,57 +25,57 @@ if TYPE_CHECKING:
     from ddn_core.engine import Context, Directions, Outcome
 
 REQUIREMENTS = frozenset({"loss_after", "outcome"})
-"""What a strategy can ask for beyond the directions."""
+"""Names of the additional information that a strategy can require."""
 
 
 R = TypeVar("R")
 
 
 class Strategy(Component, ABC):
-    """What criteria and dampings have in common.
+    """Base class of criteria and dampings.
 
-    A strategy that adapts keeps its state in private attributes (`_radius: float = PrivateAttr(1.0)`), changes it in
-    `observe`, and gets `state_dict` and `load_state_dict` from here.
+    An adaptive strategy keeps its state in private attributes (`_radius: float = PrivateAttr(1.0)`) and changes it in
+    `observe`. `state_dict` and `load_state_dict` save and restore these attributes.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset()
-    """What the strategy needs beyond the directions and has to be paid for.
+    """Additional information that the strategy needs, and that takes extra computation.
 
-    `"loss_after"`: the loss after the step, in the outcome. `"outcome"`: `directions.context.last`, what the last step
-    did; a strategy with `observe` has it anyway.
+    `"loss_after"`: the loss after the step, in the outcome. `"outcome"`: the outcome of the last step, as
+    `directions.context.last`; a strategy that overrides `observe` always gets it.
     """
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        """Check the class variables that a subclass sets."""
+        """Raise a `PluginError` if the subclass sets `requires` to an invalid value."""
         super().__pydantic_init_subclass__(**kwargs)
         if not isinstance(cls.requires, frozenset | set):
             raise PluginError(f"{cls.__qualname__}.requires is {cls.requires!r}; expected a frozenset of names.")
         if unknown := sorted(cls.requires - REQUIREMENTS):
-            raise PluginError(f"{cls.__qualname__}.requires names {unknown}; known are {sorted(REQUIREMENTS)}.")
+            raise PluginError(f"{cls.__qualname__}.requires names {unknown}; valid names are {sorted(REQUIREMENTS)}.")
 
     def observe(self, outcome: Outcome) -> None:  # optional to override
-        """Take note of what the step did; called after each step. Does nothing by default."""
+        """Adapt to the outcome of a step; called after each step, does nothing by default."""
 
     @final
     def all_requirements(self) -> frozenset[str]:
-        """Return what this strategy and those inside it require."""
+        """Return the requirements of this strategy and of those inside it."""
         return self.requires.union(*(inner.all_requirements() for _, inner in self._inner()))
 
     @final
-    def is_indifferent(self) -> bool:
-        """Return whether neither this strategy nor one inside it wants to know what a step did."""
-        own = type(self).observe is Strategy.observe and not self.requires
-        return own and all(inner.is_indifferent() for _, inner in self._inner())
+    def ignores_outcomes(self) -> bool:
+        """Return whether neither this strategy nor any inside it uses the outcomes of steps."""
+        ignores = type(self).observe is Strategy.observe and not self.requires
+        return ignores and all(inner.ignores_outcomes() for _, inner in self._inner())
 
     @final
     def notify(self, outcome: Outcome) -> None:
-        """Let the strategies inside this one, and then itself, observe what the step did."""
+        """Let the strategies inside this one observe the outcome of a step, and then this one."""
         self.notify_inner(outcome)
         self.guarded(self.observe, outcome)
 
     def notify_inner(self, outcome: Outcome) -> None:
-        """Let the strategies inside this one observe what the step did."""
+        """Let the strategies inside this one observe the outcome of a step."""
         for _, inner in self._inner():
             inner.notify(outcome)
 
@@ -86,10 +87,10 @@ class Strategy(Component, ABC):
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a state that `state_dict` of an equal strategy returned.
+        """Load a state that `state_dict` of an equal strategy returned.
 
         Raises:
-            StrategyError: The state belongs to a strategy of another make; nothing has been changed.
+            StrategyError: The state has other attributes than this strategy; nothing has been changed.
         """
         self.check_state(state)
         for name, value in state["own"].items():
@@ -104,14 +105,14 @@ class Strategy(Component, ABC):
         for part in ("own", "inner"):
             if set(state.get(part, {})) != set(mine.get(part, {})):
                 raise StrategyError(
-                    f"{self.label()} cannot take over a state with {sorted(state.get(part, {}))}; "
-                    f"it has {sorted(mine.get(part, {}))}. Load it into the configuration it was saved from."
+                    f"{self.label()} cannot load a state with {sorted(state.get(part, {}))}; its own state has "
+                    f"{sorted(mine.get(part, {}))}. Load the state into a strategy with the same config."
                 )
         for name, strategy in self._inner():
             strategy.check_state(state["inner"][name])
 
     def _inner(self) -> Iterator[tuple[str, Strategy]]:
-        """Yield the strategies in the fields, at any depth of lists, tables and models, with their paths."""
+        """Yield the strategies in the fields, at any depth of lists, tables and models, each with its path."""
         places: list[tuple[str, Any]] = [(name, getattr(self, name)) for name in reversed(type(self).model_fields)]
         while places:
             path, value = places.pop()
@@ -126,9 +127,9 @@ class Strategy(Component, ABC):
                 places += [(f"{path}.{index}", item) for index, item in reversed(list(enumerate(value)))]
 
     def in_units(self, loss: float = 1.0, param: float = 1.0) -> Self:
-        """Return the same strategy for a problem whose losses and parameters are larger by constant factors.
+        """Return the equivalent strategy for a problem whose losses and parameters are larger by constant factors.
 
-        Each field is multiplied by the factor of its unit. State is not taken along.
+        Each field is multiplied by the factor of its unit. The state is not copied.
 
         Args:
             loss: Factor on the loss.
@@ -157,7 +158,7 @@ class Strategy(Component, ABC):
 
     @final
     def guarded(self, method: Callable[..., R], *arguments: Any) -> R:
-        """Call a method that the author wrote; what it raises becomes a `StrategyError` that names the strategy."""
+        """Call a method of the plugin; an exception in it becomes a `StrategyError` that names the strategy."""
         try:
             return method(*arguments)
         except StrategyError:
@@ -174,31 +175,31 @@ class Criterion(Strategy, ABC):
 
     @abstractmethod
     def select(self, directions: Directions) -> Sequence[int] | Tensor:
-        """Return the indices of the directions to keep, `[K]`, each once; there is at least one to choose from."""
+        """Return the indices of the directions to keep, `[K]`, without repetition; there is at least one direction."""
 
     def leading_directions(self, context: Context) -> int | None:
-        """Return how many leading eigenpairs suffice to select from, `None` if all are needed (the default)."""
+        """Return the number of leading eigenpairs that the selection needs; `None`, the default, stands for all."""
         return None
 
     def keeps_all(self) -> bool:
-        """Return whether every direction is selected, whatever the directions are; False by default.
+        """Return whether `select` keeps every direction in any case; False by default.
 
-        Together with a damping that is `uniform`, no eigenvectors need to be computed.
+        If it does and the damping is `uniform`, no eigenvectors have to be computed.
         """
         return False
 
     @final
     def __call__(self, directions: Directions) -> Tensor:
-        """Return the checked indices of the directions to keep, int64 `[K]`; `select` is not asked where there is none.
+        """Return the checked indices of the directions to keep, int64 `[K]`; without directions, `select` is skipped.
 
         Raises:
-            StrategyError: `select` raised, or returned no unique, in-range indices.
+            StrategyError: `select` raised an exception, or returned no list of distinct, valid indices.
         """
         returned = self.guarded(self.select, directions) if len(directions) else []
         return self._checked(returned, len(directions), directions.evals.device)
 
     def _checked(self, returned: Any, count: int, device: torch.device) -> Tensor:
-        from ddn_core.plugins.checks import checked_indices  # here, so that a schema is had without torch
+        from ddn_core.plugins.checks import checked_indices  # here, so that a schema needs no torch
 
         return checked_indices(self.label, returned, count, device)
 
@@ -213,18 +214,18 @@ class Damping(Strategy, ABC):
         """Return the dampings δ_k, `[K]`, loss/param²; there is at least one direction."""
 
     def uniform(self, context: Context) -> float | None:
-        """Return the damping of every direction, if it is one number whatever they are; `None` by default."""
+        """Return the damping if it is the same number for any direction; `None` by default."""
         return None
 
     @final
     def __call__(self, directions: Directions) -> Tensor:
-        """Return the checked dampings, `[K]`; `damp` is not asked where there is no direction.
+        """Return the checked dampings, `[K]`; without directions, `damp` is skipped.
 
         Raises:
-            StrategyError: `damp` raised, or returned something of another shape, dtype or device, a NaN, or a value
-                that leaves λ̄ + δ not positive.
+            StrategyError: `damp` raised an exception, or returned the wrong type, shape, dtype or device, a NaN, or a
+                value that makes λ̄ + δ not positive.
         """
-        from ddn_core.plugins.checks import checked_dampings  # here, so that a schema is had without torch
+        from ddn_core.plugins.checks import checked_dampings  # here, so that a schema needs no torch
 
         returned = self.guarded(self.damp, directions) if len(directions) else directions.evals.clone()
         return checked_dampings(self.label, returned, directions)

@@ -1,7 +1,7 @@
 """Units of fields: powers of the loss and of the parameters.
 
-A field states its unit in its type, `Annotated[PositiveFloat, Unit("loss/param²")]`. The unit is in the JSON Schema and
-in the docs, and the contract checks scale the field with it.
+A field states its unit in its type: `Annotated[PositiveFloat, Unit("loss/param²")]`. JSON Schema and documentation show
+the unit, and the contract checks scale the field by it.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ class Unit:
     """The unit of a field: products of `loss` and `param`, such as `"loss/param²"`; `"1"` for a pure number.
 
     Attributes:
-        text: The unit as it is shown.
+        text: The unit as text.
     """
 
     text: str
 
     def __post_init__(self) -> None:
-        """Raise unless the unit can be read."""
+        """Raise a `PluginError` unless the text is a unit."""
         _ = self.powers
 
     @cached_property
     def powers(self) -> tuple[int, int]:
-        """Powers of the loss and of the parameters.
+        """Exponents of the loss and of the parameters.
 
         Raises:
-            PluginError: The text is no such product.
+            PluginError: The text is no product of powers of `loss` and `param`.
         """
         found = {"loss": 0, "param": 0}
         above, *below = self.text.translate(SUPERSCRIPTS).split("/")
@@ -49,25 +49,25 @@ class Unit:
                 match = re.fullmatch(r"(loss|param)([2-6]?)|1", term.strip())
                 if match is None:
                     raise PluginError(
-                        f"unit {self.text!r} cannot be read. Write products of loss and param, such as 'loss/param²', "
-                        "or '1'."
+                        f"unit {self.text!r} is invalid. Write a product of powers of loss and param, such as "
+                        "'loss/param²', or '1'."
                     )
                 if match[1]:
                     found[match[1]] += sign * int(match[2] or 1)
         return found["loss"], found["param"]
 
     def factor(self, loss: float, param: float) -> float:
-        """Return by what a number of this unit grows where losses and parameters grow by these factors."""
+        """Return the factor on a number of this unit when losses and parameters are multiplied by the given factors."""
         powers = self.powers
         return float(loss ** powers[0] * param ** powers[1])
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        """Return the schema of the field with its unit."""
+        """Return the JSON Schema of the field with its unit."""
         return {**handler(schema), "unit": self.text}
 
 
 def unit_of(field: FieldInfo) -> Unit | None:
-    """Return the unit that a field states, if any."""
+    """Return the unit of a field, or `None`."""
     return next((item for item in _flat([*field.metadata, field.annotation]) if isinstance(item, Unit)), None)
 
 

@@ -1,9 +1,9 @@
-"""What tests import: the contract of strategies as checks, and slow, obvious twins of the engine's quantities.
+"""Tools for tests: checks of the contract of strategies, and reference computations of the engine's quantities.
 
-contract.py   every check on a strategy, for pytest or by itself (checks.py: one function for each promise)
-spectra.py    directions to try strategies on, without a model
+contract.py   runs all checks on a strategy, with or without pytest (checks.py: one function for each rule)
+spectra.py    directions without a model, to try strategies on
 recorded.py   recorded curvature of a real run, for `ddn_core.traces.replay`
-dense.py      dense GGNs and per-sample derivatives from plain autograd, which know nothing of the engine
+dense.py      dense GGNs and per-sample derivatives from plain autograd, independent of the engine
 """
 
 from ddn_core.testing.contract import check_names, check_strategy, parametrize_with_checks

@@ -1,6 +1,6 @@
-"""What every strategy keeps: one function for each promise, which raises an `AssertionError` that says what is broken.
+"""The contract of strategies: one check for each rule, which raises an `AssertionError` if the strategy breaks it.
 
-A check gets a strategy that is set up, and leaves it as it was.
+A check is called with a strategy object, and does not change it.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ LOSS, PARAM = 2.0**20, 2.0**-8  # powers of four and two: scaling is exact, and 
 
 
 def check_is_documented(strategy: Strategy) -> None:
-    """The class has a kind and a docstring; each field is described, and each number that is no count has a unit."""
+    """The class has a kind and a docstring; each field has a description, and each float has a unit."""
     cls = type(strategy)
     assert cls.kind, f"{cls.__name__} has no kind: class {cls.__name__}(..., kind='<entry point>/<name>')"
-    own = cls.__doc__ and cls.__doc__ != cls.__mro__[1].__doc__
-    assert own, f"{cls.__name__} has no docstring; its first line is what `ddn plugins` shows"
+    is_documented = cls.__doc__ and cls.__doc__ != cls.__mro__[1].__doc__
+    assert is_documented, f"{cls.__name__} has no docstring; `ddn plugins` prints its first line"
     assert cls.summary().endswith("."), (
         f"the first line of {cls.__name__}'s docstring is no sentence: {cls.summary()!r}"
     )
@@ -49,7 +49,7 @@ def check_is_documented(strategy: Strategy) -> None:
 
 
 def check_table_makes_an_equal_strategy(strategy: Strategy) -> None:
-    """The config table, also as JSON, makes an equal strategy; so do a copy and a pickle."""
+    """The config table makes an equal strategy, directly and through JSON; so do a deep copy and a pickle."""
     table = {name: value for name, value in strategy.table().items() if name != "kind"}
     made = type(strategy).model_validate(table)
     assert made.table() == strategy.table(), f"the table {table} makes another strategy, {made.table()}"
@@ -57,19 +57,21 @@ def check_table_makes_an_equal_strategy(strategy: Strategy) -> None:
     assert made.table() == strategy.table(), f"the table as JSON makes another strategy, {made.table()}"
     assert strategy.model_copy(deep=True).table() == strategy.table(), "a deep copy differs"
     cls = type(strategy)
-    if getattr(sys.modules.get(cls.__module__), cls.__qualname__, None) is cls:  # else nothing could find it again
+    if (
+        getattr(sys.modules.get(cls.__module__), cls.__qualname__, None) is cls
+    ):  # pickle finds classes by module and name
         assert pickle.loads(pickle.dumps(strategy)).table() == strategy.table(), "a pickle differs"
 
 
 def check_defaults_are_valid(strategy: Strategy) -> None:
-    """The class can be made of its required fields alone, and then answers."""
+    """A strategy with only its required fields is valid and can be called."""
     cls = type(strategy)
     required = {f.alias or name: getattr(strategy, name) for name, f in cls.model_fields.items() if f.is_required()}
     cls.model_validate(required)(typical_directions())
 
 
 def check_bad_fields_are_refused(strategy: Strategy) -> None:
-    """An unknown field, a value outside of its bounds and a value of another type are errors that name the field."""
+    """Unknown fields, values out of bounds and values of the wrong type raise errors that name the field."""
     good = {field.alias or name: getattr(strategy, name) for name, field in type(strategy).model_fields.items()}
     for name, value in _bad_values(strategy):
         try:
@@ -82,16 +84,16 @@ def check_bad_fields_are_refused(strategy: Strategy) -> None:
 
 
 def check_answers_alike_twice(strategy: Strategy) -> None:
-    """The same directions give the same answer: random numbers come from `directions.context.generator`."""
+    """The same directions give the same result, because random numbers come from `directions.context.generator`."""
     torch.manual_seed(0)
     first = strategy(typical_directions())
     torch.manual_seed(1)
-    _same(strategy(typical_directions()), first, "a second call answers differently")
-    _same(_fresh(strategy)(typical_directions()), _fresh(strategy)(typical_directions()), "two equal ones differ")
+    _compare(strategy(typical_directions()), first, "a second call answers differently")
+    _compare(_fresh(strategy)(typical_directions()), _fresh(strategy)(typical_directions()), "two equal ones differ")
 
 
 def check_keeps_dtype_and_device(strategy: Strategy) -> None:
-    """The answer has the dtype and the device of the eigenvalues, in float32 and float64."""
+    """The result has the dtype and the device of the eigenvalues, in float32 and float64."""
     for dtype in (torch.float32, torch.float64):
         directions = typical_directions(dtype=dtype)
         answer = strategy(directions)
@@ -101,7 +103,7 @@ def check_keeps_dtype_and_device(strategy: Strategy) -> None:
 
 
 def check_changes_no_input(strategy: Strategy) -> None:
-    """The tensors of the directions are as they were."""
+    """A call changes none of the tensors of the directions."""
     directions = typical_directions()
     names = ("evals", "evecs", "all_evals", "gammas", "lambdas", "loss_gammas", "loss_lambdas")
     before = {name: getattr(directions, name).clone() for name in names}
@@ -111,7 +113,7 @@ def check_changes_no_input(strategy: Strategy) -> None:
 
 
 def check_takes_difficult_directions(strategy: Strategy) -> None:
-    """It answers for no direction, one, one sample, equal eigenvalues, no gradient, and other limits."""
+    """The strategy accepts no direction, one direction, one sample, equal eigenvalues, no gradient and other limits."""
     for dtype in (torch.float32, torch.float64):
         assert strategy(no_directions(dtype)).shape == (0,), "without directions the answer is not empty"
         for name, directions in difficult_directions(dtype).items():
@@ -122,35 +124,35 @@ def check_takes_difficult_directions(strategy: Strategy) -> None:
 
 
 def check_scales_with_the_loss(strategy: Strategy) -> None:
-    """With a loss that is c times as large, dampings are c times as large and the same directions are chosen.
+    """If the loss is c times as large, dampings are c times as large and the same directions are chosen.
 
-    Each field is multiplied as its unit says.
+    The check multiplies each field by the factor of its unit.
     """
     _check_units(strategy, loss=LOSS)
 
 
 def check_scales_with_the_parameters(strategy: Strategy) -> None:
-    """With parameters that are a times as large, dampings are 1/a² times as large and the same directions are chosen.
+    """If the parameters are a times as large, dampings are 1/a² times as large and the same directions are chosen.
 
-    Each field is multiplied as its unit says.
+    The check multiplies each field by the factor of its unit.
     """
     _check_units(strategy, param=PARAM)
 
 
 def check_order_of_samples_does_not_matter(strategy: Strategy) -> None:
-    """Permuting the samples changes nothing."""
+    """A permutation of the samples does not change the result."""
     directions = typical_directions()
     order = torch.randperm(len(directions.gammas), generator=torch.Generator().manual_seed(0))
     permuted = changed(directions, gammas=directions.gammas[order], lambdas=directions.lambdas[order])
-    _same(strategy(permuted), strategy(directions), "the order of the samples matters")
+    _compare(strategy(permuted), strategy(directions), "the order of the samples matters")
 
 
 def check_sign_of_directions_does_not_matter(strategy: Strategy) -> None:
-    """An eigenvector has no sign: reversing directions changes nothing."""
+    """Reversing directions does not change the result, since the sign of an eigenvector is arbitrary."""
     directions = typical_directions()
     signs = torch.ones_like(directions.evals)
     signs[::2] = -1
-    _same(
+    _compare(
         strategy(changed(directions, gammas=directions.gammas * signs)),
         strategy(directions),
         "the sign of a direction matters",
@@ -158,7 +160,7 @@ def check_sign_of_directions_does_not_matter(strategy: Strategy) -> None:
 
 
 def check_shortcuts_are_true(strategy: Strategy) -> None:
-    """What `leading_directions`, `keeps_all` and `uniform` tell beforehand is what `select` and `damp` answer."""
+    """`leading_directions`, `keeps_all` and `uniform` agree with the results of `select` and `damp`."""
     strategy = _fresh(strategy)
     later = changed(typical_directions(), step=12345)
     for directions in (typical_directions(), typical_directions(count=40, seed=1), later, *_after_steps(strategy)):
@@ -167,23 +169,23 @@ def check_shortcuts_are_true(strategy: Strategy) -> None:
             if (value := strategy.guarded(strategy.uniform, context)) is not None:
                 assert isinstance(value, int | float), f"`uniform` returns {value!r}, which is no float"
                 expected = torch.full_like(directions.evals, value)
-                _same(strategy(directions), expected, "`uniform` is not what `damp` returns")
+                _compare(strategy(directions), expected, "`uniform` and `damp` disagree")
             continue
         chosen = strategy(directions)
         assert not strategy.guarded(strategy.keeps_all) or len(chosen) == len(directions), (
-            "`keeps_all`, but not all are selected"
+            "`keeps_all` returns True, but `select` does not keep all directions"
         )
         if (leading := strategy.guarded(strategy.leading_directions, context)) is not None:
             assert isinstance(leading, int) and leading >= 0, f"`leading_directions` returns {leading!r}"  # noqa: PT018
             start = max(0, len(directions) - leading)
             part = directions.select(range(start, len(directions)))
-            _same(strategy(part) + start, chosen, f"given the {leading} leading directions only, it selects others")
+            _compare(strategy(part) + start, chosen, f"from the {leading} leading directions alone, it selects others")
 
 
 def check_state_is_saved(strategy: Strategy) -> None:
-    """A strategy that takes over the state of another one answers as that one, and both go on alike.
+    """A strategy with the loaded state of another one gives the same results, now and after further steps.
 
-    The state is plain data: it goes through `torch.save` and `torch.load(..., weights_only=True)`.
+    The state is plain data, which `torch.save` and `torch.load(..., weights_only=True)` can handle.
     """
     first, second = _fresh(strategy), _fresh(strategy)
     directions = typical_directions()
@@ -194,21 +196,25 @@ def check_state_is_saved(strategy: Strategy) -> None:
         torch.save(first.state_dict(), file)
         file.seek(0)
         second.load_state_dict(torch.load(file, weights_only=True))
-        _same(second(directions), first(directions), "after the state was loaded, it answers differently")
+        _compare(second(directions), first(directions), "after the state was loaded, it answers differently")
     for outcome in _outcomes(strategy):
         first.notify(outcome)
         second.notify(outcome)
-        _same(second(directions), first(directions), "after the state was loaded, it goes on differently")
+        _compare(
+            second(directions),
+            first(directions),
+            "after loading and more steps, it answers differently",
+        )
 
 
 def check_copies_share_no_state(strategy: Strategy) -> None:
-    """What a copy observes does not change the strategy it was copied from."""
+    """Outcomes that a copy observes do not change the original strategy."""
     first = _fresh(strategy)
     before = first(typical_directions())
     other = first.model_copy(deep=True)
     for outcome in _outcomes(strategy):
         other.notify(outcome)
-    _same(first(typical_directions()), before, "it learned from what its copy observed")
+    _compare(first(typical_directions()), before, "it adapted to an outcome that only its copy observed")
 
 
 ALL_CHECKS = [value for name, value in list(globals().items()) if name.startswith("check_")]
@@ -216,25 +222,25 @@ ALL_CHECKS = [value for name, value in list(globals().items()) if name.startswit
 
 
 def _fresh(strategy: Strategy) -> Any:
-    """Return an equal strategy that has observed nothing."""
+    """Return an equal strategy without state."""
     return strategy.in_units()
 
 
 def _outcomes(strategy: Strategy) -> list[Outcome]:
-    """Return outcomes as a strategy is given them: without the loss after the step, unless it requires it."""
-    known = "loss_after" in strategy.all_requirements()
-    return [outcome if known else replace(outcome, loss_after=None) for outcome in outcomes()]
+    """Return outcomes; they contain the loss after the step only if the strategy requires it."""
+    is_required = "loss_after" in strategy.all_requirements()
+    return [outcome if is_required else replace(outcome, loss_after=None) for outcome in outcomes()]
 
 
 def _after_steps(strategy: Strategy) -> Iterator[Directions]:
-    """Yield directions after each of a few steps, which the strategy has observed."""
+    """Let the strategy observe a few steps, and yield directions after each."""
     for outcome in _outcomes(strategy):
         strategy.notify(outcome)
         yield changed(typical_directions(), step=outcome.step + 1, last=outcome)
 
 
-def _same(answer: Tensor, expected: Tensor, complaint: str) -> None:
-    """Raise unless two answers agree, but for rounding; indices in any order."""
+def _compare(answer: Tensor, expected: Tensor, complaint: str) -> None:
+    """Raise unless two results agree up to rounding; the order of indices does not matter."""
     if not answer.is_floating_point():
         answer, expected = answer.sort().values, expected.sort().values
         assert answer.tolist() == expected.tolist(), f"{complaint}: {answer.tolist()} in place of {expected.tolist()}"
@@ -250,19 +256,19 @@ def _check_units(strategy: Strategy, loss: float = 1.0, param: float = 1.0) -> N
         larger, plain = strategy.in_units(loss, param), _fresh(strategy)
     except ValidationError as error:
         raise AssertionError(
-            f"with losses {loss:g} and parameters {param:g} times as large, its fields are refused; the "
-            f"bound of a number with a unit is as arbitrary as the unit: {error}"
+            f"with losses {loss:g} and parameters {param:g} times as large, its fields are invalid: {error}. Give a "
+            "number with a unit no bounds other than zero, since the unit is arbitrary."
         ) from error
     factor = loss / param**2 if isinstance(strategy, Damping) else 1
     complaint = (
-        f"with losses {loss:g} and parameters {param:g} times as large, it does not answer accordingly (is the unit of "
-        "a field wrong, or is a number without unit added to one with unit?)"
+        f"with losses {loss:g} and parameters {param:g} times as large, the result does not scale accordingly (is the "
+        "unit of a field wrong, or is a number without unit added to one with unit?)"
     )
     for outcome in [None, *_outcomes(strategy)]:
         if outcome is not None:
             plain.notify(outcome)
             larger.notify(outcome_in_units(outcome, loss, param))
-        _same(larger(in_units(directions, loss, param)), plain(directions) * factor, complaint)
+        _compare(larger(in_units(directions, loss, param)), plain(directions) * factor, complaint)
 
 
 def _has_floats(annotation: Any) -> bool:
@@ -273,7 +279,7 @@ def _has_floats(annotation: Any) -> bool:
 
 
 def _bad_values(strategy: Strategy) -> list[tuple[str, Any]]:
-    """Return names of fields with values that they may not have."""
+    """Return names of fields, each with a value that is invalid for it."""
     found: list[tuple[str, Any]] = [("no_such_field", 1)]
     for name, field in type(strategy).model_fields.items():
         name = field.alias or name

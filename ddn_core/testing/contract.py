@@ -1,4 +1,4 @@
-"""The contract of a strategy as tests: `parametrize_with_checks` for pytest, `check_strategy` for anything else."""
+"""Tests of the contract of a strategy: `parametrize_with_checks` for pytest, `check_strategy` without it."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ Failures = Mapping[str, Mapping[str, str]]
 
 
 def check_strategy(strategy: Strategy, without: Sequence[str] = ()) -> None:
-    """Run every check on a strategy.
+    """Run all checks on a strategy.
 
     Args:
-        strategy: A criterion or a damping, set up.
+        strategy: A criterion or a damping.
         without: Names of checks to leave out.
 
     Raises:
-        AssertionError: A promise is broken; the message says which, and how.
-        ArgumentError: There is no check of a name.
+        AssertionError: The strategy fails a check; the message names the check and the mistake.
+        ArgumentError: `without` has a name that is no check.
     """
-    _known(without)
+    _check_names_exist(without)
     for check in ALL_CHECKS:
         if check.__name__ in without:
             continue
@@ -38,7 +38,7 @@ def check_strategy(strategy: Strategy, without: Sequence[str] = ()) -> None:
 def parametrize_with_checks(
     strategies: Sequence[Strategy], expected_failures: Failures | None = None
 ) -> pytest.MarkDecorator:
-    """Return a decorator that makes a pytest test of each strategy and each check.
+    """Return a decorator that makes one pytest test for each pair of a strategy and a check.
 
     Example:
         >>> @parametrize_with_checks([SpectralFloor(), SignalToNoise(ratio=2.0)])
@@ -46,21 +46,23 @@ def parametrize_with_checks(
         ...     check(strategy)
 
     Args:
-        strategies: Criteria and dampings, set up.
-        expected_failures: By kind, the checks that a strategy does not pass, with the reasons:
-            `{"acme/floor": {"check_scales_with_the_loss": "the floor is absolute"}}`. A check that passes though it is
-            named here fails, so that what is told stays true.
+        strategies: Criteria and dampings.
+        expected_failures: By kind, the checks that a strategy is expected to fail, with the reasons:
+            `{"acme/floor": {"check_scales_with_the_loss": "the floor is absolute"}}`. If such a check passes, its test
+            fails, so that this list stays correct.
 
     Raises:
-        ArgumentError: There is no check of a name, or no strategy of a kind.
+        ArgumentError: `expected_failures` has a kind without strategy, or a name that is no check.
     """
-    import pytest  # here, so that the other tools of this package do without
+    import pytest  # here, so that the other tools of this package do not need pytest
 
     expected = expected_failures or {}
-    _known([name for checks in expected.values() for name in checks])
+    _check_names_exist([name for checks in expected.values() for name in checks])
     kinds = {type(strategy).kind for strategy in strategies}
     if strange := sorted(set(expected) - kinds - {None}):
-        raise ArgumentError(f"expected_failures names {strange[0]!r}, but no strategy has this kind.")
+        raise ArgumentError(
+            f"expected_failures names {strange[0]!r}, but no strategy has this kind. Correct the kind, or delete it."
+        )
     cases = []
     for strategy in strategies:
         reasons = expected.get(type(strategy).kind or "", {})
@@ -76,7 +78,7 @@ def check_names() -> list[str]:
     return [check.__name__ for check in ALL_CHECKS]
 
 
-def _known(names: Sequence[str]) -> None:
+def _check_names_exist(names: Sequence[str]) -> None:
     for name in names:
         if name not in check_names():
-            raise ArgumentError(f"there is no check {name!r}; there are {', '.join(check_names())}.")
+            raise ArgumentError(f"there is no check {name!r}. Use one of {', '.join(check_names())}.")

@@ -1,6 +1,6 @@
-"""Dense gradients and GGNs from plain autograd, and what the engine computes from them, the obvious way.
+"""Reference computations with dense per-sample gradients and GGNs from plain autograd.
 
-Models and losses may be extended: their hooks are left out here.
+Models and losses may be extended by BackPACK; the computations here ignore its hooks.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torch.nn import Module
 
 @dataclass(frozen=True, eq=False)
 class DenseTwin:
-    """Eigenpairs of a dense GGN, and the derivatives along them.
+    """Eigenpairs of a dense GGN, and the derivatives along the eigenvectors.
 
     Attributes:
         evals: All P eigenvalues, ascending, `[P]`.
-        vectors: Eigenvectors in parameter space, `[P, P]`, a column each.
+        vectors: Eigenvectors in parameter space, as the columns of `[P, P]`.
         gammas: Directional gradients, `[N_grad, P]`.
         lambdas: Directional curvatures, `[N_ggn, P]`.
         reduction: Reduction of the loss.
@@ -36,11 +36,11 @@ class DenseTwin:
 
     @classmethod
     def of(cls, gradients: Tensor, ggns: Tensor, reduction: str) -> DenseTwin:
-        """Return the twin of a group.
+        """Return eigenpairs and derivatives for the parameters of a group.
 
         Args:
-            gradients: Gradient of each sample in the gradient, `[N_grad, P]`.
-            ggns: GGN of each sample in the GGN, `[N_ggn, P, P]`.
+            gradients: Gradients of the samples, `[N_grad, P]`.
+            ggns: GGNs of the samples, `[N_ggn, P, P]`.
             reduction: Reduction of the loss, `"mean"` or `"sum"`.
         """
         evals, vectors = torch.linalg.eigh(ggns.mean(0) if reduction == "mean" else ggns.sum(0))
@@ -48,7 +48,7 @@ class DenseTwin:
         return cls(evals, vectors, gradients @ vectors, lambdas, reduction)
 
     def step(self, indices: Sequence[int], deltas: Tensor | float) -> Tensor:
-        """Return the damped Newton step along some directions, `[P]`.
+        """Return the damped Newton step along chosen directions, `[P]`.
 
         Args:
             indices: Indices of the directions.
@@ -72,7 +72,7 @@ def per_sample_gradients(
         loss_function: Loss with a mean or sum reduction.
         inputs: Inputs, samples along the first axis.
         targets: Targets, samples along the first axis.
-        names: Names of the parameters, in order; all that are not frozen by default.
+        names: Names of the parameters, in order; by default all that are not frozen.
     """
     parameters = _parameters(model, names)
     model, loss_function = _without_hooks(model), _without_hooks(loss_function)
@@ -92,7 +92,10 @@ def per_sample_gradients(
 def per_sample_ggns(
     model: Module, loss_function: Module, inputs: Tensor, targets: Tensor, names: Sequence[str] | None = None
 ) -> Tensor:
-    """Return the GGN of each sample's loss, `J_nᵀ H_n J_n`, not divided by N, `[N, P, P]`; arguments as above."""
+    """Return the GGN of each sample's loss, `J_nᵀ H_n J_n`, not divided by N, `[N, P, P]`.
+
+    The arguments are those of `per_sample_gradients`.
+    """
     parameters = _parameters(model, names)
     model, loss_function = _without_hooks(model), _without_hooks(loss_function)
     ggns = []
@@ -123,14 +126,14 @@ def dense_ggn(
     names: Sequence[str] | None = None,
     subsampling: Sequence[int] | None = None,
 ) -> Tensor:
-    """Return the generalized Gauss-Newton matrix of the loss, `[P, P]`, reduced over samples as the loss is.
+    """Return the generalized Gauss-Newton matrix of the loss, `[P, P]`, with the loss's reduction over samples.
 
     Args:
         model: Model.
         loss_function: Loss with a mean or sum reduction.
         inputs: Inputs, samples along the first axis.
         targets: Targets, samples along the first axis.
-        names: Names of the parameters, in order; all that are not frozen by default.
+        names: Names of the parameters, in order; by default all that are not frozen.
         subsampling: Indices of the samples; all by default.
     """
     chosen = list(range(len(inputs)) if subsampling is None else subsampling)
@@ -147,7 +150,10 @@ def dense_twin(
     subsampling_grad: Sequence[int] | None = None,
     subsampling_ggn: Sequence[int] | None = None,
 ) -> DenseTwin:
-    """Return eigenpairs of the dense GGN and the derivatives along them; arguments as for `dense_ggn`."""
+    """Return eigenpairs of the dense GGN, and the derivatives along the eigenvectors.
+
+    The arguments are those of `dense_ggn`, with separate sub-samples for gradient and GGN.
+    """
     every = list(range(len(inputs)))
     grad = every if subsampling_grad is None else list(subsampling_grad)
     ggn = every if subsampling_ggn is None else list(subsampling_ggn)

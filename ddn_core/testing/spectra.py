@@ -1,4 +1,4 @@
-"""Directions to try strategies on: a typical spectrum, and difficult ones."""
+"""Directions to try strategies on: a typical spectrum, and difficult cases."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def typical_directions(
     reduction: Literal["mean", "sum"] = "mean",
     context: Context | None = None,
 ) -> Directions:
-    """Return directions as a small network has them, made of random numbers.
+    """Return random directions that resemble those of a small network.
 
-    A few eigenvalues stand out of a bulk that falls over five orders of magnitude; curvatures vary from sample to
-    sample about the eigenvalues; directional gradients are mostly signal along the leading directions, and mostly
-    noise along the rest.
+    A few eigenvalues lie above a bulk that spans five orders of magnitude. The curvatures of the samples vary around
+    the eigenvalues. Directional gradients are mostly signal along the leading directions, and mostly noise along the
+    others.
 
     Args:
         count: Number of directions K, at most `samples * outputs`.
@@ -33,7 +33,8 @@ def typical_directions(
         dtype: Dtype of all tensors.
         seed: Seed of the random numbers.
         reduction: Reduction of the loss over the samples, `"mean"` or `"sum"`.
-        context: What is known beyond the directions; by default the first step, with norms that fit.
+        context: Context of the directions; by default that of the first step. Its norms are replaced by those of the
+            directions.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -50,16 +51,16 @@ def typical_directions(
     if reduction == "sum":
         gammas, lambdas = gammas / samples, lambdas / samples
     made = Directions.from_tensors(evals.to(dtype), evecs.to(dtype), gammas.to(dtype), lambdas.to(dtype), reduction)
-    given = context or Context(outputs=outputs, samples=samples, parameters=20 * count)
+    context = context or Context(outputs=outputs, samples=samples, parameters=20 * count)
     mean = float(made.evals.double().mean())
     norms = GivenNorms(gradient=float(made.loss_gammas.double().norm()), parameters=3.0, curvature=mean)
     return Directions.from_tensors(
-        made.evals, made.evecs, made.gammas, made.lambdas, reduction, context=replace(given, norms=norms)
+        made.evals, made.evecs, made.gammas, made.lambdas, reduction, context=replace(context, norms=norms)
     )
 
 
 def difficult_directions(dtype: torch.dtype = torch.float64) -> dict[str, Directions]:
-    """Return directions at the limits of what the engine gives, by what is difficult about them."""
+    """Return the extreme directions that the engine can produce, each under a description of its difficulty."""
     plain = typical_directions(dtype=dtype)
     equal = torch.full_like(plain.evals, 0.5)
     wide = torch.logspace(-9, 3, len(plain), dtype=dtype)
@@ -81,7 +82,7 @@ def difficult_directions(dtype: torch.dtype = torch.float64) -> dict[str, Direct
 
 
 def no_directions(dtype: torch.dtype = torch.float64) -> Directions:
-    """Return directions of which there are none."""
+    """Return directions with K = 0."""
     plain = typical_directions(3, dtype=dtype)
     return plain.select([])
 
@@ -143,7 +144,7 @@ def outcome_in_units(outcome: Outcome, loss: float = 1.0, param: float = 1.0) ->
 
 
 def outcomes() -> list[Outcome]:
-    """Return what a few steps did: well, badly, as predicted, into NaN, nowhere."""
+    """Return outcomes of a few steps: good, bad, as predicted, with a NaN loss, and without a move."""
     predicted, before = [0.5, 0.25, 0.125, 0.25, 0.0, 0.5], [2.0, 1.5, 1.75, 1.625, 1.5, 1.5]
     after = [1.5, 1.75, 1.625, float("nan"), 1.5, 1.0]
     norms = [1.0, 0.5, 0.25, 0.5, 0.0, 1.0]

@@ -38,4 +38,4 @@ ALL: list[type[Criterion]] = [
     AtLeast,
     AtMost,
 ]
-"""In the order in which they are listed."""
+"""All classes, in the order of `ddn plugins`."""

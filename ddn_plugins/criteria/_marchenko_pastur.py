@@ -1,4 +1,4 @@
-"""The law of Marchenko and Pastur (1967): eigenvalues of a sample covariance of pure noise."""
+"""The law of Marchenko and Pastur (1967) for the eigenvalues of a sample covariance of pure noise."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def edge(aspect: float) -> float:
     """Return the upper edge of the spectrum, for entries of variance 1.
 
     Args:
-        aspect: Ratio of the smaller to the larger side of the matrix of noise, above 0 and at most 1.
+        aspect: Ratio of the smaller to the larger side of the noise matrix, above 0 and at most 1.
     """
     return (1 + math.sqrt(aspect)) ** 2
 

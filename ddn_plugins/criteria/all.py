@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 class All(Criterion, kind="all"):
     """Keep every numerically nonzero direction.
 
-    What is numerically zero is decided by the engine, relative to the largest eigenvalue, the number of columns and
+    The engine decides which eigenvalues are numerically zero, from the largest eigenvalue, the number of columns and
     the dtype.
     """
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from ddn_core.api import AnyCriterion, Criterion
-from ddn_plugins.criteria._kept import count_kept, leading
+from ddn_plugins.criteria._combining import common_leading_directions, count_kept
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,12 +25,12 @@ class AllOf(Criterion, kind="all-of"):
     )
 
     def keeps_all(self) -> bool:
-        """Return whether every criterion keeps all."""
+        """Return whether every criterion keeps all directions."""
         return all(criterion.keeps_all() for criterion in self.of)
 
     def leading_directions(self, context: Context) -> int | None:
-        """Return what all of the criteria need."""
-        return leading(self.of, context)
+        """Return the number that suffices for all criteria."""
+        return common_leading_directions(self.of, context)
 
     def select(self, directions: Directions) -> Tensor:
         """Return the indices that every criterion selects."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from ddn_core.api import AnyCriterion, Criterion
-from ddn_plugins.criteria._kept import count_kept, leading
+from ddn_plugins.criteria._combining import common_leading_directions, count_kept
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,17 +20,17 @@ class AnyOf(Criterion, kind="any-of"):
 
     of: list[AnyCriterion] = Field(
         min_length=1,
-        description="Criteria of which one must keep a direction.",
+        description="Criteria of which at least one must keep a direction.",
         examples=[[{"kind": "top-k", "k": 5}, {"kind": "snr"}]],
     )
 
     def keeps_all(self) -> bool:
-        """Return whether some criterion keeps all."""
+        """Return whether some criterion keeps all directions."""
         return any(criterion.keeps_all() for criterion in self.of)
 
     def leading_directions(self, context: Context) -> int | None:
-        """Return what all of the criteria need."""
-        return leading(self.of, context)
+        """Return the number that suffices for all criteria."""
+        return common_leading_directions(self.of, context)
 
     def select(self, directions: Directions) -> Tensor:
         """Return the indices that some criterion selects."""

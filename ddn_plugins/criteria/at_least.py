@@ -1,4 +1,4 @@
-"""What another criterion keeps, but no fewer than a number."""
+"""Keep the directions of another criterion, but at least a given number."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field, PositiveInt
 
 from ddn_core.api import AnyCriterion, Criterion
-from ddn_plugins.criteria._kept import count_kept, leading
+from ddn_plugins.criteria._combining import common_leading_directions, count_kept
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 
 class AtLeast(Criterion, kind="at-least"):
-    """Keep what another criterion keeps and, where that is fewer than `count`, the largest eigenvalues of the rest."""
+    """Keep the directions of another criterion; below `count`, add those with the largest eigenvalues."""
 
-    of: AnyCriterion = Field(description="Criterion to bound.", examples=[{"kind": "snr"}])
-    count: PositiveInt = Field(1, description="Least number of directions; all, if there are fewer.")
+    of: AnyCriterion = Field(description="Criterion whose number of directions is bounded.", examples=[{"kind": "snr"}])
+    count: PositiveInt = Field(1, description="Smallest number of directions to keep; all if there are fewer.")
 
     def keeps_all(self) -> bool:
-        """Return whether the other criterion keeps all."""
+        """Return whether the other criterion keeps all directions."""
         return self.of.keeps_all()
 
     def leading_directions(self, context: Context) -> int | None:
-        """Return what the other criterion needs, or the least number."""
-        needed = leading([self.of], context)
+        """Return the number that the other criterion needs, or `count` if that is larger."""
+        needed = common_leading_directions([self.of], context)
         return None if needed is None else max(needed, self.count)
 
     def select(self, directions: Directions) -> Tensor:

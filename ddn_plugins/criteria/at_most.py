@@ -1,4 +1,4 @@
-"""What another criterion keeps, but no more than a number."""
+"""Keep the directions of another criterion, but at most a given number."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field, PositiveInt
 
 from ddn_core.api import AnyCriterion, Criterion
-from ddn_plugins.criteria._kept import count_kept, leading
+from ddn_plugins.criteria._combining import common_leading_directions, count_kept
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class AtMost(Criterion, kind="at-most"):
-    """Keep what another criterion keeps and, where that is more than `count`, only its largest eigenvalues."""
+    """Keep the directions of another criterion; of more than `count`, keep those with the largest eigenvalues."""
 
-    of: AnyCriterion = Field(description="Criterion to bound.", examples=[{"kind": "snr"}])
-    count: PositiveInt = Field(description="Largest number of directions.", examples=[20])
+    of: AnyCriterion = Field(description="Criterion whose number of directions is bounded.", examples=[{"kind": "snr"}])
+    count: PositiveInt = Field(description="Largest number of directions to keep.", examples=[20])
 
     def leading_directions(self, context: Context) -> int | None:
-        """Return what the other criterion needs; of one that keeps all, only the largest are."""
-        return self.count if self.of.keeps_all() else leading([self.of], context)
+        """Return the number that the other criterion needs, or `count` if it keeps all."""
+        return self.count if self.of.keeps_all() else common_leading_directions([self.of], context)
 
     def select(self, directions: Directions) -> Tensor:
         """Return the indices, ascending."""

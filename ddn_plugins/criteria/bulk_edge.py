@@ -21,14 +21,14 @@ class BulkEdge(Criterion, kind="bulk-edge"):
     Source: Marchenko and Pastur 1967; Gavish and Donoho 2014, "The optimal hard threshold for singular values is 4/√3",
     for the fit by the median.
 
-    Pure noise would have its eigenvalues below `σ² (1 + √q)²`, with q the ratio of the smaller to the larger of R
-    and P. σ² is such that the law's median is that of the eigenvalues, which a few outliers do not move. A single
-    direction has no bulk, and is kept.
+    The eigenvalues of pure noise lie below `σ² (1 + √q)²`, with q the ratio of the smaller to the larger of R and P. σ²
+    is chosen to match the law's median to the median of the eigenvalues, which a few outliers hardly change. A single
+    direction has no bulk and is kept.
     """
 
     margin: Annotated[PositiveFloat, Unit("1")] = Field(1.0, description="Factor on the edge.")
     aspect: Annotated[float | None, Unit("1")] = Field(
-        None, gt=0, le=1, description="q; by default from the numbers of columns and of parameters."
+        None, gt=0, le=1, description="q, ratio of the sides of the noise matrix; by default min(R, P) / max(R, P)."
     )
 
     def select(self, directions: Directions) -> Tensor | list[int]:

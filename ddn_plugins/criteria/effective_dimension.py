@@ -1,4 +1,4 @@
-"""Keep as many directions as there are effective parameters at a damping."""
+"""Keep as many directions as there are effective parameters for a given damping."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 
 class EffectiveDimension(Criterion, kind="effective-dimension"):
-    """Keep the d largest, with d the effective dimension `Σ_k λ_k / (λ_k + value)`, rounded up.
+    """Keep the d leading directions, with d the effective dimension `Σ_k λ_k / (λ_k + value)`, rounded up.
 
     Source: MacKay 1992, "Bayesian interpolation"; Maddox, Benton, Wilson 2020, "Rethinking parameter
     counting in deep models: effective dimensionality revisited".
 
-    Each direction counts by how much of it the damping leaves: about 1 above it, about 0 below. What is kept are the
-    directions that the data determine, rather than the damping.
+    A direction counts about 1 if its eigenvalue is far above the damping, and about 0 if it is far below. The kept
+    directions are therefore those that the data determine, rather than the damping.
     """
 
-    value: Annotated[PositiveFloat, Unit("loss/param²")] = Field(1.0, description="Damping that is counted at.")
+    value: Annotated[PositiveFloat, Unit("loss/param²")] = Field(1.0, description="Damping in the formula for d.")
 
     def select(self, directions: Directions) -> range:
         """Return the indices of the largest eigenvalues."""

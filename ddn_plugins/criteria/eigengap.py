@@ -18,14 +18,14 @@ class Eigengap(Criterion, kind="eigengap"):
     Source: von Luxburg 2007, "A tutorial on spectral clustering", section 8.3, with
     ratios in place of differences.
 
-    Directions above a wide gap are told apart from the rest by few samples (Davis and Kahan 1970). Only the gaps below
-    the `most` largest eigenvalues are looked at: the ratios at the end of a spectrum are those of rounding errors.
+    The directions above a wide gap can be estimated from few samples (Davis and Kahan 1970). Only the `most` gaps after
+    the largest eigenvalues are compared, since the ratios at the end of a spectrum are those of rounding errors.
     """
 
     most: PositiveInt = Field(50, description="Largest number of directions to keep.")
 
     def leading_directions(self, context: Context) -> int:
-        """Return one more than the largest number of directions: the gap below the last has another side."""
+        """Return one more than the largest number of directions, for the other side of the last gap."""
         return self.most + 1
 
     def select(self, directions: Directions) -> range:

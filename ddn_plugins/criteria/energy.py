@@ -1,4 +1,4 @@
-"""Keep the fewest directions that hold a fraction of the trace."""
+"""Keep the fewest directions whose eigenvalues sum to a fraction of the trace."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class Energy(Criterion, kind="energy"):
 
     Source: Jolliffe 2002, "Principal component analysis", section 6.1.1.
 
-    The explained variance of principal component analysis, of the GGN.
+    This is the explained variance of principal component analysis, applied to the GGN.
     """
 
-    fraction: Annotated[float, Unit("1")] = Field(0.9, gt=0, le=1, description="Fraction of the trace to hold.")
+    fraction: Annotated[float, Unit("1")] = Field(0.9, gt=0, le=1, description="Fraction of the trace to keep.")
 
     def select(self, directions: Directions) -> range:
-        """Return the indices from the first of the kept eigenvalues on: they are ascending."""
+        """Return the indices of the largest eigenvalues, which come last."""
         evals = directions.evals.double()
-        below = evals.cumsum(0)  # what is lost by leaving out the eigenvalues up to each
+        below = evals.cumsum(0)  # part of the trace that is lost without the eigenvalues up to each one
         left_out = int((below <= (1 - self.fraction) * below[-1]).sum())
         return range(min(left_out, len(directions) - 1), len(directions))

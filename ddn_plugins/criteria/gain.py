@@ -1,4 +1,4 @@
-"""Keep the directions along which the Newton step can be trusted to gain."""
+"""Keep the directions along which the Newton step reliably decreases the loss."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Gain(Criterion, kind="gain"):
 
     Source: Dangel, Tatzel, Hennig 2022, "ViViT", for the derivatives of each sample; Efron 1979 for the bootstrap.
 
-    γ and λ are resampled over the samples. What remains are directions along which an undamped step decreases the
-    loss on other samples too, with the given confidence.
+    The quantile is estimated by resampling γ and λ over the samples. Along the kept directions, an undamped step
+    decreases the loss on other samples too, with the given confidence.
     """
 
     quantile: Annotated[float, Unit("1")] = Field(0.1, ge=0, le=0.5, description="Level of the quantile of the gain.")
-    resamples: PositiveInt = Field(200, le=10**5, description="Number of resamples.")
+    resamples: PositiveInt = Field(200, le=10**5, description="Number of resampled batches.")
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of the resampling.")
 
     def select(self, directions: Directions) -> Tensor:

@@ -1,4 +1,4 @@
-"""Keep the directions along which most of the gradient lies."""
+"""Keep the directions that contain most of the gradient."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ if TYPE_CHECKING:
 
 
 class GradientOverlap(Criterion, kind="gradient-overlap"):
-    """Keep the fewest directions, of largest |γ̄_k|, that hold a fraction of ‖g‖² with `Σ_k γ̄_k²`, but at most `k`.
+    """Keep the fewest directions, by largest |γ̄_k|, whose `Σ_k γ̄_k²` reaches a fraction of ‖g‖², but at most `k`.
 
     Source: Gur-Ari, Roberts, Dyer 2018, "Gradient descent happens in a tiny subspace", section 2, for the overlap.
 
-    Where less of the gradient lies in all directions together, as with Monte-Carlo samples, all are kept (or `k`). With
-    `fraction = 1` the `k` directions of largest overlap are kept.
+    If all directions together contain less than the fraction, as with Monte-Carlo samples, all are kept (or `k`). With
+    `fraction = 1`, the `k` directions with the largest overlap are kept.
     """
 
-    fraction: Annotated[float, Unit("1")] = Field(0.9, gt=0, le=1, description="Fraction of ‖g‖² to hold.")
-    k: PositiveInt | None = Field(None, description="Largest number of directions; no bound by default.")
+    fraction: Annotated[float, Unit("1")] = Field(0.9, gt=0, le=1, description="Fraction of ‖g‖² to reach.")
+    k: PositiveInt | None = Field(None, description="Largest number of directions to keep; no limit by default.")
 
     def select(self, directions: Directions) -> Tensor:
         """Return the indices of the directions, ascending."""
         overlaps = directions.loss_gammas.double().square()
         order = overlaps.argsort(descending=True)
-        held = overlaps[order].cumsum(0)
-        lacking = held < self.fraction * directions.context.gradient_norm**2 * (1 - 1e-6)  # rounding of the norm
+        contained = overlaps[order].cumsum(0)
+        lacking = contained < self.fraction * directions.context.gradient_norm**2 * (1 - 1e-6)  # rounding of the norm
         count = min(int(lacking.sum()) + 1, self.k or len(directions))
         return order[:count].sort().values

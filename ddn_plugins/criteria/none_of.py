@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from ddn_core.api import AnyCriterion, Criterion
-from ddn_plugins.criteria._kept import count_kept
+from ddn_plugins.criteria._combining import count_kept
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 class Random(Criterion, kind="random"):
     """Keep k directions, drawn without replacement at each step, or all if there are fewer.
 
-    A control: what a criterion gains over it is what its choice is worth.
+    This is a control for experiments: a useful criterion beats it.
     """
 
-    k: PositiveInt = Field(10, description="Number of directions.")
+    k: PositiveInt = Field(10, description="Number of directions to keep.")
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of the draws.")
 
     def select(self, directions: Directions) -> Tensor:

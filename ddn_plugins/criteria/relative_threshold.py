@@ -19,13 +19,13 @@ class RelativeThreshold(Criterion, kind="relative-threshold"):
 
     Source: Hansen 1998, "Rank-deficient and discrete ill-posed problems".
 
-    The numerical rank at a tolerance: what a truncated pseudo-inverse keeps.
+    These are the directions that a truncated pseudo-inverse keeps: the numerical rank at a tolerance.
     """
 
     ratio: Annotated[float, Unit("1")] = Field(
-        1e-3, gt=0, le=1, description="Least eigenvalue to keep, as a fraction of the largest."
+        1e-3, gt=0, le=1, description="Smallest eigenvalue to keep, as a fraction of the largest."
     )
 
     def select(self, directions: Directions) -> Tensor:
-        """Return the indices of the eigenvalues that reach the bound."""
+        """Return the indices of the eigenvalues that reach the threshold."""
         return (directions.evals >= self.ratio * directions.evals.max()).nonzero()[:, 0]

@@ -1,4 +1,4 @@
-"""Keep the directions whose derivative stands out from its sampling noise."""
+"""Keep the directions whose derivative is large compared with its sampling noise."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ if TYPE_CHECKING:
 class Snr(Criterion, kind="snr"):
     """Keep the directions with SNR_k = |x̄_k| / √(var x_k / N) ≥ bound, for x the directional gradients or curvatures.
 
-    Source: Dangel, Tatzel, Hennig 2022, "ViViT", which measures such ratios (there squared, and without N).
+    Source: Dangel, Tatzel, Hennig 2022, "ViViT", which uses such ratios (squared, and without N).
 
-    A batch of one sample says nothing of the noise, and all directions with x̄_k ≠ 0 are kept.
+    The noise of a single sample is unknown; all directions with x̄_k ≠ 0 are then kept.
     """
 
-    of: Literal["gradient", "curvature"] = Field("gradient", description="What has to stand out: γ_k or λ_k.")
-    bound: Annotated[NonNegativeFloat, Unit("1")] = Field(2.0, description="Least signal-to-noise ratio to keep.")
+    of: Literal["gradient", "curvature"] = Field(
+        "gradient", description="Derivative x to compare with its noise: the directional gradients γ or curvatures λ."
+    )
+    bound: Annotated[NonNegativeFloat, Unit("1")] = Field(2.0, description="Smallest signal-to-noise ratio to keep.")
 
     def select(self, directions: Directions) -> Tensor:
-        """Return the indices of the directions that reach the bound."""
+        """Return the indices of the directions whose ratio reaches the bound."""
         noise = relative_variance(directions.gammas if self.of == "gradient" else directions.lambdas)
         return (noise.rsqrt() >= self.bound).nonzero()[:, 0]

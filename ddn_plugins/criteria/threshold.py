@@ -18,9 +18,9 @@ class Threshold(Criterion, kind="threshold"):
     """Keep the directions with λ_k ≥ value."""
 
     value: Annotated[NonNegativeFloat, Unit("loss/param²")] = Field(
-        description="Least eigenvalue to keep.", examples=[1e-3]
+        description="Smallest eigenvalue to keep.", examples=[1e-3]
     )
 
     def select(self, directions: Directions) -> Tensor:
-        """Return the indices of the eigenvalues that reach the bound."""
+        """Return the indices of the eigenvalues that reach the threshold."""
         return (directions.evals >= self.value).nonzero()[:, 0]

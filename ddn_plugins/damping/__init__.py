@@ -44,4 +44,4 @@ ALL: list[type[Damping]] = [
     Clamp,
     Switch,
 ]
-"""In the order in which they are listed."""
+"""All classes, in the order of `ddn plugins`."""

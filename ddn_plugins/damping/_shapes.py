@@ -1,4 +1,4 @@
-"""Functions of the step: what `schedule` takes its values from."""
+"""Functions of the step number, which `schedule` evaluates."""
 
 from __future__ import annotations
 
@@ -10,55 +10,55 @@ from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveFloat, Positive
 from ddn_core.api import TableModel
 
 
-class Passage(TableModel):
-    """From one value to another in a number of steps; the children say along which curve."""
+class Transition(TableModel):
+    """A change from one value to another in a number of steps; the subclasses define the curve."""
 
     first: FiniteFloat = Field(description="Value at step 0, in the unit of the field.")
     last: FiniteFloat = Field(description="Value from step `steps` on, in the unit of the field.")
     steps: PositiveInt = Field(description="Number of steps from the first value to the last.")
 
-    def done(self, step: int) -> float:
-        """Return which part of the way has been gone, from 0 to 1."""
+    def progress(self, step: int) -> float:
+        """Return the completed fraction of the steps, from 0 to 1."""
         return min(step / self.steps, 1.0)
 
 
-class Linear(Passage):
-    """From `first` to `last` in a straight line, then `last`."""
+class Linear(Transition):
+    """Linear from `first` to `last`, then constant."""
 
-    shape: Literal["linear"] = Field(description="Function of the step.")
-
-    def at(self, step: int) -> float:
-        """Return the value at a step."""
-        return self.first + self.done(step) * (self.last - self.first)
-
-
-class Cosine(Passage):
-    """From `first` to `last` along half a period of a cosine, then `last`."""
-
-    shape: Literal["cosine"] = Field(description="Function of the step.")
+    shape: Literal["linear"] = Field(description="Name of the function.")
 
     def at(self, step: int) -> float:
         """Return the value at a step."""
-        return self.last + (0.5 + 0.5 * math.cos(math.pi * self.done(step))) * (self.first - self.last)
+        return self.first + self.progress(step) * (self.last - self.first)
 
 
-class Exponential(Passage):
-    """From `first` to `last` by the same factor at each step, then `last`."""
+class Cosine(Transition):
+    """Half a period of a cosine from `first` to `last`, then constant."""
 
-    shape: Literal["exponential"] = Field(description="Function of the step.")
+    shape: Literal["cosine"] = Field(description="Name of the function.")
+
+    def at(self, step: int) -> float:
+        """Return the value at a step."""
+        return self.last + (0.5 + 0.5 * math.cos(math.pi * self.progress(step))) * (self.first - self.last)
+
+
+class Exponential(Transition):
+    """Multiplied by the same factor in each step from `first` to `last`, then constant."""
+
+    shape: Literal["exponential"] = Field(description="Name of the function.")
     first: PositiveFloat = Field(description="Value at step 0, in the unit of the field.")
     last: PositiveFloat = Field(description="Value from step `steps` on, in the unit of the field.")
 
     def at(self, step: int) -> float:
         """Return the value at a step."""
-        growth: float = (self.last / self.first) ** self.done(step)
+        growth: float = (self.last / self.first) ** self.progress(step)
         return self.first * growth
 
 
 class Piecewise(TableModel):
-    """One value after another: that of the last point whose step has come."""
+    """Piecewise constant: the value of the last point whose step has been reached."""
 
-    shape: Literal["piecewise"] = Field(description="Function of the step.")
+    shape: Literal["piecewise"] = Field(description="Name of the function.")
     points: list[tuple[NonNegativeInt, FiniteFloat]] = Field(
         min_length=1, description="Step and value of each point, in the unit of the field."
     )
@@ -72,11 +72,11 @@ class Piecewise(TableModel):
 
     @property
     def first(self) -> float:
-        """Value at the first step of all."""
+        """Value at the smallest step of the points."""
         return min(self.points)[1]
 
     def at(self, step: int) -> float:
-        """Return the value at a step; before the first point, that of the first point."""
+        """Return the value at a step; before the first point, return the value of the first point."""
         reached = [point for point in self.points if point[0] <= step]
         return max(reached)[1] if reached else self.first
 

@@ -1,4 +1,4 @@
-"""Combinations of dampings that are one number each."""
+"""Combinations of dampings of which each is one number for all directions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     from ddn_core.api import Context, Damping
 
 
-def combined(dampings: Sequence[Damping], context: Context, combine: Callable[[list[float]], float]) -> float | None:
-    """Return the combination of dampings that are one number for all directions; `None` if one of them is not."""
+def combined_uniform(
+    dampings: Sequence[Damping], context: Context, combine: Callable[[list[float]], float]
+) -> float | None:
+    """Return the combination of dampings if each is one number for all directions, else `None`."""
     values = [value for damping in dampings if (value := damping.uniform(context)) is not None]
     return combine(values) if len(values) == len(dampings) else None

@@ -1,4 +1,4 @@
-"""The damping with the largest gain that resampling of the samples trusts in."""
+"""The damping with the largest reliable gain, by resampling."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from ddn_core.api import Damping, Unit
 from ddn_plugins._bootstrap import ResampledGain
-from ddn_plugins._bounds import in_order
-from ddn_plugins._flat import still_where_flat
+from ddn_plugins._bounds import check_order
+from ddn_plugins._flat import freeze_flat_directions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,21 +23,25 @@ class Bootstrap(Damping, kind="bootstrap"):
 
     Source: Dangel, Tatzel, Hennig 2022, "ViViT": the authors' own rule for directional damping.
 
-    γ and λ are resampled over the samples. Where no damping has a gain with a nonnegative quantile, the direction
-    is not moved along. The grid is made of multiples of λ̄_k: zero, and `points` from `lowest` to `highest`, evenly
-    in their logarithm.
+    The quantile is estimated by resampling γ and λ over the samples. If it is negative for all dampings of the grid,
+    the step does not move along the direction. The grid consists of multiples of λ̄_k: zero, and `points` multiples
+    from `lowest` to `highest`, evenly spaced in their logarithm.
     """
 
     quantile: Annotated[float, Unit("1")] = Field(0.1, ge=0, le=0.5, description="Level of the quantile of the gain.")
-    resamples: PositiveInt = Field(200, le=10**5, description="Number of resamples.")
-    lowest: Annotated[PositiveFloat, Unit("1")] = Field(1e-2, description="Least positive damping over λ̄_k.")
-    highest: Annotated[PositiveFloat, Unit("1")] = Field(1e3, description="Largest damping over λ̄_k.")
+    resamples: PositiveInt = Field(200, le=10**5, description="Number of resampled batches.")
+    lowest: Annotated[PositiveFloat, Unit("1")] = Field(
+        1e-2, description="Smallest positive damping in the grid, divided by λ̄_k."
+    )
+    highest: Annotated[PositiveFloat, Unit("1")] = Field(
+        1e3, description="Largest damping in the grid, divided by λ̄_k."
+    )
     points: PositiveInt = Field(21, le=1000, description="Number of positive dampings in the grid.")
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of the resampling.")
 
     @model_validator(mode="after")
-    def _bounds_in_order(self) -> Self:
-        return in_order(self, "lowest", "highest")
+    def _check_bounds(self) -> Self:
+        return check_order(self, "lowest", "highest")
 
     def damp(self, directions: Directions) -> Tensor:
         """Return the best damping of the grid for each direction."""
@@ -48,7 +52,7 @@ class Bootstrap(Damping, kind="bootstrap"):
             quantile = gain.quantile(-gammas / (lambdas * (1 + multiple)), self.quantile)
             better = quantile > best
             best, deltas = quantile.where(better, best), (multiple * lambdas).where(better, deltas)
-        return still_where_flat(deltas.masked_fill(~(best >= 0), math.inf), directions)
+        return freeze_flat_directions(deltas.masked_fill(~(best >= 0), math.inf), directions)
 
     def _grid(self) -> list[float]:
         ratio, steps = self.highest / self.lowest, max(self.points - 1, 1)

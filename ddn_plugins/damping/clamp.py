@@ -1,4 +1,4 @@
-"""Another damping, between bounds."""
+"""Another damping, clamped between bounds."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Self
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from ddn_core.api import AnyDamping, Damping, Unit
-from ddn_plugins._bounds import in_order
-from ddn_plugins.damping._uniform import combined
+from ddn_plugins._bounds import check_order
+from ddn_plugins.damping._uniform import combined_uniform
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,29 +20,29 @@ if TYPE_CHECKING:
 class Clamp(Damping, kind="clamp"):
     """δ_k = δ_k of another damping, but at least `lowest` and at most `highest`.
 
-    A direction that the other damping leaves alone (δ = +inf) is left alone.
+    δ = +inf (do not move) stays as it is.
     """
 
-    of: AnyDamping = Field(description="Damping to bound.", examples=[{"kind": "gradient-noise"}])
-    lowest: Annotated[NonNegativeFloat, Unit("loss/param²")] = Field(0.0, description="Least damping.")
+    of: AnyDamping = Field(description="Damping to clamp.", examples=[{"kind": "gradient-noise"}])
+    lowest: Annotated[NonNegativeFloat, Unit("loss/param²")] = Field(0.0, description="Smallest damping.")
     highest: Annotated[PositiveFloat | None, Unit("loss/param²")] = Field(
-        None, description="Largest damping; no bound by default.", examples=[10.0]
+        None, description="Largest damping; no limit by default.", examples=[10.0]
     )
 
     @model_validator(mode="after")
-    def _bounds_in_order(self) -> Self:
-        return in_order(self, "lowest", "highest")
+    def _check_bounds(self) -> Self:
+        return check_order(self, "lowest", "highest")
 
     def uniform(self, context: Context) -> float | None:
-        """Return the bounded damping, if it is one number."""
-        return combined([self.of], context, lambda values: self._bounded(values[0]))
+        """Return the clamped damping if it is one number for all directions."""
+        return combined_uniform([self.of], context, lambda values: self._clamped(values[0]))
 
     def damp(self, directions: Directions) -> Tensor:
-        """Return the bounded damping."""
+        """Return the clamped damping."""
         deltas = self.of(directions)
         return deltas.clamp(self.lowest, self._ceiling).where(deltas.isfinite(), deltas)
 
-    def _bounded(self, delta: float) -> float:
+    def _clamped(self, delta: float) -> float:
         return min(max(delta, self.lowest), self._ceiling) if math.isfinite(delta) else delta
 
     @property

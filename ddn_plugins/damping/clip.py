@@ -1,4 +1,4 @@
-"""A bound on the length of the step along each direction."""
+"""A damping that bounds the length of the step along each direction."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field, PositiveFloat
 
 from ddn_core.api import Damping, Unit
-from ddn_plugins._flat import still_where_flat
+from ddn_plugins._flat import freeze_flat_directions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,12 +21,14 @@ class Clip(Damping, kind="clip"):
     Source: Liu et al. 2023, "Sophia: a scalable stochastic second-order optimizer", which clips the step of each
     coordinate; here it is clipped in the eigenbasis.
 
-    The Newton step where it is shorter than c, a step of length c otherwise.
+    Along each direction this is the Newton step if it is shorter than c, and a step of length c otherwise.
     """
 
-    length: Annotated[PositiveFloat, Unit("param")] = Field(0.1, description="c, largest step along a direction.")
+    length: Annotated[PositiveFloat, Unit("param")] = Field(
+        0.1, description="c, largest length of the step along a direction."
+    )
 
     def damp(self, directions: Directions) -> Tensor:
-        """Return what the curvature of each direction lacks."""
+        """Return the curvature that each direction lacks for a step of length c."""
         lacking = directions.loss_gammas.abs() / self.length - directions.loss_lambdas
-        return still_where_flat(lacking.clamp(min=0), directions)
+        return freeze_flat_directions(lacking.clamp(min=0), directions)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field, NonNegativeFloat
 
 from ddn_core.api import Damping, Unit
-from ddn_plugins._flat import same_for_all
+from ddn_plugins._flat import uniform_deltas
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +20,7 @@ class Constant(Damping, kind="constant"):
 
     Source: Levenberg 1944, "A method for the solution of certain non-linear problems in least squares".
 
-    The damping of ViViT's examples, and the oldest one: Newton's step with `G + δ I` in place of G.
+    The step is Newton's with `G + δ I` in place of G. ViViT's examples use this damping.
     """
 
     value: Annotated[NonNegativeFloat, Unit("loss/param²")] = Field(1.0, description="Damping of every direction.")
@@ -31,4 +31,4 @@ class Constant(Damping, kind="constant"):
 
     def damp(self, directions: Directions) -> Tensor:
         """Return the value for each direction."""
-        return same_for_all(self.value, directions)
+        return uniform_deltas(self.value, directions)

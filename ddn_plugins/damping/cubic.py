@@ -1,4 +1,4 @@
-"""Damping in proportion to the length of the step that it gives."""
+"""A damping proportional to the length of the resulting step."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field, PositiveFloat
 
 from ddn_core.api import Damping, Unit
-from ddn_plugins._flat import same_for_all, still_where_flat
-from ddn_plugins._newton import derivatives, reciprocal_norm, root_from_left
+from ddn_plugins._flat import freeze_flat_directions, uniform_deltas
+from ddn_plugins._newton import gradients_and_curvatures, reciprocal_norm, root_from_left
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 class Cubic(Damping, kind="cubic"):
-    """δ_k = (M/2) · ‖s(δ)‖: the step minimises `g·s + ½ s·G s + (M/6) ‖s‖³`.
+    """δ_k = (M/2) · ‖s(δ)‖: the step minimizes `g·s + ½ s·G s + (M/6) ‖s‖³`.
 
     Source: Nesterov and Polyak 2006, "Cubic regularization of Newton method and its global performance".
 
-    With the Hessian in place of the GGN, and M its Lipschitz constant, that is an upper bound of the loss. In the
-    eigenbasis it is one equation for one number, with one root.
+    If G were the Hessian, with Lipschitz constant M, this cubic model would be an upper bound on the loss. In the
+    eigenbasis, δ is the only root of an equation in one variable.
     """
 
     lipschitz: Annotated[PositiveFloat, Unit("loss/param³")] = Field(
@@ -31,7 +31,7 @@ class Cubic(Damping, kind="cubic"):
 
     def damp(self, directions: Directions) -> Tensor:
         """Return the root of `1 / ‖s(δ)‖ = M / (2 δ)` for each direction."""
-        gammas, lambdas = derivatives(directions)
+        gammas, lambdas = gradients_and_curvatures(directions)
         bound = self.lipschitz * gammas
         start = float((bound / (lambdas + (lambdas.square() + 2 * bound).sqrt())).nan_to_num(nan=0.0).max())
 
@@ -40,4 +40,4 @@ class Cubic(Damping, kind="cubic"):
             return value - self.lipschitz / (2 * delta), derivative + self.lipschitz / (2 * delta**2)
 
         delta = root_from_left(excess, start) if start > 0 else 0.0
-        return still_where_flat(same_for_all(delta, directions), directions)
+        return freeze_flat_directions(uniform_deltas(delta, directions), directions)

@@ -1,4 +1,4 @@
-"""The damping that explains the parameters best, after MacKay."""
+"""The damping with the largest Bayesian evidence, after MacKay."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from ddn_core.api import Damping, Unit
-from ddn_plugins._flat import same_for_all
+from ddn_plugins._flat import uniform_deltas
 from ddn_plugins._newton import root_from_left
 
 if TYPE_CHECKING:
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
 
 class Evidence(Damping, kind="evidence"):
-    """δ_k = δ with `δ = T γ_eff / (N ‖θ‖²)`, `γ_eff = Σ_k λ_k / (λ_k + δ)` the effective number of parameters.
+    """δ_k = δ with `δ = T γ_eff / (N ‖θ‖²)` and the effective number of parameters `γ_eff = Σ_k λ_k / (λ_k + δ)`.
 
     Source: MacKay 1992, "Bayesian interpolation".
 
-    The loss is taken for a negative log-likelihood of N samples and the damping for the precision of a Gaussian
-    prior on the group's parameters θ. The fixed point makes the evidence of the data under that prior largest. Its
-    equation has one root. With a sum-reduced loss, N is 1 in the formula.
+    The loss is interpreted as the negative log-likelihood of N samples, and the damping as the precision of a Gaussian
+    prior on the group's parameters θ. The fixed point maximizes the evidence of the data under this prior; it is the
+    only root of its equation. With a sum-reduced loss, N is 1 in the formula.
     """
 
     nat: Annotated[PositiveFloat, Unit("loss")] = Field(
-        1.0, description="T, the loss of one sample that is a factor e in likelihood: 1 for cross-entropy."
+        1.0, description="T, loss of one sample that corresponds to a factor e in likelihood; 1 for cross-entropy."
     )
     samples: PositiveInt | None = Field(
-        None, description="N, number of samples that the posterior is of; by default those of the GGN."
+        None, description="N, number of samples in the likelihood; by default that of the GGN."
     )
 
     def damp(self, directions: Directions) -> Tensor:
@@ -38,8 +38,8 @@ class Evidence(Damping, kind="evidence"):
         context = directions.context
         if context.parameter_norm == 0:
             raise ValueError(
-                "the group's parameters are all zero, which says nothing of their prior: put them into a group with "
-                "others, or damp them in another way"
+                "the group's parameters are all zero, so that their prior is unknown. Put them into a group with other "
+                "parameters, or use another damping."
             )
         evals = directions.evals.double()
         samples = 1 if directions.reduction == "sum" else self.samples or context.samples
@@ -49,4 +49,4 @@ class Evidence(Damping, kind="evidence"):
             effective = evals / (evals + delta)
             return weight * delta - float(effective.sum()), weight + float((effective / (evals + delta)).sum())
 
-        return same_for_all(root_from_left(excess, 0.0), directions)
+        return uniform_deltas(root_from_left(excess, 0.0), directions)

@@ -1,4 +1,4 @@
-"""Damping that vanishes with the gradient."""
+"""A damping that vanishes with the gradient."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field, PositiveFloat
 
 from ddn_core.api import Damping, Unit
-from ddn_plugins._flat import same_for_all, still_where_flat
+from ddn_plugins._flat import freeze_flat_directions, uniform_deltas
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,8 +22,8 @@ class GradientNorm(Damping, kind="gradient-norm"):
     Source: Mishchenko 2021, "Regularized Newton method with global O(1/k²) convergence"; Doikov and Nesterov 2023,
     "Gradient regularization of Newton method with Bregman distances".
 
-    With H half the Lipschitz constant of the Hessian of a convex loss, it has the rate of the cubic step, in closed
-    form: nothing has to be solved for, and no eigenvector is needed where all directions are kept.
+    For a convex loss, with H half the Lipschitz constant of the Hessian, the method converges at the rate of the cubic
+    step, but δ has a closed form. If all directions are kept, no eigenvectors are needed.
     """
 
     smoothness: Annotated[PositiveFloat, Unit("loss/param³")] = Field(
@@ -37,4 +37,4 @@ class GradientNorm(Damping, kind="gradient-norm"):
     def damp(self, directions: Directions) -> Tensor:
         """Return √(H ‖g‖) for each direction."""
         delta = self.uniform(directions.context)
-        return still_where_flat(same_for_all(delta, directions), directions)
+        return freeze_flat_directions(uniform_deltas(delta, directions), directions)

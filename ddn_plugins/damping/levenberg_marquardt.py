@@ -1,4 +1,4 @@
-"""One damping that follows how well the quadratic model predicts the loss."""
+"""One damping for all directions that adapts to the quality of the quadratic model."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 from pydantic import Field, PositiveFloat, PrivateAttr, model_validator
 
 from ddn_core.api import Damping, Unit
-from ddn_plugins._bounds import in_order
-from ddn_plugins._flat import same_for_all
-from ddn_plugins.damping._verdict import verdict
+from ddn_plugins._bounds import check_order
+from ddn_plugins._flat import uniform_deltas
+from ddn_plugins.damping._model_quality import model_quality
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,10 +23,10 @@ class LevenbergMarquardt(Damping, kind="levenberg-marquardt"):
     Source: Martens 2010, "Deep learning via Hessian-free optimization", section 4.1, after Marquardt 1963.
 
     With ρ the ratio of the actual to the predicted decrease of the loss on the same batch, δ is multiplied by
-    `increase` where ρ < `bad`, and by `decrease` where ρ > `good`. A ratio that is no number counts as bad: the loss
-    has become NaN or infinite, or no decrease was predicted. Steps that are too short to be seen in a float32 loss
-    count as good, so that δ comes down again. Where nothing was moved, nothing is learned. With `on_increase = "damp"`
-    in the optimizer's step rules a step that raises the loss is taken back and tried with the larger δ.
+    `increase` if ρ < `bad`, and by `decrease` if ρ > `good`. A ratio of NaN counts as bad: the loss has become NaN or
+    infinite, or no decrease was predicted. A step whose change of the loss is below the rounding error of float32
+    counts as good, so that δ decreases again. A step that moved nothing leaves δ as it is. With `on_increase = "damp"`
+    in the optimizer's step rules, a step that raises the loss is undone and repeated with the larger δ.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"loss_after"})
@@ -35,34 +35,38 @@ class LevenbergMarquardt(Damping, kind="levenberg-marquardt"):
     bad: Annotated[float, Unit("1")] = Field(0.25, ge=0, le=0.5, description="Ratio below which the damping grows.")
     good: Annotated[float, Unit("1")] = Field(0.75, ge=0.5, le=1, description="Ratio above which the damping shrinks.")
     increase: Annotated[float, Unit("1")] = Field(1.5, ge=1, description="Factor on the damping after a bad step.")
-    decrease: Annotated[float, Unit("1")] = Field(2 / 3, gt=0, le=1, description="Factor on it after a good step.")
-    lowest: Annotated[PositiveFloat, Unit("loss/param²")] = Field(
-        1e-10, description="Least damping, of the first step too."
+    decrease: Annotated[float, Unit("1")] = Field(
+        2 / 3, gt=0, le=1, description="Factor on the damping after a good step."
     )
-    highest: Annotated[PositiveFloat, Unit("loss/param²")] = Field(1e10, description="Largest damping.")
+    lowest: Annotated[PositiveFloat, Unit("loss/param²")] = Field(
+        1e-10, description="Smallest damping, also in the first step."
+    )
+    highest: Annotated[PositiveFloat, Unit("loss/param²")] = Field(
+        1e10, description="Largest damping, also in the first step."
+    )
 
     _delta: float = PrivateAttr()
 
     def model_post_init(self, context: object, /) -> None:
-        """Begin with the initial damping, within the bounds."""
+        """Start with the initial damping, clamped to the bounds."""
         self._delta = min(max(self.initial, self.lowest), self.highest)
 
     @model_validator(mode="after")
-    def _bounds_in_order(self) -> Self:
-        return in_order(self, "lowest", "highest")
+    def _check_bounds(self) -> Self:
+        return check_order(self, "lowest", "highest")
 
     def uniform(self, context: Context) -> float:
-        """Return the present damping."""
+        """Return the current damping."""
         return self._delta
 
     def damp(self, directions: Directions) -> Tensor:
-        """Return the present damping for each direction."""
-        return same_for_all(self._delta, directions)
+        """Return the current damping for each direction."""
+        return uniform_deltas(self._delta, directions)
 
     def observe(self, outcome: Outcome) -> None:
         """Compare the decrease of the loss with the prediction."""
-        found = verdict(outcome, self.bad, self.good)
-        if found == "good":
+        quality = model_quality(outcome, self.bad, self.good)
+        if quality == "good":
             self._delta = max(self._delta * self.decrease, self.lowest)
-        if found == "bad":
+        if quality == "bad":
             self._delta = min(self._delta * self.increase, self.highest)

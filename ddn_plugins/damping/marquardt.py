@@ -1,4 +1,4 @@
-"""Damping in proportion to each direction's curvature."""
+"""A damping proportional to the curvature of each direction."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field, NonNegativeFloat
 
 from ddn_core.api import Damping, Unit
-from ddn_plugins._flat import still_where_flat
+from ddn_plugins._flat import freeze_flat_directions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,12 +20,12 @@ class Marquardt(Damping, kind="marquardt"):
 
     Source: Marquardt 1963, "An algorithm for least-squares estimation of nonlinear parameters".
 
-    Marquardt scales the damping of each coordinate with its curvature, so that steps do not depend on the coordinates'
-    units. In the eigenbasis that is a shorter Newton step: nothing is filtered, all directions are shortened alike.
+    Marquardt scales the damping of each coordinate by its curvature, so that steps do not depend on the units of the
+    coordinates. In the eigenbasis the result is a shorter Newton step: all directions are shortened by the same factor.
     """
 
-    mu: Annotated[NonNegativeFloat, Unit("1")] = Field(1.0, description="μ, damping over curvature.")
+    mu: Annotated[NonNegativeFloat, Unit("1")] = Field(1.0, description="μ, damping divided by curvature.")
 
     def damp(self, directions: Directions) -> Tensor:
         """Return μ times each curvature."""
-        return still_where_flat(self.mu * directions.loss_lambdas, directions)
+        return freeze_flat_directions(self.mu * directions.loss_lambdas, directions)

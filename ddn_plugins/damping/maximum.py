@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from ddn_core.api import AnyDamping, Damping
-from ddn_plugins.damping._uniform import combined
+from ddn_plugins.damping._uniform import combined_uniform
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 class Maximum(Damping, kind="maximum"):
     """δ_k = the largest of the dampings' δ_k.
 
-    A floor under an adaptive damping, say: `of = [{ kind = "levenberg-marquardt" }, { kind = "relative" }]`.
+    For example, a lower bound on an adaptive damping: `of = [{ kind = "levenberg-marquardt" }, { kind = "relative" }]`.
     """
 
     of: list[AnyDamping] = Field(
         min_length=1,
-        description="Dampings to take the largest of.",
+        description="Dampings of which the largest is used.",
         examples=[[{"kind": "levenberg-marquardt"}, {"kind": "relative", "fraction": 1e-3}]],
     )
 
     def uniform(self, context: Context) -> float | None:
-        """Return the largest, if each damping is one number."""
-        return combined(self.of, context, max)
+        """Return the largest damping if each is one number for all directions."""
+        return combined_uniform(self.of, context, max)
 
     def damp(self, directions: Directions) -> Tensor:
-        """Return the largest, direction by direction."""
+        """Return the largest damping, direction by direction."""
         return reduce(lambda some, others: some.maximum(others), [damping(directions) for damping in self.of])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from ddn_core.api import AnyDamping, Damping
-from ddn_plugins.damping._uniform import combined
+from ddn_plugins.damping._uniform import combined_uniform
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 class Minimum(Damping, kind="minimum"):
     """δ_k = the smallest of the dampings' δ_k.
 
-    A direction is left alone (δ = +inf) only if all of the dampings leave it alone.
+    The result is +inf (do not move) only if all dampings are +inf.
     """
 
     of: list[AnyDamping] = Field(
         min_length=1,
-        description="Dampings to take the smallest of.",
+        description="Dampings of which the smallest is used.",
         examples=[[{"kind": "levenberg-marquardt"}, {"kind": "relative"}]],
     )
 
     def uniform(self, context: Context) -> float | None:
-        """Return the smallest, if each damping is one number."""
-        return combined(self.of, context, min)
+        """Return the smallest damping if each is one number for all directions."""
+        return combined_uniform(self.of, context, min)
 
     def damp(self, directions: Directions) -> Tensor:
-        """Return the smallest, direction by direction."""
+        """Return the smallest damping, direction by direction."""
         return reduce(lambda some, others: some.minimum(others), [damping(directions) for damping in self.of])

@@ -1,4 +1,4 @@
-"""The same damping for every direction, as a fraction of the spectrum's size."""
+"""The same damping for every direction: a fraction of the spectrum's size."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, NonNegativeFloat
 
 from ddn_core.api import Damping, Unit
-from ddn_plugins._flat import same_for_all
+from ddn_plugins._flat import uniform_deltas
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,26 +18,26 @@ if TYPE_CHECKING:
 class Relative(Damping, kind="relative"):
     """δ_k = fraction · max λ, or fraction · mean λ, over the chosen directions; or fraction · trace(G) / min(R, P).
 
-    Source: the usual scaling of Levenberg's damping; Nielsen 1999, "Damping parameter in Marquardt's method", begins
+    Source: the usual scaling of Levenberg's damping; Nielsen 1999, "Damping parameter in Marquardt's method", starts
     with a fraction of the largest diagonal entry.
 
-    Scales with the loss, so that a step does not depend on the unit of the loss.
+    The damping scales with the loss, so that the step does not depend on the unit of the loss.
     """
 
-    fraction: Annotated[NonNegativeFloat, Unit("1")] = Field(1e-2, description="Fraction of the reference eigenvalue.")
+    fraction: Annotated[NonNegativeFloat, Unit("1")] = Field(1e-2, description="Fraction of the reference.")
     of: Literal["max", "mean", "trace"] = Field(
         "max",
-        description="Reference: the largest or the mean eigenvalue of the chosen directions, or the trace over the "
-        "number of directions that there can be, for which no eigenvalue is needed.",
+        description="Reference: the largest (`max`) or the mean (`mean`) eigenvalue of the chosen directions, or the "
+        "trace of G divided by min(R, P) (`trace`), which needs no eigenvalues.",
     )
 
     def uniform(self, context: Context) -> float | None:
-        """Return the fraction of the trace, if that is the reference: known before any eigenvalue is."""
+        """Return the fraction of the trace if that is the reference; it needs no eigenvalues."""
         return self.fraction * context.mean_curvature if self.of == "trace" else None
 
     def damp(self, directions: Directions) -> Tensor:
         """Return the fraction of the reference for each direction."""
         evals = directions.evals
         if self.of == "trace":
-            return same_for_all(self.fraction * directions.context.mean_curvature, directions)
+            return uniform_deltas(self.fraction * directions.context.mean_curvature, directions)
         return (self.fraction * (evals.max() if self.of == "max" else evals.mean())).expand_as(evals)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field, PositiveFloat
 
 from ddn_core.api import AnyDamping, Damping, Unit
-from ddn_plugins.damping._uniform import combined
+from ddn_plugins.damping._uniform import combined_uniform
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,11 +19,11 @@ class Scale(Damping, kind="scale"):
     """δ_k = factor · δ_k of another damping."""
 
     of: AnyDamping = Field(description="Damping to multiply.", examples=[{"kind": "relative"}])
-    factor: Annotated[PositiveFloat, Unit("1")] = Field(1.0, description="Factor.", examples=[0.5])
+    factor: Annotated[PositiveFloat, Unit("1")] = Field(1.0, description="Factor on the damping.", examples=[0.5])
 
     def uniform(self, context: Context) -> float | None:
-        """Return the factor times the damping, if it is one number."""
-        return combined([self.of], context, lambda values: self.factor * values[0])
+        """Return the factor times the damping if it is one number for all directions."""
+        return combined_uniform([self.of], context, lambda values: self.factor * values[0])
 
     def damp(self, directions: Directions) -> Tensor:
         """Return the factor times the damping."""

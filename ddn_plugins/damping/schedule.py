@@ -1,4 +1,4 @@
-"""A field of another damping as a function of the step."""
+"""Another damping, with a field that is a function of the step number."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 
 class Schedule(Damping, kind="schedule"):
-    """δ_k = δ_k of another damping, one of whose fields is a function of the number of steps taken.
+    """δ_k = δ_k of another damping, one field of which is a function of the number of steps taken.
 
     Source: Loshchilov and Hutter 2017, "SGDR: stochastic gradient descent with warm restarts", for the cosine.
 
-    The functions are `linear`, `cosine`, `exponential` and `piecewise`. A field that is only the beginning of a state,
-    as `initial` of `levenberg-marquardt`, has no effect after the first step.
+    The functions are `linear`, `cosine`, `exponential` and `piecewise`. A field that only initializes a state,
+    such as `initial` of `levenberg-marquardt`, has no effect after the first step.
     """
 
-    of: AnyDamping = Field(description="Damping that has the field.")
-    field: str = Field(description="Name of a number among its fields.", examples=["value"])
+    of: AnyDamping = Field(description="Damping with the field.")
+    field: str = Field(description="Name of the field, which must be a number.", examples=["value"])
     values: Shape = Field(
-        description="Its values, as a function of the step.",
+        description="Values of the field as a function of the step.",
         examples=[{"shape": "cosine", "first": 1.0, "last": 0.01, "steps": 500}],
     )
 
@@ -36,7 +36,9 @@ class Schedule(Damping, kind="schedule"):
         fields = type(self.of).model_fields
         if self.field not in fields:
             numbers = ", ".join(name for name in fields if isinstance(getattr(self.of, name), int | float))
-            raise ValueError(f"{type(self.of).kind!r} has no field {self.field!r}; its numbers are {numbers or 'none'}")
+            raise ValueError(
+                f"{type(self.of).kind!r} has no field {self.field!r}; its fields with numbers are: {numbers or 'none'}"
+            )
         for value in self._extremes():
             table = {name: getattr(self.of, name) for name in fields}
             try:
@@ -47,7 +49,7 @@ class Schedule(Damping, kind="schedule"):
         return self
 
     def in_units(self, loss: float = 1.0, param: float = 1.0) -> Self:
-        """Return the same schedule for a larger problem; its values have the unit of the field."""
+        """Return the equivalent schedule for scaled losses and parameters; its values have the unit of the field."""
         unit = unit_of(type(self.of).model_fields[self.field])
         factor = 1.0 if unit is None else unit.factor(loss, param)
         values = self.values.model_dump()
@@ -59,25 +61,25 @@ class Schedule(Damping, kind="schedule"):
         return type(self).model_validate(fields)
 
     def uniform(self, context: Context) -> float | None:
-        """Return the damping of the step, if it is one number."""
-        return self._now(context).uniform(context)
+        """Return the damping of the current step if it is one number for all directions."""
+        return self._current(context).uniform(context)
 
     def damp(self, directions: Directions) -> Tensor:
-        """Return the damping of the step."""
-        return self._now(directions.context)(directions)
+        """Return the damping of the current step."""
+        return self._current(directions.context)(directions)
 
     def notify_inner(self, outcome: Outcome) -> None:
-        """Let the other damping, as it was at the step, observe what the step did; the state is its own."""
-        now = self._at(outcome.step)
-        now.notify(outcome)
-        for name, value in (now.__pydantic_private__ or {}).items():
+        """Let the other damping, with the field as in this step, observe the outcome, and keep its new state."""
+        damping = self._at(outcome.step)
+        damping.notify(outcome)
+        for name, value in (damping.__pydantic_private__ or {}).items():
             setattr(self.of, name, value)
 
-    def _now(self, context: Context) -> Damping:
+    def _current(self, context: Context) -> Damping:
         return self._at(context.step)
 
     def _at(self, step: int) -> Damping:
-        """Return the other damping, with its state, as it is at a step."""
+        """Return the other damping with its state, and with the field's value at a step."""
         return self.of.model_copy(update={self.field: self._rounded(self.values.at(step))})
 
     def _rounded(self, value: float) -> float:

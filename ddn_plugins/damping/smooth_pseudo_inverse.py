@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field, PositiveFloat
 
 from ddn_core.api import Damping, Unit
-from ddn_plugins._flat import still_where_flat
+from ddn_plugins._flat import freeze_flat_directions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 
 class SmoothPseudoInverse(Damping, kind="smooth-pseudo-inverse"):
-    """δ_k = λ̄_k · (ε λ_max / λ_k)^p: the step is the Newton step over 1 + (ε λ_max / λ_k)^p.
+    """δ_k = λ̄_k · (ε λ_max / λ_k)^p: the Newton step, divided by 1 + (ε λ_max / λ_k)^p.
 
     Source: Schmitt and Heyl 2020, "Quantum many-body dynamics in two dimensions with artificial neural networks",
     regularization of the equations of motion (p = 6).
 
-    A pseudo-inverse keeps eigenvalues above ε λ_max and drops the others; this one does so without a jump.
+    A pseudo-inverse keeps eigenvalues above ε λ_max and drops the others; here the transition is smooth.
     """
 
     epsilon: Annotated[float, Unit("1")] = Field(
-        1e-3, gt=0, le=1, description="ε, eigenvalue of the cutoff over the largest."
+        1e-3, gt=0, le=1, description="ε, eigenvalue at the cutoff, as a fraction of the largest."
     )
     power: Annotated[PositiveFloat, Unit("1")] = Field(6.0, description="p, steepness of the cutoff.")
 
@@ -34,4 +34,4 @@ class SmoothPseudoInverse(Damping, kind="smooth-pseudo-inverse"):
         """Return each curvature times the cutoff."""
         evals = directions.evals
         deltas = directions.loss_lambdas * (self.epsilon * evals.max() / evals).pow(self.power)
-        return still_where_flat(deltas.nan_to_num(nan=math.inf, posinf=math.inf), directions)  # NaN: 0 · inf
+        return freeze_flat_directions(deltas.nan_to_num(nan=math.inf, posinf=math.inf), directions)  # NaN: 0 · inf

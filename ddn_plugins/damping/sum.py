@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from ddn_core.api import AnyDamping, Damping
-from ddn_plugins.damping._uniform import combined
+from ddn_plugins.damping._uniform import combined_uniform
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Sum(Damping, kind="sum"):
     """δ_k = the sum of the dampings' δ_k.
 
-    Dampings for independent reasons, such as noise and model error, add up.
+    This combines dampings that have independent reasons, such as noise and model error.
     """
 
     of: list[AnyDamping] = Field(
@@ -30,8 +30,8 @@ class Sum(Damping, kind="sum"):
     )
 
     def uniform(self, context: Context) -> float | None:
-        """Return the sum, if each damping is one number."""
-        return combined(self.of, context, math.fsum)
+        """Return the sum if each damping is one number for all directions."""
+        return combined_uniform(self.of, context, math.fsum)
 
     def damp(self, directions: Directions) -> Tensor:
         """Return the sum, direction by direction."""

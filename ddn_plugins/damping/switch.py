@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 class Switch(Damping, kind="switch"):
     """δ_k = δ_k of `before` for the first `at` steps, then δ_k of `after`.
 
-    Both observe every step, also those that the other damped: one that adapts should have bounds. Nest it for more than
-    two.
+    Both dampings observe every step, also those that the other one damped; an adaptive damping should therefore have
+    bounds. Nest `switch` for more than two dampings.
     """
 
     before: AnyDamping = Field(description="Damping of the first steps.")
-    after: AnyDamping = Field(description="Damping of those that follow.", examples=[{"kind": "levenberg-marquardt"}])
-    at: PositiveInt = Field(description="Number of steps that `before` damps.", examples=[100])
+    after: AnyDamping = Field(description="Damping of the later steps.", examples=[{"kind": "levenberg-marquardt"}])
+    at: PositiveInt = Field(description="Number of steps with the damping `before`.", examples=[100])
 
     def uniform(self, context: Context) -> float | None:
-        """Return the damping of the step, if it is one number."""
-        return self._now(context).uniform(context)
+        """Return the damping of the current step if it is one number for all directions."""
+        return self._current(context).uniform(context)
 
     def damp(self, directions: Directions) -> Tensor:
-        """Return the damping of the step."""
-        return self._now(directions.context)(directions)
+        """Return the damping of the current step."""
+        return self._current(directions.context)(directions)
 
-    def _now(self, context: Context) -> Damping:
+    def _current(self, context: Context) -> Damping:
         return self.before if context.step < self.at else self.after

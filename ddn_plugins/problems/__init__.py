@@ -18,4 +18,4 @@ ALL: list[type[Problem]] = [
     Spirals,
     ImageFolder,
 ]
-"""In the order in which they are listed."""
+"""All classes, in the order of `ddn plugins`."""

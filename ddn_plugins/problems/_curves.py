@@ -1,4 +1,4 @@
-"""Curves: one input, one output, points at equal distances."""
+"""Fits of curves with one input and one output, at equidistant points."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 def curve_parts(
     curve: Callable[[Tensor], Tensor], samples: int, hidden: Sequence[int], batch_size: int | None
 ) -> ProblemParts:
-    """Return the fit of a curve on [-1, 1] by a network with tanh; the test is on the points in the middle between.
+    """Return the fit of a curve on [-1, 1] by a tanh network; the test points lie halfway between the training points.
 
-    Inputs and targets are in float64, so that training in float64 loses nothing; the model is in torch's default dtype.
+    Inputs and targets are in float64, for training in float64; the model is in torch's default dtype.
 
     Args:
-        curve: Function of points `[N, 1]`.
+        curve: Function that maps points `[N, 1]` to targets.
         samples: Number of training points.
         hidden: Widths of the hidden layers.
-        batch_size: Number of samples in a training batch; `None` for all.
+        batch_size: Number of samples in a training batch; `None` for a single batch of all samples.
     """
     import torch
     from torch.nn import MSELoss

@@ -1,4 +1,4 @@
-"""scikit-learn's bundled digits, and what the problems that classify or reconstruct them share."""
+"""scikit-learn's digits data set, and the base class of the problems that use it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 
 class Digits(Problem):
-    """A problem on the 1797 digits of 8 × 8 pixels that scikit-learn brings (Alpaydin and Kaynak 1998)."""
+    """A problem on the 1797 digits of 8 × 8 pixels that come with scikit-learn (Alpaydin and Kaynak 1998)."""
 
     batch_size: PositiveInt = Field(128, description="Number of samples in a training batch.")
     test_fraction: Annotated[float, Unit("1")] = Field(
-        0.2, gt=0, lt=1, description="Fraction of the samples kept for the test."
+        0.2, gt=0, lt=1, description="Fraction of the samples used for the test."
     )
 
     def classification(self, model: Module, image_shape: tuple[int, ...]) -> ProblemParts:
-        """Return the classification of the digits by a model that takes images of a shape."""
-        from torch.nn import CrossEntropyLoss  # here and below, so that the schema is had without torch
+        """Return the classification of the digits by a model whose input images have the given shape."""
+        from torch.nn import CrossEntropyLoss  # here and below, so that the schema needs no torch
 
         images, classes = load_digits()
         train, test = split((images.reshape(-1, *image_shape), classes), self.test_fraction)

@@ -1,4 +1,4 @@
-"""Metrics: a value for each sample, of which `ddn train` reports the mean over the test data."""
+"""Metrics: functions with one value per sample; `ddn train` reports the mean over the test data."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ if TYPE_CHECKING:
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return for each sample 1 if the largest output is that of the target class, else 0, `[N]`."""
+    """Return 1 for each sample whose largest output belongs to the target class, else 0, `[N]`."""
     return (outputs.argmax(1) == targets).to(outputs.dtype)
 
 
 def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return for each sample the squared error, summed over the outputs, `[N]`."""
+    """Return the squared error of each sample, summed over the outputs, `[N]`."""
     return (outputs - targets).square().flatten(1).sum(1)
 
 
 def absolute_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return for each sample the absolute error, summed over the outputs, `[N]`."""
+    """Return the absolute error of each sample, summed over the outputs, `[N]`."""
     return (outputs - targets).abs().flatten(1).sum(1)

@@ -1,4 +1,4 @@
-"""The networks of the problems, built of layers that the engine supports."""
+"""The networks of the problems, made of layers that the engine supports."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Activation: TypeAlias = Literal["relu", "sigmoid", "tanh"]
 
 
 def fully_connected(widths: Sequence[int], activation: Activation) -> Sequential:
-    """Return linear layers with an activation between each two.
+    """Return linear layers with activations between them.
 
     Args:
-        widths: Number of inputs, widths of the hidden layers, number of outputs.
+        widths: Number of inputs, widths of the hidden layers, and number of outputs.
         activation: Name of the activation.
     """
     from torch.nn import Linear, ReLU, Sequential, Sigmoid, Tanh
@@ -29,7 +29,7 @@ def fully_connected(widths: Sequence[int], activation: Activation) -> Sequential
 
 
 def convolutional(channels: int, widths: Sequence[int], size: int, classes: int) -> Sequential:
-    """Return convolutions of 3 × 3 pixels, each with a ReLU and a pooling that halves the image, and a linear layer.
+    """Return 3 × 3 convolutions, each followed by a ReLU and a pooling that halves the image, and a last linear layer.
 
     Args:
         channels: Number of channels of an image.

@@ -14,17 +14,17 @@ from ddn_plugins.problems._networks import Activation, fully_connected
 class DigitsAutoencoder(Digits, kind="digits-autoencoder"):
     """Reconstruct scikit-learn's digits (64 pixels) through a narrow layer, after Hinton and Salakhutdinov 2006.
 
-    The layers after the code mirror those before it: 64-100-50-25-10-25-50-100-64. The output is linear. The loss is
-    the mean over samples and pixels, the squared error of the test the sum over the pixels.
+    The layers after the narrow one mirror those before it: 64-100-50-25-10-25-50-100-64. The output is linear. The loss
+    is the mean over samples and pixels; the metric `squared error` is the sum over pixels.
     """
 
     batch_size: PositiveInt = Field(
-        32, description="Number of samples in a training batch; the exact GGN has 64 columns for each."
+        32, description="Number of samples in a training batch; the exact GGN has 64 columns per sample."
     )
     hidden: list[PositiveInt] = Field(
         [100, 50, 25, 10],
         min_length=1,
-        description="Widths of the hidden layers up to the code, which is the last; mirrored after it.",
+        description="Widths of the hidden layers down to the narrow one, which is the last; mirrored after it.",
     )
     activation: Activation = Field("sigmoid", description="Activation after each hidden layer.")
 

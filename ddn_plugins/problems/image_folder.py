@@ -1,4 +1,4 @@
-"""Pictures on the user's own disk."""
+"""Classification of the user's own pictures."""
 
 from __future__ import annotations
 
@@ -18,25 +18,27 @@ if TYPE_CHECKING:
 
 
 class ImageFolder(Problem, kind="image-folder"):
-    """Classify pictures of your own, a sub-folder for each class, with a small convolutional network.
+    """Classify your own pictures, in one sub-folder per class, with a small convolutional network.
 
-    Where the folder has the sub-folders `train` and `test`, these have the classes; otherwise a random part of the
-    pictures is kept for the test. Pillow reads the pictures, which are stretched to `image_size`. All are held in
-    memory as float32, `4 · channels · image_size²` bytes each. The network has a convolution of 3 × 3 pixels, a ReLU
-    and a pooling that halves the picture for each of the `widths`, and a linear layer.
+    If the folder has sub-folders `train` and `test`, the sub-folders of the classes are inside these; otherwise a
+    random part of the pictures is used for the test. Pillow reads the pictures, which are stretched to `image_size`.
+    All of them are kept in memory as float32, `4 · channels · image_size²` bytes each. The network has, for each of the
+    `widths`, a 3 × 3 convolution, a ReLU and a pooling that halves the picture, and a last linear layer.
     """
 
     path: str = Field(
         min_length=1,
         examples=["pictures"],
-        description="Folder of the pictures; a relative path begins where the command is run.",
+        description="Folder of the pictures; a relative path starts in the working directory of the command.",
     )
-    image_size: PositiveInt = Field(32, description="Height and width that each picture is brought to.")
-    channels: Annotated[Literal[1, 3], Unit("1")] = Field(3, description="1 for grey pictures, 3 for colour.")
+    image_size: PositiveInt = Field(32, description="Height and width in pixels that each picture is resized to.")
+    channels: Annotated[Literal[1, 3], Unit("1")] = Field(
+        3, description="Number of channels: 1 for grey, 3 for colour."
+    )
     widths: list[PositiveInt] = Field([8, 16], min_length=1, description="Output channels of the convolutions.")
     batch_size: PositiveInt = Field(32, description="Number of pictures in a training batch.")
     test_fraction: Annotated[float, Unit("1")] = Field(
-        0.2, gt=0, lt=1, description="Fraction of the pictures kept for the test, where there is no folder for it."
+        0.2, gt=0, lt=1, description="Fraction of the pictures used for the test, unless there is a folder `test`."
     )
 
     @model_validator(mode="after")
@@ -44,8 +46,8 @@ class ImageFolder(Problem, kind="image-folder"):
         least = 2 ** len(self.widths)
         if self.image_size < least:
             raise ValueError(
-                f"image_size cannot be {self.image_size} with {len(self.widths)} widths, each of which halves the "
-                f"picture; it has to be at least {least}"
+                f"image_size cannot be {self.image_size} with {len(self.widths)} widths, since each halves the "
+                f"picture; set it to {least} or more, or use fewer widths"
             )
         return self
 
@@ -53,10 +55,10 @@ class ImageFolder(Problem, kind="image-folder"):
         """Return network, loss and data.
 
         Raises:
-            OSError: There is no such folder.
+            OSError: The folder does not exist.
             ValueError: There are too few classes or pictures, or a file is no picture.
         """
-        from torch.nn import CrossEntropyLoss  # here, so that the schema is had without torch
+        from torch.nn import CrossEntropyLoss  # here, so that the schema needs no torch
 
         folder = existing_folder(self.path)
         if (folder / "train").is_dir() and (folder / "test").is_dir():
@@ -79,7 +81,7 @@ class ImageFolder(Problem, kind="image-folder"):
 
 
 def _same_classes(folder: Path) -> list[str]:
-    """Return the classes of both parts, or raise if one part lacks a class."""
+    """Return the classes of `train` and `test`, or raise a `ValueError` if they differ."""
     train, test = class_names(folder / "train"), class_names(folder / "test")
     if odd := sorted(set(train) ^ set(test)):
         part = "test" if odd[0] in train else "train"

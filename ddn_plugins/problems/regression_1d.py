@@ -1,4 +1,4 @@
-"""A curve that oscillates."""
+"""Regression of an oscillating curve."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 
 class Regression1d(Problem, kind="regression-1d"):
-    """Fit a sum of sines `y = Σ sin(2π f x)` on [-1, 1] with a small network with tanh.
+    """Fit a sum of sines `y = Σ sin(2π f x)` on [-1, 1] with a small tanh network.
 
-    First-order methods learn low frequencies first and high ones late (Rahaman et al. 2019, "On the spectral bias of
-    neural networks"). With all samples in a batch and training in float64, all directions with the damping
-    `levenberg-marquardt` bring the loss below 1e-10 in about a thousand steps.
+    First-order methods learn low frequencies before high ones (Rahaman et al. 2019, "On the spectral bias of
+    neural networks"). With all samples in a batch and training in float64, the criterion `all` with the
+    damping `levenberg-marquardt` brings the loss below 1e-10 in about a thousand steps.
     """
 
     frequencies: Annotated[list[PositiveFloat], Unit("1")] = Field(
-        [2.0, 3.0], min_length=1, description="Frequencies f of the sines; f has 2 f periods."
+        [2.0, 3.0], min_length=1, description="Frequencies f of the sines; a sine has 2 f periods on [-1, 1]."
     )
-    samples: int = Field(256, ge=2, description="Number of training points, at equal distances.")
+    samples: int = Field(256, ge=2, description="Number of equidistant training points.")
     hidden: list[PositiveInt] = Field([30, 30], description="Widths of the hidden layers.")
     batch_size: PositiveInt | None = Field(
-        None, description="Number of samples in a training batch; left out, all samples are."
+        None, description="Number of samples in a training batch; all samples by default."
     )
 
     def load(self) -> ProblemParts:

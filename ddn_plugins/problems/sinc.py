@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 class Sinc(Problem, kind="sinc"):
-    """Fit `y = sinc(10 x) = sin(10π x) / (10π x)` on [-1, 1] with one hidden layer with tanh.
+    """Fit `y = sinc(10 x) = sin(10π x) / (10π x)` on [-1, 1] with a tanh network of one hidden layer.
 
     The curve, the network and the batches are those of the curve-fitting example of `torch-levenberg-marquardt` 1.2.3.
     """
 
-    samples: int = Field(20_000, ge=2, description="Number of training points, at equal distances.")
+    samples: int = Field(20_000, ge=2, description="Number of equidistant training points.")
     hidden: list[PositiveInt] = Field([20], description="Widths of the hidden layers.")
     batch_size: PositiveInt = Field(1000, description="Number of samples in a training batch.")
 

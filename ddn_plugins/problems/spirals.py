@@ -1,4 +1,4 @@
-"""Two interleaved spirals."""
+"""Classification of points on two interleaved spirals."""
 
 from __future__ import annotations
 
@@ -17,21 +17,23 @@ if TYPE_CHECKING:
 
 
 class Spirals(Problem, kind="spirals"):
-    """Tell two interleaved spirals in the plane apart with a network with tanh, after Lang and Witbrock 1988.
+    """Classify points on two interleaved spirals in the plane with a tanh network, after Lang and Witbrock 1988.
 
-    The spirals wind about the origin out to a radius of 1, one half a turn ahead of the other. Points are drawn evenly
-    along them.
+    The spirals wind around the origin out to a radius of 1; one is half a turn ahead of the other. The points are drawn
+    evenly along them.
     """
 
-    turns: Annotated[PositiveFloat, Unit("1")] = Field(1.5, description="Turns that each spiral makes.")
+    turns: Annotated[PositiveFloat, Unit("1")] = Field(1.5, description="Number of turns of each spiral.")
     noise: Annotated[NonNegativeFloat, Unit("1")] = Field(
         0.02, description="Standard deviation of the noise on both coordinates."
     )
-    samples: int = Field(1000, ge=2, description="Number of points on both spirals together, with those of the test.")
+    samples: int = Field(
+        1000, ge=2, description="Number of points on both spirals together, including the test points."
+    )
     hidden: list[PositiveInt] = Field([32, 32], description="Widths of the hidden layers.")
     batch_size: PositiveInt = Field(100, description="Number of samples in a training batch.")
     test_fraction: Annotated[float, Unit("1")] = Field(
-        0.2, gt=0, lt=1, description="Fraction of the samples kept for the test."
+        0.2, gt=0, lt=1, description="Fraction of the samples used for the test."
     )
 
     def load(self) -> ProblemParts:
@@ -49,11 +51,13 @@ class Spirals(Problem, kind="spirals"):
         )
 
     def _points(self) -> tuple[Tensor, Tensor]:
-        """Return points `[N, 2]` and the spiral that each is on `[N]`."""
+        """Return points, `[N, 2]`, and the number of the spiral that each is on, `[N]`."""
         import torch
 
         spirals = torch.arange(self.samples) % 2
-        radii = (0.01 + 0.99 * torch.rand(self.samples)).sqrt()  # from a tenth to 1: closer in, the two are one
+        radii = (
+            0.01 + 0.99 * torch.rand(self.samples)
+        ).sqrt()  # from 0.1 to 1; closer to the origin, the spirals overlap
         angles = 2 * pi * self.turns * radii + pi * spirals
         points = radii[:, None] * torch.stack([angles.cos(), angles.sin()], 1)
         return points + self.noise * torch.randn(self.samples, 2), spirals

@@ -1,8 +1,8 @@
-"""Directives that make the config reference from the pydantic schema, so that it cannot go stale.
+"""Directives that generate the config reference from the pydantic schema, so that it is always up to date.
 
-`{schema-table} ddn_core.config.GroupConfig` makes the table of a model's fields. `{kind-tables} damping` makes a
-section for each built-in kind of a family, with its docstring and the table of its fields. `{supported-modules}` names
-the layers and losses that the engine knows.
+`{schema-table} ddn_core.config.GroupConfig` inserts the table of a model's fields. `{kind-tables} damping` inserts a
+section for each built-in kind of a family, with its docstring and the table of its fields. `{supported-modules}` lists
+the layers and losses that the engine supports.
 """
 
 import re
@@ -26,7 +26,7 @@ WIDTHS = (15, 23, 13, 9, 40)
 
 
 class SchemaTable(SphinxDirective):
-    """The table of a model's fields; the argument is the path of the model."""
+    """Table of a model's fields; the argument is the import path of the model."""
 
     required_arguments = 1
 
@@ -36,7 +36,7 @@ class SchemaTable(SphinxDirective):
 
 
 class KindTables(SphinxDirective):
-    """A section for each built-in kind of a family; the argument is the family."""
+    """One section for each built-in kind of a family; the argument is the family."""
 
     required_arguments = 1
 
@@ -56,7 +56,7 @@ class KindTables(SphinxDirective):
 
 
 class SupportedModules(SphinxDirective):
-    """Two paragraphs: the supported layers, and the supported losses."""
+    """Two paragraphs: the supported layers and the supported losses."""
 
     def run(self) -> list[nodes.Node]:
         return [self._listed("Layers", set(JACOBIANS)), self._listed("Losses", set(LOSSES))]
@@ -86,7 +86,7 @@ def row(texts: tuple[str, ...]) -> nodes.row:
 
 
 def inline(text: str) -> list[nodes.Node]:
-    """Return a text as nodes, with what stands in backticks as code."""
+    """Return a text as nodes, with code between backticks."""
     parts = re.split(r"`+([^`]+)`+", text)
     return [nodes.literal(text=part) if i % 2 else nodes.Text(part) for i, part in enumerate(parts) if part]
 

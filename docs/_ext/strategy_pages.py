@@ -1,7 +1,7 @@
-"""Writes a page for each built-in strategy before the build: docstring, fields, an example, and a plot of what it does.
+"""Writes a page for each built-in strategy before the build: docstring, fields, example, and a plot of its effect.
 
-The pages go to `docs/strategies/generated`, which git does not keep. A page is only written anew if it changes, so that
-a second build is quick.
+The pages are in `docs/strategies/generated`, which git ignores. Unchanged pages are not written again, so that a second
+build is quick.
 """
 
 from pathlib import Path
@@ -38,8 +38,8 @@ def write_pages(app: Sphinx) -> None:
 
 def page(cls: type[Component], name: str) -> str:
     """Return the page of a strategy."""
-    summary, *rest = (f"{text}\n" for text in paragraphs(cls))
-    parts = [f"# `{cls.kind}`\n", summary, *rest, f"![What {cls.kind} does to a typical spectrum]({name}.svg)\n"]
+    texts = [f"{text}\n" for text in paragraphs(cls)]
+    parts = [f"# `{cls.kind}`\n", *texts, f"![Effect of {cls.kind} on a typical spectrum]({name}.svg)\n"]
     if cls.model_fields:
         parts += ["## Fields\n", table(cls)]
         for field in cls.model_fields.values():

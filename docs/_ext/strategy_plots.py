@@ -1,4 +1,4 @@
-"""What a strategy does to a typical spectrum, as a picture."""
+"""Plots of the effect of a strategy on a typical spectrum."""
 
 import torch
 from matplotlib.figure import Figure
@@ -12,7 +12,7 @@ CURVATURE, CHOSEN, LEFT = "0.35", "#d55e00", "0.8"  # the second of the colour-b
 
 
 def plot_damping(damping: Damping) -> Figure:
-    """Return a figure: dampings beside curvatures at the left, steps with and without damping at the right."""
+    """Return a figure: dampings and curvatures at the left, steps with and without damping at the right."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     ranks = range(len(DIRECTIONS), 0, -1)
@@ -21,8 +21,8 @@ def plot_damping(damping: Damping) -> Figure:
     right.plot(ranks, (gammas / curvatures).abs(), ".", color=LEFT, label="undamped")
     for step, color in zip(STEPS.get(damping.kind, (0,)), (CHOSEN, "#0072b2", "#009e73"), strict=False):
         context = DIRECTIONS.context
-        known = Context(step=step, outputs=10, samples=64, parameters=context.parameters, norms=context.norms)
-        deltas = damping(typical_directions(count=60, samples=64, outputs=10, seed=1, context=known))
+        context_at_step = Context(step=step, outputs=10, samples=64, parameters=context.parameters, norms=context.norms)
+        deltas = damping(typical_directions(count=60, samples=64, outputs=10, seed=1, context=context_at_step))
         if step and torch.equal(deltas, damping(DIRECTIONS)):
             continue
         label = f" at step {step}" if step else ""

@@ -1,4 +1,4 @@
-"""How many criteria keep each direction: what the combinators of criteria are made of."""
+"""Helpers of the criteria that combine other criteria."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 
 
 def count_kept(criteria: Sequence[Criterion], directions: Directions) -> Tensor:
-    """Return for each direction by how many criteria it is kept, int64 `[K]`."""
+    """Return for each direction the number of criteria that keep it, int64 `[K]`."""
     count = directions.evals.new_zeros(len(directions)).long()
     for criterion in criteria:
         count[criterion(directions)] += 1
     return count
 
 
-def leading(criteria: Sequence[Criterion], context: Context) -> int | None:
-    """Return how many leading directions suffice for all of the criteria; `None` if one of them needs all."""
+def common_leading_directions(criteria: Sequence[Criterion], context: Context) -> int | None:
+    """Return the number of leading directions that suffices for all criteria; `None` if one of them needs all."""
     needed = [criterion.leading_directions(context) for criterion in criteria]
     numbers = [number for number in needed if number is not None]
     return max(numbers) if len(numbers) == len(needed) else None
