@@ -1,4 +1,4 @@
-"""What a network of the benchmark is: how to build it in any size, and the batch it is measured on."""
+"""Description of a benchmark network: a builder for any size, and the batch sizes that are measured."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Size:
-    """How large a network is.
+    """Size of a network.
 
     Attributes:
         classes: Number of model outputs.
         width: Factor on the number of units or channels of every hidden layer.
-        depth: Number of hidden layers, in networks that are built in several depths; otherwise 0.
+        depth: Number of hidden layers if the network can be built in several depths, otherwise 0.
     """
 
     classes: int = 10
@@ -28,9 +28,9 @@ class Architecture:
     """A network that can be built in any size, with the shape of its inputs and its batch sizes.
 
     Attributes:
-        title: What tables call it.
-        build: Builds it; weights are set afterwards.
-        size: Its size in the comparison with ViViT.
+        title: Name in tables.
+        build: Function that builds the network; its weights are set afterwards.
+        size: Size in the comparison with ViViT.
         sample_shape: Shape of one input.
         samples: Batch size with the exact GGN.
         samples_monte_carlo: Batch size with one Monte-Carlo sample.

@@ -1,4 +1,4 @@
-"""What a side of the comparison is."""
+"""Base class of the sides of the comparison."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ class Side(ABC):
     """One way to make a full step: forward pass, backward pass, direction, parameter update.
 
     Attributes:
-        case: What is measured.
-        problem: The side's own copy of the problem.
+        case: Case to measure.
+        problem: This side's own copy of the problem.
     """
 
     def __init__(self, case: Case, device: str = "cpu") -> None:
-        """Set the side up; what is done here is not measured.
+        """Set the side up. This is not measured.
 
         Args:
-            case: What is measured.
+            case: Case to measure.
             device: Device of the problem.
         """
         self.case = case
@@ -34,10 +34,10 @@ class Side(ABC):
 
     @abstractmethod
     def direction(self) -> list[Tensor]:
-        """Return what the parameters move along, in the order of `model.parameters()`."""
+        """Return the direction of the update, in the order of `model.parameters()`."""
 
     def step(self) -> None:
-        """Make a full step: what is measured."""
+        """Make a full step. This is what is measured."""
         for parameter in self.problem.model.parameters():
             parameter.grad = None
         moves = self.direction()
@@ -47,11 +47,11 @@ class Side(ABC):
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Put the parameters back to where they were, so that every step is the same; not measured."""
+        """Restore the initial parameters, so that every step is the same. This is not measured."""
         for parameter, start in zip(self.problem.model.parameters(), self._start, strict=True):
             parameter.copy_(start)
 
     @torch.no_grad()
     def is_finite(self) -> bool:
-        """Say whether the parameters are finite; not measured."""
+        """Return whether the parameters are finite. This is not measured."""
         return all(bool(torch.isfinite(parameter).all()) for parameter in self.problem.model.parameters())
