@@ -1,1 +1,1 @@
-"""How times, memory and errors are measured, each case in a process of its own."""
+"""Measurements of time, memory and errors, each case in a separate process."""

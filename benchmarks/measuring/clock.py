@@ -1,4 +1,4 @@
-"""How long a call takes, on a device that works on while Python goes on."""
+"""Timing of calls on devices that work asynchronously."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def seconds_of(function: Callable[[], Any], device: str = "cpu") -> float:
-    """Return how long a call takes, until the device is done with it."""
+    """Return the seconds from the start of a call until the device has finished its work."""
     wait_for(device)
     start = perf_counter()
     function()
@@ -19,6 +19,6 @@ def seconds_of(function: Callable[[], Any], device: str = "cpu") -> float:
 
 
 def wait_for(device: str) -> None:
-    """Wait until a device has nothing left to do."""
+    """Wait until a device has finished all its work."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize()

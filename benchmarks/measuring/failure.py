@@ -1,4 +1,4 @@
-"""What takes the place of a measurement that could not be made."""
+"""Records of failed measurements."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def failure(reason: str, detail: str = "") -> dict[str, Any]:
 
     Args:
         reason: One of the constants above.
-        detail: What exactly happened.
+        detail: Message with the cause.
     """
     return {"failure": reason, "detail": detail}
 
 
 def failure_of(error: Exception) -> dict[str, Any]:
-    """Return the failure that an exception stands for."""
+    """Return the failure that describes an exception."""
     if isinstance(error, ModuleNotFoundError):
         return failure(NOT_INSTALLED, str(error))
     if isinstance(error, MemoryError) or "memory" in str(error).lower():
@@ -31,5 +31,5 @@ def failure_of(error: Exception) -> dict[str, Any]:
 
 
 def failed(measurement: dict[str, Any] | None) -> bool:
-    """Say whether there is no measurement, or a failure in place of one."""
+    """Return whether a measurement is missing or has failed."""
     return measurement is None or "failure" in measurement

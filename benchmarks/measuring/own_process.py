@@ -1,6 +1,6 @@
-"""Calls a function in a process of its own, with a time limit, and with a memory limit that spares the machine.
+"""Calls of a function in a separate process, with limits on its time and memory.
 
-The function and its arguments travel as JSON, and so does what it returns.
+The arguments and the result are passed as JSON.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _KILLED = -9
 def in_own_process(
     function: Callable[..., dict[str, Any]], arguments: dict[str, Any], settings: Settings, limit: float | None = None
 ) -> dict[str, Any]:
-    """Return what a function returns in a process of its own, or a failure.
+    """Return the result of a function that runs in a separate process, or a failure.
 
     Args:
-        function: Function of a module, whose result is plain data.
-        arguments: Its keyword arguments, plain data.
-        settings: Threads, and the time limit.
-        limit: Another time limit, seconds, imports included.
+        function: Module-level function that returns plain data.
+        arguments: Its keyword arguments, as plain data.
+        settings: Settings with the number of threads and the time limit.
+        limit: Time limit in seconds, with imports; by default, that of the settings.
     """
     limit = limit or settings.limit
     with TemporaryDirectory() as folder:
@@ -56,7 +56,7 @@ def in_own_process(
 
 
 def _leave_memory_to_others() -> None:
-    """Make allocations fail that would take more than is free, so that nothing else on the machine suffers."""
+    """Limit allocations to the memory that is free, so that other processes are not affected."""
     free = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
     taken = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmSize"))
     kilobytes = _SHARE_OF_FREE_MEMORY * int(free.split()[1]) + int(taken.split()[1])
@@ -67,7 +67,7 @@ def _carry_out(order: dict[str, Any]) -> None:
     module, name = order["function"]
     function = getattr(importlib.import_module(module), name)
     if Path("/proc/meminfo").exists() and order["arguments"].get("device", "cpu") == "cpu":
-        _leave_memory_to_others()  # after the imports, whose address space is large but not filled
+        _leave_memory_to_others()  # after the imports, which reserve more address space than they use
     try:
         returned = function(**order["arguments"])
     except Exception as error:
