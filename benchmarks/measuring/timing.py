@@ -1,4 +1,4 @@
-"""Times of several things that take turns."""
+"""Timing of several functions that take turns."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ _SHORT, _SLOW = 1.0, 10.0
 
 
 class Stopwatch:
-    """Times one thing again and again, a turn at a time.
+    """Repeated timing of a function, in turns.
 
-    A turn is several runs where a run is short, after one that does not count: memory that another side gave back to
-    the system is slow to get again. A first run of more than ten seconds needs no warm-up, and counts.
+    If a run is short, a turn consists of several runs after one that is not counted: memory that another side returned
+    to the system is slow to obtain again. A first run of more than ten seconds needs no warm-up, and is counted.
 
     Attributes:
-        slow: Whether a run takes more than ten seconds.
-        turns: Number of turns that were taken.
+        is_slow: The first run took more than ten seconds.
+        turns: Number of turns so far.
     """
 
     def __init__(self, function: Callable[[], Any], before: Callable[[], Any], device: str) -> None:
         """Warm up.
 
         Args:
-            function: What is timed.
-            before: What is called before each run, untimed.
+            function: Function to time.
+            before: Function to call before each run, untimed.
             device: Device that does the work.
         """
         self._function, self._before, self._device = function, before, device
         first = self._run()
-        self.slow = first > _SLOW
-        self.turns = 1 if self.slow else 0
-        self._seconds = [first] if self.slow else []
-        second = first if self.slow else self._run()
+        self.is_slow = first > _SLOW
+        self.turns = 1 if self.is_slow else 0
+        self._seconds = [first] if self.is_slow else []
+        second = first if self.is_slow else self._run()
         self._short = second < _SHORT
         self._runs = max(1, min(_RUNS_PER_TURN, int(_SECONDS_PER_TURN / second)))
 
@@ -72,19 +72,19 @@ def time_in_turns(
     repetitions: int,
     device: str = "cpu",
     before: dict[str, Callable[[], Any]] | None = None,
-    insist: bool = True,
+    repeat_slow: bool = True,
 ) -> dict[str, Any]:
-    """Return the times of several things that take turns, or why there are none.
+    """Return the times of several functions that take turns, or their failures.
 
     Args:
-        functions: What is timed, by name.
+        functions: Functions to time, by name.
         repetitions: Number of turns.
         device: Device that does the work.
-        before: What is called before each run, untimed.
-        insist: Whether what takes more than ten seconds is repeated like the rest; otherwise it runs once.
+        before: Functions to call before each run, untimed, by the same names.
+        repeat_slow: Repeat functions that take more than ten seconds like all others; otherwise they run once.
     """
     gc.collect()
-    gc.freeze()  # what is there now is not looked at again, so that collecting before each run is cheap
+    gc.freeze()  # later collections skip all present objects, so that collecting before each run is cheap
     outcomes: dict[str, Any] = {}
     watches: dict[str, Stopwatch] = {}
     for name, function in functions.items():
@@ -94,7 +94,7 @@ def time_in_turns(
             outcomes[name] = failure_of(error)
     for turn in range(repetitions):
         for name, watch in watches.items():
-            if name not in outcomes and watch.turns <= turn and (insist or not watch.slow):
+            if name not in outcomes and watch.turns <= turn and (repeat_slow or not watch.is_slow):
                 try:
                     watch.turn()
                 except Exception as error:
@@ -103,14 +103,16 @@ def time_in_turns(
     return outcomes | {name: watch.result() for name, watch in watches.items() if name not in outcomes}
 
 
-def time_sides(case: dict[str, Any], sides: list[str], repetitions: int, insist: bool, device: str) -> dict[str, Any]:
-    """Return the times of a full step of each side, or why there are none.
+def time_sides(
+    case: dict[str, Any], sides: list[str], repetitions: int, repeat_slow: bool, device: str
+) -> dict[str, Any]:
+    """Return the times of a full step of each side, or its failure.
 
     Args:
         case: Fields of the case.
         sides: Names of the sides.
         repetitions: Number of turns.
-        insist: Whether a step of more than ten seconds is repeated like any other; otherwise it is made once.
+        repeat_slow: Repeat steps that take more than ten seconds like all others; otherwise they run once.
         device: Device of models and data.
     """
     outcomes: dict[str, Any] = {}
@@ -122,11 +124,11 @@ def time_sides(case: dict[str, Any], sides: list[str], repetitions: int, insist:
             outcomes[name] = failure_of(error)
     steps = {name: side.step for name, side in made.items()}
     restores = {name: side.restore for name, side in made.items()}
-    outcomes |= time_in_turns(steps, repetitions, device, restores, insist)
+    outcomes |= time_in_turns(steps, repetitions, device, restores, repeat_slow)
     for name, side in made.items():
         outcomes[name]["finite"] = side.is_finite()
     return {name: outcomes[name] for name in sides}
 
 
 def _nothing() -> None:
-    """Do nothing before a run."""
+    """Do nothing."""

@@ -1,4 +1,4 @@
-"""What a result depends on beside the code: versions, threads, device, date."""
+"""Environment of a measurement: versions, threads, device and date."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PACKAGES = (
 
 
 def environment(settings: Settings) -> dict[str, Any]:
-    """Return what a result depends on, as plain data."""
+    """Return the environment of a measurement as plain data."""
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "device": _device_name(settings.device),
@@ -39,9 +39,9 @@ def environment(settings: Settings) -> dict[str, Any]:
 
 
 def environment_text(found: dict[str, Any]) -> str:
-    """Return an environment in a line."""
+    """Return a one-line description of an environment."""
     packages = ", ".join(f"{name} {version}" for name, version in found["packages"].items())
-    quick = " A quick run: small problems, few repetitions, no target judged." if found["quick"] else ""
+    quick = " This is a quick run: small problems, few repetitions, no targets." if found["quick"] else ""
     return (
         f"{found['date']}, {found['device']}, {found['cores']} cores, {found['threads']} threads, "
         f"Python {found['python']}, {packages}; median of {found['repetitions']} turns.{quick}"

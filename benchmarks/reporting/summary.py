@@ -1,4 +1,4 @@
-"""Tables and targets, as plain text that every output shows."""
+"""Tables and targets in plain text, shared by all outputs."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Table:
     """A table; the first column names the row.
 
     Attributes:
-        title: What it shows.
+        title: Title.
         columns: Headings.
-        rows: Cells, a text each.
+        rows: Texts of the cells.
     """
 
     title: str
@@ -29,12 +29,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Target:
-    """What was to be reached, and whether it was.
+    """A target, and whether the measurement meets it.
 
     Attributes:
         wanted: The target in words.
-        measured: What came out, in words.
-        met: Whether it was reached; None where it could not be judged.
+        measured: The measurement in words.
+        met: Whether the target is met; None if it could not be judged.
     """
 
     wanted: str
@@ -43,25 +43,25 @@ class Target:
 
     @property
     def verdict(self) -> str:
-        """Return yes, no, or that it could not be judged."""
+        """Return "yes", "no" or "not judged"."""
         return NOT_JUDGED if self.met is None else yes_or_no(self.met)
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What is made of the measurements of a part."""
+    """Tables and targets of a part."""
 
     tables: list[Table]
     targets: list[Target] = field(default_factory=list)
 
 
 def yes_or_no(met: bool) -> str:
-    """Return a verdict in a word."""
+    """Return "yes" if a target is met, otherwise "no"."""
     return "yes" if met else "no"
 
 
 def seconds_text(measurement: dict[str, Any] | None) -> str:
-    """Return a time, or why there is none; with a note where the step was not finite or made once only."""
+    """Return a time, or the reason of a failure; a note says if the step was not finite, or ran only once."""
     if measurement is None:
         return ""
     if failed(measurement):
@@ -84,14 +84,14 @@ def size(number: float) -> str:
 
 
 def size_text(measurement: dict[str, Any] | None) -> str:
-    """Return a peak memory, or why there is none."""
+    """Return a peak memory, or the reason of a failure."""
     if measurement is None:
         return ""
     return str(measurement["failure"]) if failed(measurement) else size(measurement["bytes"])
 
 
 def times(ratio: float | None) -> str:
-    """Return a ratio, or nothing."""
+    """Return the text of a ratio, empty if there is none."""
     return "" if ratio is None else f"{ratio:.3g}×"
 
 
@@ -108,13 +108,13 @@ def geometric_mean(values: Sequence[float]) -> float:
 
 
 def worst_target(wanted: str, found: dict[str, float | None], bound: float, at_least: bool, unit: str = "×") -> Target:
-    """Return a target that every one of several numbers has to reach.
+    """Return a target that each of several numbers must meet.
 
     Args:
         wanted: The target in words.
-        found: Numbers by what they are about; None where there is none.
-        bound: What each has to reach.
-        at_least: Whether it has to be at least that, rather than at most.
+        found: Numbers by the name of what they measure; None if there is no measurement.
+        bound: Bound on each number.
+        at_least: The numbers must be at least the bound, rather than at most.
         unit: Unit of the numbers.
     """
     known = {name: value for name, value in found.items() if value is not None}
