@@ -1,4 +1,4 @@
-"""Makes warnings errors while sphinx-gallery runs an example, and only then."""
+"""Warning filters that turn warnings into errors while sphinx-gallery runs an example."""
 
 import warnings
 from contextlib import ExitStack
@@ -7,7 +7,7 @@ _running = ExitStack()
 
 
 def set_filters(gallery_conf: dict, file_name: str, when: str) -> None:
-    """Set the filters before an example, and put them back after it; called by sphinx-gallery."""
+    """Set the filters before an example, and restore them after it. Sphinx-gallery calls this function."""
     _running.close()
     if when == "before":
         _running.enter_context(warnings.catch_warnings())

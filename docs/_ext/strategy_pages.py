@@ -1,4 +1,4 @@
-"""Writes a page for each built-in strategy before the build: docstring, fields, an example, and a plot of what it does.
+"""Generator of a page for each built-in strategy: docstring, fields, an example, and a plot of its effect.
 
 The pages go to `docs/strategies/generated`, which git does not keep. A page is only written anew if it changes, so that
 a second build is quick.
