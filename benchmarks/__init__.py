@@ -1,8 +1,8 @@
-"""Speed, memory, accuracy and growth of ddn's steps, measured against its peers: `python -m benchmarks`, `make bench`.
+"""Benchmarks of ddn's steps against its peers, run by `python -m benchmarks` or `make bench`.
 
-- `architectures`, `problems`, `cases`: what is measured.
-- `sides`: who is measured.
-- `measuring`: how a number is found, in a process of its own.
-- `parts`: one question each, with its targets.
-- `reporting`: tables, pictures, JSON, Markdown, and a page of the documentation.
+- `architectures`, `problems`, `cases`: the networks, batches and kinds of step that are measured.
+- `sides`: the implementations that are compared.
+- `measuring`: functions that measure time, memory and errors, each in a separate process.
+- `parts`: the sections of the benchmark; each answers one question and has its targets.
+- `reporting`: tables, figures, JSON, Markdown, and a page of the documentation.
 """

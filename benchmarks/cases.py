@@ -1,4 +1,4 @@
-"""Cases to measure: problem, grouping of the parameters, curvature and directions."""
+"""The cases of the benchmark: a problem with a grouping of its parameters, a curvature and a criterion."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ CRITERIA = ("top-10", "all")
 
 @dataclass(frozen=True)
 class Case:
-    """One step to measure; the damping is 1 in every direction.
+    """A step to measure, with damping 1 in every direction.
 
     Attributes:
         problem: Name of the network.
-        samples: Batch size N; 0 for the network's own.
+        samples: Batch size N; 0 for the default of the network.
         grouping: `one-group` for all parameters, or `per-layer`.
         curvature: `exact` GGN, or `mc-1` for one Monte-Carlo sample of the loss Hessian.
         criterion: `top-10` directions, or `all`.
-        classes: Number of model outputs C; 0 for the network's own.
-        width: Factor on the widths.
-        depth: Number of layers; 0 for the network's own.
+        classes: Number of model outputs C; 0 for the default of the network.
+        width: Factor on the number of units or channels of every hidden layer.
+        depth: Number of layers; 0 for the default of the network.
     """
 
     problem: str
@@ -52,7 +52,7 @@ class Case:
         """Size of the network.
 
         Raises:
-            ValueError: A depth is given for a network that comes in one depth only.
+            ValueError: The case has a depth, but the network comes in one depth only.
         """
         usual = self.architecture.size
         if self.depth and not usual.depth:

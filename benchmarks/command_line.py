@@ -1,4 +1,4 @@
-"""The sub-commands of `python -m benchmarks`: one for each part, `all`, and `report`."""
+"""Subcommands of `python -m benchmarks`: one for each part, `all`, and `report`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _QUICK_REPETITIONS = 2
 _WIDTH = 160
 
 app = typer.Typer(
-    help="Measure ddn against its peers, against its own parts, and as problems grow.",
+    help="Measure the time, memory and accuracy of ddn, and compare them with its peers.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -30,25 +30,23 @@ app = typer.Typer(
 Results = Annotated[Path, typer.Option("--results", help="Folder of the results.")]
 Documentation = Annotated[Path, typer.Option("--docs", help="Folder of the documentation.")]
 Quick = Annotated[
-    bool, typer.Option("--quick", help="Measure small problems with few repetitions, and judge no targets.")
+    bool, typer.Option("--quick", help="Test the benchmark itself: small problems, few repetitions, no targets.")
 ]
 Check = Annotated[bool, typer.Option("--check", help="Exit with status 1 if a target is missed.")]
 Pattern = Annotated[
     str | None,
     typer.Option(
-        "--case", help="Glob on case names problem/grouping/curvature/criterion, such as '2c2d/one-group/exact/*'."
+        "--case", help="Glob on case names problem/grouping/curvature/criterion, e.g. '2c2d/one-group/exact/*'."
     ),
 ]
-Repetitions = Annotated[
-    int, typer.Option("--repetitions", min=1, help="Number of turns; results are medians over turns.")
-]
-Threads = Annotated[int, typer.Option("--threads", min=0, help="Threads of torch; 0 for torch's choice.")]
+Repetitions = Annotated[int, typer.Option("--repetitions", min=1, help="Number of turns; the result is their median.")]
+Threads = Annotated[int, typer.Option("--threads", min=0, help="Number of torch threads; 0 for torch's default.")]
 Device = Annotated[str, typer.Option("--device", help="Device of models and data.")]
-Limit = Annotated[float, typer.Option("--limit", help="Time limit of one process in seconds.")]
+Limit = Annotated[float, typer.Option("--limit", help="Time limit for one process, in seconds.")]
 
 
 def _command(parts: list[Part]) -> Callable[..., None]:
-    """Return a command that measures some parts and shows the results."""
+    """Return a command that measures the given parts and prints their results."""
 
     def command(
         results: Results = RESULTS,
@@ -81,25 +79,25 @@ def _command(parts: list[Part]) -> Callable[..., None]:
 
 
 def _console() -> Console:
-    """Return a console, which is wide enough for the tables if there is no terminal."""
+    """Return a console that is wide enough for the tables, even without a terminal."""
     console = Console()
     return console if console.is_terminal else Console(width=_WIDTH)
 
 
 def _end(found: list[Result], check: bool) -> None:
-    """Exit with status 1 if `check` is set and a target is missed."""
+    """Exit with status 1 if `check` is set and a target was missed."""
     if check and any(target.met is False for result in found for target in result.summary.targets):
         raise typer.Exit(1)
 
 
 for _part in PARTS.values():
     app.command(_part.name, help=f"{_part.title}.")(_command([_part]))
-app.command("all", help="Every part, one after the other.")(_command(list(PARTS.values())))
+app.command("all", help="Measure every part, one after the other.")(_command(list(PARTS.values())))
 
 
 @app.command()
 def report(results: Results = RESULTS, documentation: Documentation = DOCUMENTATION, check: Check = False) -> None:
-    """Write the existing results into a page of the documentation, and show them."""
+    """Write the page of the documentation from the stored results, and print them."""
     found = write_page(list(PARTS.values()), results, documentation)
     console = _console()
     for result in found:

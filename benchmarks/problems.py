@@ -1,4 +1,4 @@
-"""Seeded problems: a network with weights, a random batch, and the loss."""
+"""Seeded problems: an initialized network, a random batch, and the loss."""
 
 from __future__ import annotations
 
@@ -32,11 +32,12 @@ class Problem:
 def make_problem(case: Case, device: str = "cpu") -> Problem:
     """Return the problem of a case, the same every time.
 
-    Weights are normal with the variance of He et al. 2015, so that the signal does not die with depth, and the last
-    layer is scaled so that outputs have standard deviation 1, far from a saturated softmax. Inputs are normal, targets
-    uniform. Batch normalization layers have random scales and shifts, and the statistics of another random batch. The
-    seed is one at which float32 and float64 agree on the side of every ReLU and the place of every maximum that is
-    pooled: at others, one that is tied but for rounding moves the gradient by up to 3e-4, whatever a step makes of it.
+    Weights are normal with the variance of He et al. 2015, so that the signal does not vanish with depth. The last
+    layer is scaled so that the outputs have standard deviation 1, which keeps the softmax from saturating. Inputs are
+    normal, and targets are uniform. Batch normalization layers have random scales and shifts, and the statistics of
+    another random batch. With the chosen seed, float32 and float64 agree on the sign of every ReLU input and on the
+    position of every maximum in max-pooling. With other seeds, rounding decides a tie differently, and this alone
+    changes the gradient by up to 3e-4.
 
     Args:
         case: Case.
@@ -80,14 +81,14 @@ def _set_weights(model: nn.Module) -> None:
 def _set_statistics(model: nn.Module, sample_shape: tuple[int, ...]) -> None:
     layers = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
     for layer in layers:
-        layer.momentum = 1.0  # the next batch's statistics replace what is there
+        layer.momentum = 1.0  # the statistics of the next batch replace the present ones
     if layers:
         model.train()(torch.randn(_SAMPLES_FOR_STATISTICS, *sample_shape))
 
 
 @torch.no_grad()
 def _scale_outputs(model: nn.Module, inputs: Tensor) -> None:
-    """Divide the last layer by the standard deviation of the outputs; what follows it is homogeneous."""
+    """Divide the last layer by the standard deviation of the outputs; the layers after it are homogeneous."""
     scale = model(inputs).std()
     last = [layer for layer in model.modules() if isinstance(layer, nn.Linear | nn.Conv2d)][-1]
     for parameter in last.parameters():

@@ -11,13 +11,13 @@ class Settings:
     """Settings of a run.
 
     Attributes:
-        results: Folder that results are written to.
-        quick: Measure only small problems with few repetitions, as a test of the benchmark itself.
-        pattern: Glob on the names of the cases of the comparison; by default each part chooses its cases.
-        repetitions: Number of turns, of which the median is taken.
+        results: Folder for the results.
+        quick: Measure only small problems with few repetitions, to test the benchmark itself.
+        pattern: Glob on the names of the cases; by default, each part chooses its cases.
+        repetitions: Number of turns; the result is their median.
         threads: Number of threads that torch uses.
         device: Device of models and data.
-        limit: Seconds that one process may take.
+        limit: Time limit for one process, in seconds.
     """
 
     results: Path

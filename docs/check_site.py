@@ -1,6 +1,7 @@
-"""Check the built site: every link within it leads somewhere, and its search finds what it should.
+"""Check the built site: every internal link has a target, and the search finds the expected pages.
 
-`make docs` calls it after the build. Links to other sites are only listed with `--external`: they need a network.
+`make docs` runs this script after the build. `--external` only lists the links to other sites, since checking them
+would need a network.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 SITE = Path(__file__).parent / "_build" / "html"
 SEARCHES = {"damping": "strategies/", "replay": "replay.html", "Krylov": "numerics.html", "load_config": "api.html"}
-"""What is searched for, and a part of the address of a page that has to be found."""
+"""Search terms, each with a part of the address of the page that the search must find."""
 
 
 class Page(HTMLParser):
@@ -27,7 +28,7 @@ class Page(HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        """Note what a tag links to, and what it can be linked by."""
+        """Record the links and the anchors of a tag."""
         found = dict(attributes)
         self.anchors.update(value for name in ("id", "name") if (value := found.get(name)))
         for name in ("href", "src"):
@@ -36,7 +37,7 @@ class Page(HTMLParser):
 
 
 def broken_links(pages: dict[Path, Page]) -> list[str]:
-    """Return a line for each link that leads nowhere."""
+    """Return a line for each internal link without a target."""
     broken = []
     for path, page in pages.items():
         for link in page.links:
@@ -47,14 +48,14 @@ def broken_links(pages: dict[Path, Page]) -> list[str]:
             if target.is_dir():
                 target /= "index.html"
             if not target.exists():
-                broken.append(f"{path.relative_to(SITE)}: {link} is not there")
+                broken.append(f"{path.relative_to(SITE)}: the target of the link {link} does not exist")
             elif parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].anchors:
-                broken.append(f"{path.relative_to(SITE)}: {link} has no such anchor")
+                broken.append(f"{path.relative_to(SITE)}: the target of the link {link} has no such anchor")
     return broken
 
 
 def failed_searches(browser: str) -> list[str]:
-    """Return a line for each search that does not find its page."""
+    """Return a line for each search that does not find its expected page."""
     from playwright.sync_api import sync_playwright
 
     failed = []
@@ -68,13 +69,13 @@ def failed_searches(browser: str) -> list[str]:
             page.wait_for_timeout(1500)
             found = page.eval_on_selector_all("#search-results li a", "all => all.map(one => one.href)")
             if not any(expected in address for address in found):
-                failed.append(f"searching for {words!r} finds {len(found)} pages, and none is {expected}")
+                failed.append(f"A search for {words!r} finds {len(found)} pages, but not {expected}.")
         chromium.close()
     return failed
 
 
 def main() -> None:
-    """Check the site, and end with status 1 if something is wrong."""
+    """Check the site, and exit with status 1 if a check fails."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--external", action="store_true", help="list the links to other sites")
     arguments = parser.parse_args()
@@ -85,8 +86,8 @@ def main() -> None:
     problems = broken_links(pages)
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     problems += failed_searches(browser) if browser else []
-    print("\n".join(problems) or f"{len(pages)} pages: links lead somewhere", end="")
-    print("" if problems else ", search works" if browser else "; without a browser, search was not tried")
+    print("\n".join(problems) or f"{len(pages)} pages: all internal links have a target", end="")
+    print("" if problems else ", the search works" if browser else "; the search was not checked: no browser found")
     sys.exit(bool(problems))
 
 

@@ -25,7 +25,7 @@ exclude_patterns = ["_build", "_ext", "examples", "gallery/*.ipynb", "**/GALLERY
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 
-# Docstrings have code in single backticks.
+# Docstrings write code in single backticks.
 default_role = "literal"
 napoleon_numpy_docstring = False
 autodoc_member_order = "bysource"
@@ -35,9 +35,9 @@ python_maximum_signature_line_length = 100
 sphinx_gallery_conf = {
     "examples_dirs": "examples",
     "gallery_dirs": "gallery",
-    "filename_pattern": r"\.py$",  # every example is run,
-    "abort_on_example_error": True,  # one that fails fails the build,
-    "reset_modules": ("matplotlib", "example_warnings.set_filters"),  # and so does one that warns
+    "filename_pattern": r"\.py$",  # run every example
+    "abort_on_example_error": True,  # an example that fails, or that warns, fails the build
+    "reset_modules": ("matplotlib", "example_warnings.set_filters"),
     "reset_modules_order": "both",
     "capture_repr": (),
     "within_subsection_order": "FileNameSortKey",

@@ -40,6 +40,8 @@ def run_python(text, name):
 
 
 def test_python_blocks():
+    import torch
+
     from ddn_core import DirectionalDampedNewton
 
     namespace = run_python(README, "README.md")
@@ -57,7 +59,8 @@ def test_python_blocks():
         loss_function(model(X), y).backward()
     optimizer.step()
     report = optimizer.last_step[0]
-    assert float((report.evals + report.deltas).min()) >= 1e-3 * float(report.evals.max())
+    rounding = 4 * float(torch.finfo(torch.float32).eps)  # of a product, a difference and a sum
+    assert float((report.evals + report.deltas).min()) >= (1 - rounding) * 1e-3 * float(report.evals.max())
 
 
 def test_examples_are_as_short_as_promised():

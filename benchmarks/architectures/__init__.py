@@ -1,7 +1,7 @@
 """The networks of the benchmark problems, written out with modules that BackPACK can extend.
 
 Widths, kernels and strides are those of DeepOBS (Schneider, Balles, Hennig 2019) and, for ResNet-32, of He et al. 2016.
-Dropout is left out: it would give each side a step of its own.
+Dropout is left out, because with dropout each side would compute a different step.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "resnet-32": RESNET_32,
     "mlp-deep": MLP_DEEP,
 }
-"""All networks, by their names in cases; the last one is used only for growth over depth."""
+"""Every network by its name in cases; only the part on growth over depth uses the last one."""
 
 PROBLEMS = tuple(name for name in ARCHITECTURES if name != "mlp-deep")
-"""The problems of the comparison with ViViT."""
+"""Names of the problems in the comparison with ViViT."""
 
 __all__ = ["ARCHITECTURES", "PROBLEMS", "Architecture", "Size"]

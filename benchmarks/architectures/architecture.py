@@ -1,4 +1,4 @@
-"""A network of the benchmark in any size, with the batch that it is measured on."""
+"""Description of a benchmark network: a builder for any size, and the batch sizes that are measured."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Size:
     Attributes:
         classes: Number of model outputs.
         width: Factor on the number of units or channels of every hidden layer.
-        depth: Number of hidden layers, in networks that are built in several depths; otherwise 0.
+        depth: Number of hidden layers if the network can be built in several depths, otherwise 0.
     """
 
     classes: int = 10

@@ -1,7 +1,7 @@
 """The plain convolutional networks of DeepOBS: 2C2D, 3C3D and All-CNN-C.
 
-TensorFlow's "same" padding of strided layers adds a row and a column on one side only: a `ZeroPad2d` before the layer.
-Before a max-pooling that is the same thing, since what it pools has passed a ReLU.
+TensorFlow's "same" padding of strided layers adds a row and a column on one side only. Here, a `ZeroPad2d` before the
+layer does that. Zeros are also correct before a max-pooling, because its inputs come from a ReLU and are not negative.
 """
 
 from __future__ import annotations

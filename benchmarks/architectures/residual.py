@@ -1,8 +1,8 @@
 """The residual network for 32x32 pixels of He et al. 2016, with branches that BackPACK can follow.
 
-Shortcuts have no parameters (option A): where a block halves the resolution and doubles the channels, every second
-pixel is taken and the new channels are zero. The pixels are taken by a pooling of one pixel: a slice would be a view of
-its input, and BackPACK tells tensors apart by where their data begins.
+Shortcuts have no parameters (option A): where a block halves the resolution and doubles the channels, the shortcut
+keeps every second pixel and fills the new channels with zeros. A max-pooling over one pixel selects the pixels. A slice
+would be a view of its input, and BackPACK distinguishes tensors by the address of their data.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _resnet(size: Size) -> nn.Sequential:
     """Return a residual network of `size.depth` layers with parameters, 6 n + 2 for n blocks a stage."""
     blocks, rest = divmod(size.depth - 2, _STAGES * _LAYERS_PER_BLOCK)
     if rest or blocks < 1:
-        raise ValueError(f"a residual network has 6 n + 2 layers: 8, 14, 20, ..., not {size.depth}.")
+        raise ValueError(f"A residual network has 6 n + 2 layers (8, 14, 20, ...), not {size.depth}.")
     channels = [16 * size.width, 32 * size.width, 64 * size.width]
     layers: list[nn.Module] = [
         nn.Conv2d(3, channels[0], 3, padding=1, bias=False),

@@ -1,1 +1,1 @@
-"""Measurements of time, memory and errors; each case runs in its own process."""
+"""Measurements of time, memory and errors, each case in a separate process."""

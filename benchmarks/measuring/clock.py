@@ -1,4 +1,4 @@
-"""Duration of a call, including the work that an asynchronous device does for it."""
+"""Timing of calls on devices that work asynchronously."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def seconds_of(function: Callable[[], Any], device: str = "cpu") -> float:
-    """Return the duration of a call, until the device has finished its work."""
+    """Return the seconds from the start of a call until the device has finished its work."""
     wait_for(device)
     start = perf_counter()
     function()
@@ -19,6 +19,6 @@ def seconds_of(function: Callable[[], Any], device: str = "cpu") -> float:
 
 
 def wait_for(device: str) -> None:
-    """Wait until a device has finished its work."""
+    """Wait until a device has finished all its work."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize()

@@ -1,8 +1,9 @@
-"""Backpropagation of the C columns of the loss-Hessian root by plain autograd: what it takes, and what it gives.
+"""Backpropagation of the C columns of the loss-Hessian root by plain autograd.
 
-The batch is repeated, once for each column that is backpropagated at a time, and the network after the first layer with
-parameters is differentiated with respect to that layer's output: parameters need no gradients, and neither does the
-network's input. Fewer columns at a time need less memory, which can be faster, and more calls, which can be slower.
+To backpropagate several columns in one call, the batch is repeated once for each of them. The network is differentiated
+with respect to the output of its first layer with parameters, so neither the parameters nor the network's input get
+gradients. A smaller number of columns per call needs less memory, which can be faster, but more calls, which can be
+slower.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def loss_hessian_root(outputs: Tensor) -> Tensor:
         outputs: Model outputs, `[N, C]`.
 
     Returns:
-        The columns of S, `[C, N, C]`, the first axis for the columns.
+        The columns of S, `[C, N, C]`, with the columns along the first axis.
     """
     p = outputs.detach().softmax(1)
     root = p.sqrt().diag_embed() - p[:, :, None] * p.sqrt()[:, None, :]  # [N, C, column]
@@ -36,10 +37,10 @@ def loss_hessian_root(outputs: Tensor) -> Tensor:
 
 
 def fastest_backpropagation(problem: Problem) -> tuple[int, Callable[[], Any]]:
-    """Return what backpropagates all columns, and the number of columns at a time with which it takes the least time.
+    """Return the fastest number of columns per call, and a function that backpropagates all columns with it.
 
     Args:
-        problem: Problem, for this use alone: its parameters are frozen.
+        problem: Problem, which must not be used elsewhere: its parameters are frozen.
     """
     model = problem.model.requires_grad_(False)
     root = loss_hessian_root(model(problem.inputs))
@@ -54,7 +55,7 @@ def fastest_backpropagation(problem: Problem) -> tuple[int, Callable[[], Any]]:
 
 
 def _backpropagation(problem: Problem, root: Tensor, count: int) -> Callable[[], Any]:
-    """Return what backpropagates the columns of a root, some at a time."""
+    """Return a function that backpropagates the columns of a root, `count` at a time."""
     first = _first_layer(problem.model)
     hidden = _repeated(problem.model[: first + 1](problem.inputs), count).requires_grad_()
     outputs = problem.model[first + 1 :](hidden)
@@ -68,10 +69,10 @@ def _backpropagation(problem: Problem, root: Tensor, count: int) -> Callable[[],
 
 
 def layers_with_columns(problem: Problem) -> list[LayerGram]:
-    """Return each layer with its input and what reaches its output, from all columns at a time.
+    """Return each layer with its input and the vectors backpropagated to its output, from all columns in one call.
 
     Args:
-        problem: Problem, for this use alone: its parameters are frozen.
+        problem: Problem, which must not be used elsewhere: its parameters are frozen.
     """
     model, inputs = problem.model.requires_grad_(False), problem.inputs
     layers = [layer for layer in model.modules() if next(layer.parameters(recurse=False), None) is not None]
@@ -79,8 +80,8 @@ def layers_with_columns(problem: Problem) -> list[LayerGram]:
     layer_outputs: dict[nn.Module, Tensor] = {}
 
     def keep(layer: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-        layer_inputs.setdefault(layer, arguments[0].detach())  # of the first pass, with N samples
-        layer_outputs[layer] = output  # of the last one, with C N
+        layer_inputs.setdefault(layer, arguments[0].detach())  # from the first pass, with N samples
+        layer_outputs[layer] = output  # from the last pass, with C N samples
 
     hooks = [layer.register_forward_hook(keep) for layer in layers]
     root = loss_hessian_root(model(inputs))
@@ -98,7 +99,7 @@ def layers_with_columns(problem: Problem) -> list[LayerGram]:
 
 
 def _first_layer(model: nn.Sequential) -> int:
-    """Return the place of the first layer with parameters."""
+    """Return the index of the first layer with parameters."""
     return next(index for index, layer in enumerate(model) if next(layer.parameters(), None) is not None)
 
 

@@ -1,4 +1,4 @@
-"""Duration of commands in their own processes, from start to end."""
+"""Duration of commands, each from the start of its process to its end."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ COMMANDS: Mapping[str, Sequence[str]] = {
     "ddn plugins": (_DDN, "plugins"),
     "ddn schema": (_DDN, "schema"),
 }
-"""For each name the code that Python runs, and its arguments."""
+"""Code that Python runs, and its arguments, by the name of the command."""
 
 
 def time_commands(repetitions: int) -> dict[str, Any]:
-    """Return the median duration of each command by name; they run in turns, and the first turn only fills caches."""
+    """Return the median time of each command by name; the commands take turns, after one turn to fill the caches."""
     seconds: dict[str, list[float]] = {name: [] for name in COMMANDS}
     with TemporaryDirectory() as folder:
         for name, text in FILES.items():

@@ -1,4 +1,4 @@
-"""The fastest solver for the leading eigenpairs of a Gram matrix, among those of torch and scipy that are accurate."""
+"""The fastest accurate solver of torch and scipy for the leading eigenpairs of a Gram matrix."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _ACCURACY = 1e-6
 
 
 def leading_eigenvectors(gram: Tensor, count: int) -> tuple[str, Callable[[], Any]]:
-    """Return name and call of the fastest solver whose residuals `|G u - λ u|` are at most 1e-6 of the largest λ.
+    """Return the name and a call of the fastest solver whose residuals `|G u - λ u|` are at most 1e-6 of the largest λ.
 
     Args:
         gram: Symmetric positive semi-definite matrix, `[R, R]`, in float32.
         count: Number of eigenpairs.
 
     Raises:
-        RuntimeError: None is accurate enough.
+        RuntimeError: No solver is accurate enough.
     """
     seconds: dict[str, float] = {}
     solvers = _solvers(gram, min(count, len(gram)))
@@ -32,7 +32,7 @@ def leading_eigenvectors(gram: Tensor, count: int) -> tuple[str, Callable[[], An
         if _residual(gram, evals, evecs) <= _ACCURACY:
             seconds[name] = min(seconds_of(solve, gram.device.type) for _ in range(3))
     if not seconds:
-        raise RuntimeError("no eigensolver reaches a residual of 1e-6.")
+        raise RuntimeError("No eigensolver reaches a residual of 1e-6.")
     name = min(seconds, key=seconds.__getitem__)
     return name, solvers[name]
 
@@ -44,7 +44,7 @@ def _solvers(gram: Tensor, count: int) -> dict[str, Callable[[], tuple[Tensor, T
         evals, evecs = torch.linalg.eigh(matrix)
         return evals[-count:], evecs[:, -count:]
 
-    def some(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    def subset(matrix: Tensor) -> tuple[Tensor, Tensor]:
         evals, evecs = scipy_eigh(matrix.cpu().numpy(), subset_by_index=(size - count, size - 1), driver="evr")
         return torch.from_numpy(evals).to(gram.device), torch.from_numpy(evecs).to(gram.device)
 
@@ -59,10 +59,10 @@ def _solvers(gram: Tensor, count: int) -> dict[str, Callable[[], tuple[Tensor, T
     solvers: dict[str, Callable[[], tuple[Tensor, Tensor]]] = {
         "eigh, float32": lambda: full(gram),
         "eigh, float64": lambda: full(gram.double()),
-        "eigh of a part, float32": lambda: some(gram),
-        "eigh of a part, float64": lambda: some(gram.double()),
+        "eigh of a part, float32": lambda: subset(gram),
+        "eigh of a part, float64": lambda: subset(gram.double()),
     }
-    if size > 3 * count:  # both need room for a subspace
+    if size > 3 * count:  # Lanczos and LOBPCG need room for a subspace
         solvers["eigsh, float32"] = lambda: lanczos(gram, _ACCURACY)
         solvers["eigsh, float64"] = lambda: lanczos(gram.double(), _ACCURACY)
         solvers["lobpcg, float32"] = lambda: blocked(gram)

@@ -1,4 +1,4 @@
-"""Failures, which replace measurements that could not be made."""
+"""Records of failed measurements."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def failure(reason: str, detail: str = "") -> dict[str, Any]:
 
     Args:
         reason: One of the constants above.
-        detail: Details, such as the message of an exception.
+        detail: Message with the cause.
     """
     return {"failure": reason, "detail": detail}
 
 
 def failure_of(error: Exception) -> dict[str, Any]:
-    """Return the failure that corresponds to an exception."""
+    """Return the failure that describes an exception."""
     if isinstance(error, ModuleNotFoundError):
         return failure(NOT_INSTALLED, str(error))
     if isinstance(error, MemoryError) or "memory" in str(error).lower():
@@ -31,5 +31,5 @@ def failure_of(error: Exception) -> dict[str, Any]:
 
 
 def failed(measurement: dict[str, Any] | None) -> bool:
-    """Return whether a measurement is missing or is a failure."""
+    """Return whether a measurement is missing or has failed."""
     return measurement is None or "failure" in measurement

@@ -16,12 +16,12 @@ _SLOW = 5.0
 def measure_point(case: dict[str, Any], repetitions: int, device: str) -> dict[str, Any]:
     """Return peak extra memory and median time of our step, after a plain gradient step as warm-up.
 
-    The step whose memory is measured is a warm-up for the time, unless it takes more than five seconds: then it counts,
-    and is the only one.
+    The step whose memory is measured also serves as a warm-up for the timed steps. If it takes more than five seconds,
+    it is the only step, and its time is returned.
 
     Args:
         case: Fields of the case.
-        repetitions: Number of steps.
+        repetitions: Number of timed steps.
         device: Device of model and data.
     """
     ours = OurSide(Case(**case), device)

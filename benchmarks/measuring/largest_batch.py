@@ -18,15 +18,17 @@ _PROBES = 8
 def largest_batch(probe: Callable[[int], dict[str, Any]], start: int, budget: float, limit: float) -> dict[str, Any]:
     """Return the largest batch under a memory limit, and whether a step with it was made.
 
-    Batches grow, at most fourfold, towards where a polynomial of degree two through the largest measured ones reaches
-    the limit: the Gram matrix grows like N², all else like N. The search ends when a measured batch takes at least 95 %
-    of the limit, or when no time is left: then the batch is what the polynomial says.
+    The Gram matrix grows like N², and everything else like N, so the memory of the largest measured batches is fitted
+    by a polynomial of degree two. The next batch has the size at which this polynomial reaches the limit, but at most
+    four times the last size. The search ends when a measured batch takes at least 95 % of the limit. If the time runs
+    out before, the polynomial gives the result.
 
     Args:
-        probe: Returns memory and time of a step with a number of samples, or why there is none.
+        probe: Returns memory and time of a step with the given number of samples, or a failure.
         start: First number of samples.
         budget: Limit of the extra memory, bytes.
-        limit: Seconds after which no probe is begun, nor one that would end later if its time grew like N².
+        limit: Time limit of the search, seconds. A probe only starts if it would end in time when its time grows like
+            N².
     """
     begin = perf_counter()
     points: dict[int, float] = {}
@@ -55,7 +57,7 @@ def largest_batch(probe: Callable[[int], dict[str, Any]], start: int, budget: fl
 
 
 def _reach(points: dict[int, float], budget: float) -> int:
-    """Return where the polynomial through the three largest batches reaches a number of bytes."""
+    """Return the batch size at which the polynomial through the three largest batches reaches the budget."""
     batches = sorted(points)[-3:]
     if len(batches) > 1:
         excess = [points[batch] - budget for batch in batches]

@@ -1,7 +1,7 @@
-"""A layer's share of the Gram matrix VᵀV, from backpropagated vectors and layer inputs, the cheapest way known.
+"""Cheapest known ways to compute a layer's share of the Gram matrix VᵀV from its inputs and backpropagated vectors.
 
-The Gram matrix is symmetric: each way computes what is on and above the diagonal only. Linear layers have their columns
-class first, `(c, n)`; other layers sample first, `(n, c)`.
+The Gram matrix is symmetric, so each way computes only its upper triangle, with the diagonal. Linear layers order their
+columns class first, `(c, n)`, and other layers sample first, `(n, c)`.
 """
 
 from __future__ import annotations
@@ -22,38 +22,38 @@ Way = Callable[[Tensor], None]
 
 
 class LayerGram(ABC):
-    """The quantities of a layer that its share of the Gram matrix needs.
+    """A layer's share of the Gram matrix.
 
     Attributes:
-        vectors: Vectors backpropagated to the layer's output, `[C, N, *output]`.
+        vectors: Vectors that were backpropagated to the layer's output, `[C, N, *output]`.
     """
 
     def __init__(self, vectors: Tensor) -> None:
         self.vectors = vectors
 
     def ways(self) -> list[Way]:
-        """Return ways to add what is on and above the diagonal to a Gram matrix."""
+        """Return all ways to add the upper triangle of the share to a Gram matrix."""
         return [partial(self.add_blocks, count=count) for count in _BLOCK_COUNTS]
 
     @abstractmethod
     def add_blocks(self, gram: Tensor, count: int) -> None:
-        """Add what is on and above the diagonal, where columns are in blocks, and each meets itself and later ones.
+        """Add the upper triangle of the share, each block of columns multiplied with itself and all later blocks.
 
         Args:
-            gram: Gram matrix that is added to, `[R, R]`.
+            gram: Gram matrix, `[R, R]`, which is changed in place.
             count: Number of blocks.
         """
 
 
 class LinearGram(LayerGram):
-    """Linear layer: `(S Sᵀ) ∘ (A Aᵀ + 1)` with the backpropagated vectors S and the layer inputs A, C times."""
+    """Linear layer: `(S Sᵀ) ∘ (A Aᵀ + 1)` with the backpropagated vectors S and layer inputs A, repeated C times."""
 
     def __init__(self, vectors: Tensor, inputs: Tensor) -> None:
         super().__init__(vectors)
         self._inputs = inputs  # [N, in]
 
     def add_blocks(self, gram: Tensor, count: int) -> None:
-        """Add what is on and above the diagonal."""
+        """Add the upper triangle of the share."""
         classes, samples = self.vectors.shape[:2]
         similarity = self._inputs @ self._inputs.T + 1
         for begin, end in _blocks(classes, count):
@@ -70,7 +70,7 @@ class FormedGram(LayerGram):
         """Return this layer's part of Vᵀ, `[N C, P]`."""
 
     def add_blocks(self, gram: Tensor, count: int) -> None:
-        """Add what is on and above the diagonal."""
+        """Add the upper triangle of the share."""
         rows = self.rows()
         for begin, end in _blocks(len(rows), count):
             gram[begin:end, begin:].addmm_(rows[begin:end], rows[begin:].T)
@@ -79,8 +79,9 @@ class FormedGram(LayerGram):
 class ConvolutionGram(FormedGram):
     """Convolution without groups, from its unfolded input.
 
-    Either its part of V is formed, by one product a sample, or, which is cheaper for few positions, unfolded inputs of
-    each pair of samples meet at all pairs of positions, as in a linear layer with a sequence axis.
+    One way forms the layer's part of V, by one product for each sample. The other way, which is cheaper for few
+    positions, multiplies the unfolded inputs of each pair of samples at all pairs of positions, as in a linear layer
+    with a sequence axis.
     """
 
     def __init__(self, vectors: Tensor, inputs: Tensor, layer: nn.Conv2d) -> None:
@@ -88,7 +89,7 @@ class ConvolutionGram(FormedGram):
         self._inputs, self._layer = inputs, layer
 
     def ways(self) -> list[Way]:
-        """Return ways to add what is on and above the diagonal."""
+        """Return all ways to add the upper triangle of the share."""
         return [*super().ways(), self.add_pairs]
 
     def rows(self) -> Tensor:
@@ -96,7 +97,7 @@ class ConvolutionGram(FormedGram):
         return torch.bmm(self._vectors_of_samples(), self._patches().transpose(1, 2)).view(self._columns(), -1)
 
     def add_pairs(self, gram: Tensor) -> None:
-        """Add what is on and above the diagonal, by pairs of samples."""
+        """Add the upper triangle of the share, by pairs of samples."""
         patches, vectors = self._patches(), self._vectors_of_samples()
         samples, classes = len(patches), len(self.vectors)
         for n in range(samples):
@@ -111,7 +112,7 @@ class ConvolutionGram(FormedGram):
         return self.vectors.shape[0] * self.vectors.shape[1]
 
     def _vectors_of_samples(self) -> Tensor:
-        """Return what was backpropagated, `[N, C out, L]`."""
+        """Return the backpropagated vectors, `[N, C out, L]`."""
         classes, samples, outputs, positions = self.vectors.shape
         return self.vectors.transpose(0, 1).reshape(samples, classes * outputs, positions)
 
@@ -126,7 +127,7 @@ class ConvolutionGram(FormedGram):
 
 
 class BatchNormGram(FormedGram):
-    """Batch normalization in evaluation mode: one entry for each channel, in weight and bias."""
+    """Batch normalization in evaluation mode, whose weight and bias have one entry for each channel."""
 
     def __init__(self, vectors: Tensor, inputs: Tensor, layer: nn.BatchNorm2d) -> None:
         super().__init__(vectors)
@@ -142,15 +143,15 @@ class BatchNormGram(FormedGram):
 
 
 def layer_gram(layer: nn.Module, inputs: Tensor, vectors: Tensor) -> LayerGram:
-    """Return what a layer contributes.
+    """Return the object that computes a layer's share of the Gram matrix.
 
     Args:
         layer: Layer with parameters.
-        inputs: Its input, `[N, *input]`.
-        vectors: Vectors backpropagated to its output, `[C, N, *output]`.
+        inputs: Input of the layer, `[N, *input]`.
+        vectors: Vectors that were backpropagated to its output, `[C, N, *output]`.
 
     Raises:
-        TypeError: The layer is of another kind than those of the benchmark's networks.
+        TypeError: No network of the benchmark has such a layer.
     """
     if isinstance(layer, nn.Linear):
         return LinearGram(vectors, inputs)
@@ -158,7 +159,7 @@ def layer_gram(layer: nn.Module, inputs: Tensor, vectors: Tensor) -> LayerGram:
         return ConvolutionGram(vectors, inputs, layer)
     if isinstance(layer, nn.BatchNorm2d):
         return BatchNormGram(vectors, inputs, layer)
-    raise TypeError(f"no cheapest contraction is known for a {type(layer).__name__}.")
+    raise TypeError(f"The cheapest contraction for {type(layer).__name__} is not known.")
 
 
 def fastest_way(layer: LayerGram) -> Way:
@@ -178,7 +179,7 @@ def total_gram(layers: list[LayerGram], ways: list[Way]) -> Tensor:
 
     Args:
         layers: Layers of the group.
-        ways: For each layer, the way to its share.
+        ways: Way to compute the share of each layer.
     """
     gram, formed = _zeros(layers[0]), _zeros(layers[0])
     for layer, way in zip(layers, ways, strict=True):
@@ -201,6 +202,6 @@ def _from_upper_triangle(matrix: Tensor) -> Tensor:
 
 
 def _blocks(length: int, count: int) -> list[tuple[int, int]]:
-    """Return begin and end of each block, as equal as can be."""
+    """Return begin and end of each block; the sizes of the blocks differ by at most one."""
     ends = [length * (block + 1) // count for block in range(count)]
     return [(begin, end) for begin, end in zip([0, *ends[:-1]], ends, strict=True) if begin < end]

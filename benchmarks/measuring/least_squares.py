@@ -1,7 +1,7 @@
 """The curve-fitting example of `torch-levenberg-marquardt`: an MLP 1-20-1 with tanh, 1000 samples, squared error.
 
-Their matrix is `JᵀJ / N` and ours, the GGN of the mean squared error, is twice that: a damping twice theirs gives the
-same step. Theirs evaluates the loss after the step, to accept or refuse it, and so does ours here.
+Their matrix is `JᵀJ / N`. Ours is the GGN of the mean squared error, which is twice that, so twice their damping gives
+the same step. Their step evaluates the loss afterwards, to accept or reject the step. Here, ours does so, too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SEED = 0
 
 
 class OurFit:
-    """`ddn_core.DirectionalDampedNewton`, all directions, one damping."""
+    """`ddn_core.DirectionalDampedNewton` with all directions and the same damping for each."""
 
     def __init__(self, device: str) -> None:
         self._inputs, self._targets = _batch(device)
@@ -42,7 +42,7 @@ class OurFit:
         self._start = [parameter.detach().clone() for parameter in self.model.parameters()]
 
     def step(self) -> None:
-        """Make a step, and evaluate the loss after it."""
+        """Make a step, and evaluate the loss afterwards."""
         self._optimizer.zero_grad()
         with self._optimizer.curvature():
             loss = self._loss_function(self.model(self._inputs), self._targets)
@@ -53,7 +53,7 @@ class OurFit:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Put the parameters back to where they were."""
+        """Restore the initial parameters."""
         for parameter, start in zip(self.model.parameters(), self._start, strict=True):
             parameter.copy_(start)
 
@@ -82,13 +82,13 @@ class TheirFit:
         self.attempts = 0
 
     def step(self) -> None:
-        """Make a step; it has an attempt for each damping that is tried."""
+        """Make a step, which tries one damping in each attempt."""
         *_, logs = self._trainer.training_step(self._inputs, self._targets)
         self.attempts = logs["attempts"]
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Put the parameters and the damping back to where they were."""
+        """Restore the initial parameters and the initial damping."""
         self._trainer.flat_params.copy_(self._start)
         self._trainer.backup_parameters()
         self._trainer.damping_strategy.reset()

@@ -1,4 +1,4 @@
-"""Additional peak memory of one step, measured in its own process."""
+"""Peak extra memory of one step, in a process that does nothing else."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ _RESET_PEAK = "5"
 
 
 class PeakGauge:
-    """Peak memory above the level at which the gauge was set.
+    """Gauge of the peak memory above the level at its creation.
 
-    On CUDA this is the memory that torch's allocator handed out. Elsewhere it is the resident memory of the process.
-    Its peak is reset where the system allows this (Linux); otherwise it is the highest value since the process started.
+    On CUDA, this is the memory that torch's allocator handed out. Elsewhere, it is the resident memory of the process.
+    Linux can reset the recorded peak. Other systems record the highest peak ever, which is the same if the measured
+    peak exceeds all earlier ones.
 
     Attributes:
-        method: Name of the counter that the peak is read from.
+        method: Name of the source of the peak.
     """
 
     def __init__(self, device: str) -> None:
@@ -53,7 +54,7 @@ class PeakGauge:
         self._level = _resident("VmRSS") if _STATUS.exists() else _highest()
 
     def peak(self) -> int:
-        """Return the peak in bytes above the level."""
+        """Return the peak in bytes above the level at creation."""
         if self._cuda:
             return torch.cuda.max_memory_allocated() - self._level
         return (_highest() if self.method == "ru_maxrss" else _resident("VmHWM")) - self._level
@@ -62,7 +63,7 @@ class PeakGauge:
 def memory_of_step(case: dict[str, Any], side: str, device: str) -> dict[str, Any]:
     """Return the peak extra memory of a full step, and its time, after a plain gradient step as warm-up.
 
-    The peak includes gradient, step and activations, since no side has any of them at the start.
+    The memory includes activations, gradient and step, since no side holds any of them at the beginning.
 
     Args:
         case: Fields of the case.
@@ -90,7 +91,7 @@ def _highest() -> int:
 
 
 def _return_free_memory() -> None:
-    """Return freed memory to the system; otherwise the step could use it again without an increase of the peak."""
+    """Return freed memory to the system; otherwise the step could reuse it, and the gauge would not see it."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (OSError, AttributeError):

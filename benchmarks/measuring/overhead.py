@@ -1,4 +1,4 @@
-"""Overhead of a training step outside the engine: bookkeeping, checks, and the lines of the metrics."""
+"""Overhead outside of the engine in a training step: bookkeeping, checks, and metrics."""
 
 from __future__ import annotations
 
@@ -22,15 +22,17 @@ CASES: dict[str, dict[str, Any]] = {
     "top 10": {"criterion": {"kind": "top-k", "k": 10}, "damping": {"kind": "constant", "value": 1.0}},
     "all directions": {"criterion": {"kind": "all"}, "damping": {"kind": "constant", "value": 1.0}},
 }
-EPOCH = 11
+BATCHES_PER_EPOCH = 11
 """Number of batches of 128 in the digits."""
 
 
 def measure_overhead(case: str, repetitions: int) -> dict[str, Any]:
-    """Return the median durations of a step of `ddn train` and of the engine alone, in alternate epochs.
+    """Return the median time of a whole step of `ddn train`, with its metrics, and of the engine alone.
+
+    Both take turns of one epoch.
 
     Args:
-        case: Name of a case, which defines criterion and damping.
+        case: Key of `CASES`.
         repetitions: Number of turns.
     """
     group = {"params": ["*"], "lr": 0.1, **CASES[case]}
@@ -45,24 +47,24 @@ def measure_overhead(case: str, repetitions: int) -> dict[str, Any]:
         events = training.events()
         engine = _Engine(config)
         for turn in range(repetitions + 1):
-            steps, others = [], []
-            for _ in range(EPOCH):
-                event = next(events)  # includes loading the batch, which is not part of the optimizer
+            whole_steps, engine_steps = [], []
+            for _ in range(BATCHES_PER_EPOCH):
+                event = next(events)  # includes loading the batch, which `event.seconds` does not count
                 assert isinstance(event, StepEvent)
                 begun = perf_counter()
                 run.record(event)
-                steps.append(event.seconds + perf_counter() - begun)
-                others.append(engine.step())
+                whole_steps.append(event.seconds + perf_counter() - begun)
+                engine_steps.append(engine.step())
             next(events)  # the evaluation
             if turn:  # the first turn is a warm-up
-                whole += steps
-                alone += others
+                whole += whole_steps
+                alone += engine_steps
         run.close()
     return {"case": case, "whole": median(whole), "alone": median(alone)}
 
 
 class _Engine:
-    """The same step with the engine's functions: passes, capture, step, and the update of the parameters."""
+    """The same step by direct calls of the engine: passes, capture, step, and the update of the parameters."""
 
     def __init__(self, config: Config) -> None:
         assert config.problem is not None
@@ -90,5 +92,5 @@ class _Engine:
         with torch.no_grad():
             for parameter, move in zip(self._parameters, step.moves, strict=True):
                 parameter.add_(move, alpha=0.1)
-        del step  # free its memory within the timed step, as the optimizer does
+        del step  # its memory is freed within the timed step, as in `ddn train`
         return perf_counter() - begun

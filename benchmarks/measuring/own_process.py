@@ -1,6 +1,6 @@
-"""Calls a function in its own process, with a time limit and a memory limit.
+"""Calls of a function in a separate process, with limits on its time and memory.
 
-The name of the function, its arguments and its result are passed as JSON.
+The arguments and the result are passed as JSON.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _KILLED = -9
 def in_own_process(
     function: Callable[..., dict[str, Any]], arguments: dict[str, Any], settings: Settings, limit: float | None = None
 ) -> dict[str, Any]:
-    """Return the result of a function in its own process, or a failure.
+    """Return the result of a function that runs in a separate process, or a failure.
 
     Args:
-        function: Module-level function whose result is plain data.
-        arguments: Keyword arguments as plain data.
+        function: Module-level function that returns plain data.
+        arguments: Its keyword arguments, as plain data.
         settings: Settings with the number of threads and the time limit.
-        limit: Another time limit in seconds, including imports.
+        limit: Time limit in seconds, with imports; by default, that of the settings.
     """
     limit = limit or settings.limit
     with TemporaryDirectory() as folder:
@@ -56,7 +56,7 @@ def in_own_process(
 
 
 def _leave_memory_to_others() -> None:
-    """Limit the memory of this process to what is free, so that other processes are not affected."""
+    """Limit allocations to the memory that is free, so that other processes are not affected."""
     free = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
     taken = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmSize"))
     kilobytes = _SHARE_OF_FREE_MEMORY * int(free.split()[1]) + int(taken.split()[1])
@@ -67,7 +67,7 @@ def _carry_out(order: dict[str, Any]) -> None:
     module, name = order["function"]
     function = getattr(importlib.import_module(module), name)
     if Path("/proc/meminfo").exists() and order["arguments"].get("device", "cpu") == "cpu":
-        _leave_memory_to_others()  # after the imports, whose address space is large but not filled
+        _leave_memory_to_others()  # after the imports, which reserve more address space than they use
     try:
         returned = function(**order["arguments"])
     except Exception as error:

@@ -1,4 +1,4 @@
-"""The step in float64 from plain autograd: rows of V one by one, every matrix formed, nothing of the engine's used."""
+"""Reference step in float64 from plain autograd, without the engine: it forms every matrix."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _DIRECTIONS = {"top-10": 10, "all": None}
 
 
 def reference_steps(problem: Problem, grouping: str) -> dict[str, Tensor]:
-    """Return for each criterion the damped Newton step of all groups, concatenated, `[P]`.
+    """Return the damped Newton step of all groups for each criterion, concatenated, `[P]`.
 
-    With `V = Jᵀ S / √N`, where J has the gradients of the model outputs and `S Sᵀ = diag(p) - p pᵀ` is the Hessian of
-    the cross-entropy at probabilities p, a group has the Gram matrix `VᵀV = U Λ Uᵀ`, and the step is
-    `-V U Λ⁻¹ (Λ + 1)⁻¹ Uᵀ Vᵀ g` along the chosen directions.
+    Let `V = Jᵀ S / √N`, where J holds the gradients of the model outputs, and `S Sᵀ = diag(p) - p pᵀ` is the Hessian of
+    the cross-entropy at probabilities p. A group has the Gram matrix `VᵀV = U Λ Uᵀ`, and its step along the chosen
+    directions is `-V U Λ⁻¹ (Λ + 1)⁻¹ Uᵀ Vᵀ g`.
 
     Args:
-        problem: Problem; it is copied.
-        grouping: Name of the grouping of the parameters.
+        problem: Problem, which is not changed.
+        grouping: `one-group` or `per-layer`.
     """
     model, inputs = deepcopy(problem.model).double(), problem.inputs.double()
     groups = parameter_groups(model, grouping)
@@ -48,7 +48,7 @@ def gradient_error(problem: Problem) -> float:
     """Return the relative error of the plain gradient in float32.
 
     Args:
-        problem: Problem; it is copied.
+        problem: Problem, which is not changed.
     """
     model = deepcopy(problem.model).double()
     exact = Problem(model, problem.loss_function, problem.inputs.double(), problem.targets)
@@ -60,12 +60,12 @@ def gradient_error(problem: Problem) -> float:
 
 
 def errors_of_sides(case: dict[str, Any], sides: list[str]) -> dict[str, Any]:
-    """Return for each criterion the relative error of each side's step in float32, or why there is none.
+    """Return the relative error of each side's float32 step for each criterion, or a failure.
 
-    The error of the plain gradient, `gradient`, is what comes from evaluating the model in float32 alone.
+    The entry `gradient` is the error of the plain gradient. It shows the error of evaluating the model in float32.
 
     Args:
-        case: Fields of the case, exact; its criterion is replaced.
+        case: Fields of a case with exact curvature; its criterion is ignored.
         sides: Names of the sides.
     """
     problem = make_problem(Case(**case))

@@ -1,4 +1,4 @@
-"""Duration of criteria and dampings for given directions."""
+"""Time of criteria and dampings for given directions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ADAPTERS: dict[str, TypeAdapter[Any]] = {"criterion": TypeAdapter(AnyCriterion)
 
 
 def strategies() -> dict[str, Callable[..., Any]]:
-    """Return every built-in strategy, with the fields of its example, by family and kind."""
+    """Return every built-in strategy with the fields of its documented example, by family and kind."""
     (builtin,) = (record for record in installed_registry().plugins() if record.name == BUILTIN)
     return {
         f"{family} {kind}": _ADAPTERS[family].validate_python(example(cls))
@@ -31,13 +31,13 @@ def strategies() -> dict[str, Callable[..., Any]]:
 
 
 def time_strategies(directions: int, samples: int, outputs: int, repetitions: int, device: str) -> dict[str, Any]:
-    """Return the median duration of each strategy by name, and that of the eigendecomposition before them, in float32.
+    """Return the median times of all strategies, and of the eigendecomposition that precedes them, in float32.
 
     Args:
         directions: Number of directions K.
         samples: Number of samples N.
         outputs: Number of outputs C; there are `N · C` columns.
-        repetitions: Number of timed calls, after one untimed call.
+        repetitions: Number of timed calls, after one as warm-up.
         device: Device of the directions.
     """
     made = typical_directions(directions, samples, outputs, torch.float32)

@@ -1,4 +1,4 @@
-"""Durations of several functions that run in turns."""
+"""Timing of several functions that take turns."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _SHORT, _SLOW = 1.0, 10.0
 
 
 class Stopwatch:
-    """Times a function repeatedly, in turns.
+    """Repeated timing of a function, in turns.
 
-    If a run is short, a turn consists of several timed runs after an untimed one, because memory that another function
-    returned to the system is slow to allocate again. A first run of more than ten seconds needs no warm-up: it counts.
+    If a run is short, a turn consists of several runs after one that is not counted: memory that another side returned
+    to the system is slow to obtain again. A first run of more than ten seconds needs no warm-up, and is counted.
 
     Attributes:
-        slow: True if a run takes more than ten seconds.
-        turns: Number of completed turns.
+        is_slow: The first run took more than ten seconds.
+        turns: Number of turns so far.
     """
 
     def __init__(self, function: Callable[[], Any], before: Callable[[], Any], device: str) -> None:
@@ -33,15 +33,15 @@ class Stopwatch:
 
         Args:
             function: Function to time.
-            before: Function that is called before each run, untimed.
+            before: Function to call before each run, untimed.
             device: Device that does the work.
         """
         self._function, self._before, self._device = function, before, device
         first = self._run()
-        self.slow = first > _SLOW
-        self.turns = 1 if self.slow else 0
-        self._seconds = [first] if self.slow else []
-        second = first if self.slow else self._run()
+        self.is_slow = first > _SLOW
+        self.turns = 1 if self.is_slow else 0
+        self._seconds = [first] if self.is_slow else []
+        second = first if self.is_slow else self._run()
         self._short = second < _SHORT
         self._runs = max(1, min(_RUNS_PER_TURN, int(_SECONDS_PER_TURN / second)))
 
@@ -72,19 +72,19 @@ def time_in_turns(
     repetitions: int,
     device: str = "cpu",
     before: dict[str, Callable[[], Any]] | None = None,
-    insist: bool = True,
+    repeat_slow: bool = True,
 ) -> dict[str, Any]:
-    """Return the durations of several functions that run in turns; a function that fails has a failure instead.
+    """Return the times of several functions that take turns, or their failures.
 
     Args:
         functions: Functions to time, by name.
         repetitions: Number of turns.
         device: Device that does the work.
-        before: Functions that are called before each run, untimed, by name.
-        insist: If False, a function that takes more than ten seconds runs only once.
+        before: Functions to call before each run, untimed, by the same names.
+        repeat_slow: Repeat functions that take more than ten seconds like all others; otherwise they run once.
     """
     gc.collect()
-    gc.freeze()  # the collector ignores existing objects, so that collecting before each run is cheap
+    gc.freeze()  # later collections skip all present objects, so that collecting before each run is cheap
     outcomes: dict[str, Any] = {}
     watches: dict[str, Stopwatch] = {}
     for name, function in functions.items():
@@ -94,7 +94,7 @@ def time_in_turns(
             outcomes[name] = failure_of(error)
     for turn in range(repetitions):
         for name, watch in watches.items():
-            if name not in outcomes and watch.turns <= turn and (insist or not watch.slow):
+            if name not in outcomes and watch.turns <= turn and (repeat_slow or not watch.is_slow):
                 try:
                     watch.turn()
                 except Exception as error:
@@ -103,14 +103,16 @@ def time_in_turns(
     return outcomes | {name: watch.result() for name, watch in watches.items() if name not in outcomes}
 
 
-def time_sides(case: dict[str, Any], sides: list[str], repetitions: int, insist: bool, device: str) -> dict[str, Any]:
-    """Return the duration of a full step of each side; a side that fails has a failure instead.
+def time_sides(
+    case: dict[str, Any], sides: list[str], repetitions: int, repeat_slow: bool, device: str
+) -> dict[str, Any]:
+    """Return the times of a full step of each side, or its failure.
 
     Args:
         case: Fields of the case.
         sides: Names of the sides.
         repetitions: Number of turns.
-        insist: If False, a step that takes more than ten seconds runs only once.
+        repeat_slow: Repeat steps that take more than ten seconds like all others; otherwise they run once.
         device: Device of models and data.
     """
     outcomes: dict[str, Any] = {}
@@ -122,11 +124,11 @@ def time_sides(case: dict[str, Any], sides: list[str], repetitions: int, insist:
             outcomes[name] = failure_of(error)
     steps = {name: side.step for name, side in made.items()}
     restores = {name: side.restore for name, side in made.items()}
-    outcomes |= time_in_turns(steps, repetitions, device, restores, insist)
+    outcomes |= time_in_turns(steps, repetitions, device, restores, repeat_slow)
     for name, side in made.items():
         outcomes[name]["finite"] = side.is_finite()
     return {name: outcomes[name] for name in sides}
 
 
 def _nothing() -> None:
-    """Do nothing before a run."""
+    """Do nothing."""

@@ -1,4 +1,4 @@
-"""Runs of `docs/evidence/*.toml`, one after the other in one process: losses by step and by seconds of steps."""
+"""Training runs of the configs in `docs/evidence`, with losses over steps and over seconds spent in steps."""
 
 from __future__ import annotations
 
@@ -14,22 +14,21 @@ from ddn_core.runs.events import EvaluationEvent, StepEvent
 from ddn_core.training import train as run
 
 FOLDER = Path(__file__).parents[2] / "docs" / "evidence"
-FAR = 10**9
 
 Point = dict[str, float]
 Until = Callable[[Point], bool]
 
 
 def train(name: str, seed: int, overrides: Sequence[str] = (), until: Until = lambda point: False) -> list[Point]:
-    """Return what each evaluation of a run saw.
+    """Train a config and return one point for each evaluation.
 
-    Only steps are timed: forward and backward pass, curvature, and the update; evaluations are between them.
+    Only the steps are timed: forward and backward pass, curvature, and update. Evaluations are not.
 
     Args:
         name: Name of the config in `docs/evidence`.
         seed: Seed of the run.
         overrides: Assignments as of `--set`.
-        until: Says whether a run is far enough.
+        until: Returns whether the run can stop at a point.
     """
     points: list[Point] = []
     reached = False
@@ -54,7 +53,7 @@ def train(name: str, seed: int, overrides: Sequence[str] = (), until: Until = la
 
 
 def autoencoder(seed: int, quick: bool) -> dict[str, Any]:
-    """Return both runs: the peer's whole one, and ours to the loss that it ended with, or to a tenth of its steps."""
+    """Return the whole run of Adam, and our run, which stops at Adam's final loss or after a tenth of its steps."""
     epochs = 2 if quick else 200
     theirs = train("autoencoder-adam", seed, [f"training.epochs={epochs}"])
     goal, steps = theirs[-1]["loss"], theirs[-1]["step"] / 10
@@ -68,7 +67,7 @@ def autoencoder(seed: int, quick: bool) -> dict[str, Any]:
 
 
 def regression(seed: int, quick: bool) -> dict[str, Any]:
-    """Return both runs: the peer's along its whole schedule, and ours for as many seconds."""
+    """Return the run of Adam with its whole schedule, and our run, which takes as many seconds."""
     steps = 300 if quick else 10000
     schedule = [f"training.epochs={steps}", f"training.scheduler.T_max={steps}"]
     theirs = train("regression-adam", seed, schedule)
@@ -78,10 +77,10 @@ def regression(seed: int, quick: bool) -> dict[str, Any]:
 
 
 def sinc(seed: int, quick: bool) -> dict[str, Any]:
-    """Return both runs: 300 steps of `torch-levenberg-marquardt`, and ours to the loss that it ended with.
+    """Return 300 steps of `torch-levenberg-marquardt`, and our run, which stops at the final loss of these steps.
 
     Raises:
-        ModuleNotFoundError: The package is not installed.
+        ModuleNotFoundError: `torch-levenberg-marquardt` is not installed.
     """
     import torch_levenberg_marquardt as tlm
 
@@ -119,7 +118,7 @@ def sinc(seed: int, quick: bool) -> dict[str, Any]:
 
 
 def digits(seed: int, quick: bool) -> dict[str, Any]:
-    """Return both runs to a test accuracy of 97 %, evaluated after each step."""
+    """Return runs of Adam and ours to a test accuracy of 97 %, which is evaluated after each step."""
     goal, most = (0.5, 20) if quick else (0.97, 400)
     found: dict[str, Any] = {"seed": seed, "goal": goal}
     for side, name in (("theirs", "digits-adam"), ("ours", "digits-ddn")):

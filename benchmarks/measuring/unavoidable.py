@@ -1,10 +1,10 @@
-"""The parts that no exact step can do without, each done alone with plain torch and scipy, without the engine.
+"""Operations that every exact step needs, each timed alone with plain torch and scipy, without the engine.
 
-- columns: the C columns of the loss-Hessian root are backpropagated, see `columns`.
-- gram: each layer's share of the Gram matrix, the cheapest way known, see `layer_gram`.
+- columns: backpropagation of the C columns of the loss-Hessian root, see `columns`.
+- gram: each layer's share of the Gram matrix, computed in the cheapest known way, see `layer_gram`.
 - eigensolver: the ten largest eigenpairs, see `eigensolver`.
 - gradient: a plain gradient step.
-- product: V times one vector, which is one more backward pass through what the forward pass kept.
+- product: V times one vector, by one more backward pass through the graph of the forward pass.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from benchmarks.measuring.timing import time_in_turns
 from benchmarks.problems import Problem, make_problem
 from benchmarks.sides import SIDES
 
-PARTS = ("columns", "gram", "eigensolver", "gradient", "product")
+OPERATIONS = ("columns", "gram", "eigensolver", "gradient", "product")
 
 
-def time_parts(case: dict[str, Any], repetitions: int, device: str) -> dict[str, Any]:
-    """Return the times of our step and of each part, and what was the fastest for them.
+def time_operations(case: dict[str, Any], repetitions: int, device: str) -> dict[str, Any]:
+    """Return the times of our step and of each operation, with the fastest solver and number of columns per call.
 
     Args:
-        case: Fields of the case, exact with one group and the ten leading directions.
+        case: Fields of a case with exact curvature, one group and the ten leading directions.
         repetitions: Number of turns.
         device: Device of models and data.
     """
@@ -52,7 +52,7 @@ def time_parts(case: dict[str, Any], repetitions: int, device: str) -> dict[str,
 
 
 def vector_product(problem: Problem) -> Callable[[], Any]:
-    """Return what multiplies V with a vector: `Jᵀ (S w)` with the Jacobian J of the model, a backward pass.
+    """Return a function that multiplies V with a vector: `Jᵀ (S w)`, by a backward pass through the Jacobian J.
 
     Args:
         problem: Problem.

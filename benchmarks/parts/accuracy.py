@@ -1,4 +1,4 @@
-"""Errors of both float32 steps against a float64 step from plain autograd."""
+"""Errors of our and ViViT's float32 steps against a float64 step from plain autograd."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.measuring.failure import failed
 from benchmarks.measuring.own_process import in_own_process
 from benchmarks.measuring.reference import errors_of_sides
 from benchmarks.parts.selection import cases_of
-from benchmarks.reporting.part import Measurements, Part, Tell
+from benchmarks.reporting.part import Measurements, Part, Progress
 from benchmarks.reporting.plots import figure, grouped_bars, legend
 from benchmarks.reporting.summary import Summary, Table, Target, worst_target, yes_or_no
 from benchmarks.settings import Settings
@@ -24,7 +24,7 @@ _CRITERIA = {"top-10": "top 10 directions", "all": "all directions"}
 _SIDES = ["ours", "vivit"]
 
 
-def measure(settings: Settings, tell: Tell) -> Measurements:
+def measure(settings: Settings, progress: Progress) -> Measurements:
     """Return the relative errors for each case and criterion."""
     measurements = []
     for case in cases_of(settings, "*/one-group/exact/top-10"):
@@ -32,7 +32,7 @@ def measure(settings: Settings, tell: Tell) -> Measurements:
         for criterion in _CRITERIA:
             found = dict.fromkeys(("gradient", *_SIDES), outcome) if failed(outcome) else outcome[criterion]
             measurements.append({"case": asdict(case) | {"criterion": criterion}, **found})
-            tell(f"{case.problem}, {criterion}: ours {_text(found['ours'])}, ViViT {_text(found['vivit'])}")
+            progress(f"{case.problem}, {criterion}: ours {_text(found['ours'])}, ViViT {_text(found['vivit'])}")
     return measurements
 
 
@@ -43,7 +43,7 @@ def _text(found: dict[str, Any]) -> str:
 
 
 def _error(found: dict[str, Any]) -> float | None:
-    """Return an error, infinite where the step is not finite, or None if there was no step."""
+    """Return an error: infinite if the step is not finite, and None if there is no step."""
     if failed(found):
         return None
     return float("inf") if found["error"] is None else float(found["error"])
@@ -56,7 +56,7 @@ def _our_error(measurement: dict[str, Any]) -> float:
 
 
 def _no_worse(measurement: dict[str, Any]) -> bool | None:
-    """Say whether our error is at most ViViT's, or no more than rounding."""
+    """Return whether our error is at most ViViT's, or no more than rounding; None without ViViT."""
     theirs = _error(measurement["vivit"])
     return None if theirs is None else _our_error(measurement) <= max(theirs, _ROUNDING)
 
@@ -86,7 +86,7 @@ def summarize(measurements: Measurements) -> Summary:
 
 
 def _targets(title: str, found: dict[str, dict[str, Any]]) -> list[Target]:
-    wanted = f"Exact float32 step, one group, {title}: relative error at most 1e-4, each problem"
+    wanted = f"Exact float32 step, one group, {title}: relative error at most 1e-4, for each problem"
     errors = {problem: _our_error(found[problem]) if problem in found else None for problem in PROBLEMS}
     verdicts = {problem: _no_worse(found[problem]) if problem in found else None for problem in PROBLEMS}
     worse = [problem for problem, verdict in verdicts.items() if verdict is False]
@@ -103,7 +103,7 @@ def _targets(title: str, found: dict[str, dict[str, Any]]) -> list[Target]:
 
 
 def draw(measurements: Measurements) -> dict[str, Figure]:
-    """Return a picture of the errors."""
+    """Return a figure of the errors."""
     picture, axes = figure(columns=len(_CRITERIA), width=9.0)
     for axis, (criterion, title) in zip(axes, _CRITERIA.items(), strict=True):
         shown = [m for m in measurements if m["case"]["criterion"] == criterion]
@@ -121,10 +121,10 @@ PART = Part(
     name="accuracy",
     title="Accuracy",
     text=(
-        "Relative error of the exact float32 step, one group, against a step in float64 from plain autograd: rows "
-        "of V are differentiated one by one, every matrix is formed, and nothing is shared with the engine. The "
-        "error of the plain float32 gradient tells what comes from evaluating the model in float32. Errors up to "
-        f"16 roundings of float32 ({_ROUNDING:.1e}) count as equally good. The dotted line is the target."
+        "Relative error of the exact float32 step with one group, against a float64 step from plain autograd. That "
+        "reference differentiates the rows of V one by one, forms every matrix, and shares no code with the engine. "
+        "The error of the plain float32 gradient shows the error of evaluating the model in float32. Errors up to "
+        f"16 times the precision of float32 ({_ROUNDING:.1e}) count as equally good. The dotted line is the target."
     ),
     measure=measure,
     summarize=summarize,

@@ -1,4 +1,4 @@
-"""Training to a target: our optimizer against tuned ones of torch, and against `torch-levenberg-marquardt`."""
+"""Training to a target with our optimizer, with tuned optimizers of torch, and with `torch-levenberg-marquardt`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from benchmarks.measuring.failure import failed, failure_of
 from benchmarks.measuring.overhead import CASES, measure_overhead
 from benchmarks.measuring.training_runs import autoencoder, digits, regression, sinc
-from benchmarks.reporting.part import Measurements, Part, Tell
+from benchmarks.reporting.part import Measurements, Part, Progress
 from benchmarks.reporting.plots import figure, legend
 from benchmarks.reporting.summary import Summary, Table, Target
 from benchmarks.settings import Settings
@@ -23,11 +23,11 @@ _RUNS: dict[str, Callable[[int, bool], dict[str, Any]]] = {
     "digits": digits,
 }
 _SEEDS = 5
-_OURS, _THEIRS = "#0072b2", "#d55e00"  # of the colour-blind-safe palette by Okabe and Ito
+_OURS, _THEIRS = "#0072b2", "#d55e00"  # from the colour-blind-safe palette of Okabe and Ito
 
 
-def measure(settings: Settings, tell: Tell) -> Measurements:
-    """Return the runs of each problem for each seed, and the cost of what is around the engine."""
+def measure(settings: Settings, progress: Progress) -> Measurements:
+    """Return the runs of each problem and seed, and the overhead outside of the engine."""
     import torch
 
     torch.set_num_threads(settings.threads)
@@ -39,10 +39,10 @@ def measure(settings: Settings, tell: Tell) -> Measurements:
             except Exception as error:
                 outcome = failure_of(error)
             found.append({"problem": name, **outcome})
-            tell(f"evidence: {name}, seed {seed}: {_line(outcome)}")
+            progress(f"evidence: {name}, seed {seed}: {_line(outcome)}")
     for case in CASES:
         found.append({"problem": "overhead", **measure_overhead(case, 1 if settings.quick else 5)})
-        tell(f"evidence: overhead, {case}: {_share(found[-1]):.1%}")
+        progress(f"evidence: overhead, {case}: {_share(found[-1]):.1%}")
     return found
 
 
@@ -56,20 +56,30 @@ def _line(outcome: dict[str, Any]) -> str:
 
 
 def _share(outcome: dict[str, Any]) -> float:
-    """Return which part of a whole step is not the engine's."""
+    """Return the share of a whole step that is spent outside of the engine."""
     return 1 - float(outcome["alone"]) / float(outcome["whole"])
 
 
 def summarize(measurements: Measurements) -> Summary:
-    """Return a table of all runs, and the targets."""
+    """Return a table of all runs, a table of the overhead, and the targets."""
     runs = {name: [m for m in measurements if m["problem"] == name and not failed(m)] for name in _RUNS}
     rows = [_row(name, found) for name, found in runs.items() if found]
-    columns = ["problem", "their steps", "their seconds", "our steps", "our seconds", "their end", "our end"]
+    columns = [
+        "problem",
+        "their steps",
+        "their seconds",
+        "our steps",
+        "our seconds",
+        "their final value",
+        "our final value",
+    ]
     overheads = [m for m in measurements if m["problem"] == "overhead"]
     cost = [[m["case"], f"{1e3 * m['whole']:.1f}", f"{1e3 * m['alone']:.1f}", f"{_share(m):.1%}"] for m in overheads]
     tables = [
-        Table("To the target: median over the seeds, and range", columns, rows),
-        Table("Around the engine, N = 128", ["strategies", "`ddn train` ms", "engine ms", "around it"], cost),
+        Table("Steps and seconds to the target: median and range over the seeds", columns, rows),
+        Table(
+            "Overhead outside of the engine, N = 128", ["strategies", "`ddn train` ms", "engine ms", "overhead"], cost
+        ),
     ]
     return Summary(
         tables, [target for name in _RUNS for target in _targets(name, runs[name])] + _cost_target(overheads)
@@ -77,7 +87,7 @@ def summarize(measurements: Measurements) -> Summary:
 
 
 def _row(name: str, found: Sequence[dict[str, Any]]) -> list[str]:
-    """Return steps, seconds and last values of both sides."""
+    """Return the steps, seconds and final values of both sides."""
     value = "accuracy" if name == "digits" else "loss"
     cells = [name]
     for side in ("theirs", "ours"):
@@ -90,23 +100,23 @@ def _range(values: Sequence[float], form: str = ".3g") -> str:
 
 
 def _targets(name: str, found: Sequence[dict[str, Any]]) -> list[Target]:
-    """Return the targets of a problem; a run that did not get there counts as one that took for ever."""
+    """Return the targets of a problem; a run that did not reach its goal counts as infinitely long."""
     if not found:
         return []
     if name == "regression":
         gain = median(m["theirs"][-1]["loss"] / m["ours"][-1]["loss"] for m in found)
-        wanted = "regression-1d: final loss at equal wall-clock at least 1000 times lower than tuned Adam's"
+        wanted = "regression-1d: final loss after the same time at least 1000 times lower than tuned Adam's"
         return [Target(wanted, f"{gain:.2g} times", gain >= 1000)]
     ratios = {unit: median(_ratio(m, unit) for m in found) for unit in ("step", "seconds")}
     limits = {
         "autoencoder": [
-            ("step", 0.1, "tuned Adam's loss after 200 epochs: in at most a tenth of the steps"),
-            ("seconds", 0.5, "tuned Adam's loss after 200 epochs: in at most half of the wall-clock"),
+            ("step", 0.1, "tuned Adam's loss after 200 epochs in at most a tenth of Adam's steps"),
+            ("seconds", 0.5, "tuned Adam's loss after 200 epochs in at most half of Adam's time"),
         ],
-        "sinc": [("seconds", 1.0, "torch-levenberg-marquardt's loss after 300 steps: in at most its time")],
+        "sinc": [("seconds", 1.0, "torch-levenberg-marquardt's loss after 300 steps in at most the same time")],
         "digits": [
-            ("step", 0.2, "97 % test accuracy: in at most a fifth of tuned Adam's steps"),
-            ("seconds", 1.0, "97 % test accuracy: in at most tuned Adam's time"),
+            ("step", 0.2, "97 % test accuracy in at most a fifth of tuned Adam's steps"),
+            ("seconds", 1.0, "97 % test accuracy in at most tuned Adam's time"),
         ],
     }
     return [
@@ -116,7 +126,7 @@ def _targets(name: str, found: Sequence[dict[str, Any]]) -> list[Target]:
 
 
 def _ratio(run: dict[str, Any], unit: str) -> float:
-    """Return what our run took, over what theirs did."""
+    """Return our number of steps or seconds divided by theirs."""
     if not run.get("reached", run.get("ours reached")):
         return float("inf")
     if not run.get("theirs reached", True):
@@ -126,12 +136,12 @@ def _ratio(run: dict[str, Any], unit: str) -> float:
 
 def _cost_target(overheads: Sequence[dict[str, Any]]) -> list[Target]:
     shares = [_share(m) for m in overheads]
-    told = ", ".join(f"{share:.1%}" for share in shares)
-    return [Target("what is around the engine at N = 128: at most 5 % of a step", told, max(shares) <= 0.05)]
+    measured = ", ".join(f"{share:.1%}" for share in shares)
+    return [Target("overhead outside of the engine at N = 128: at most 5 % of a step", measured, max(shares) <= 0.05)]
 
 
 def draw(measurements: Measurements) -> dict[str, Figure]:
-    """Return learning curves over steps and seconds, where both sides have some."""
+    """Return learning curves over steps and over seconds, for the problems where both sides have a curve."""
     pictures = {}
     for name in ("autoencoder", "regression"):
         found = [m for m in measurements if m["problem"] == name and not failed(m)]
@@ -153,10 +163,11 @@ PART = Part(
     name="evidence",
     title="Training to a target",
     text=(
-        "The configs of `docs/evidence/`, each for five seeds, in turns in one process. Only steps are timed: passes, "
-        "curvature, update; evaluations lie between them. [](evidence.md) tells how the values were tuned, and why "
-        "some targets are missed. A ratio is infinite where our run did not get there. What is around the engine: a "
-        "whole step of `ddn train` with its line in the metrics, against the engine's functions called by hand."
+        "The configs of `docs/evidence/` train with five seeds each, in turns in one process. Only the steps are "
+        "timed, with their passes, curvature and update; evaluations are not. [](evidence.md) describes how the "
+        "settings were tuned, and why some targets are missed. A ratio is infinite if our run did not reach the goal. "
+        "The overhead outside of the engine compares a whole step of `ddn train`, with its line in the metrics, with "
+        "direct calls of the engine's functions."
     ),
     measure=measure,
     summarize=summarize,

@@ -1,4 +1,4 @@
-"""Growth of time and memory of our step, and the largest batch in four gigabytes."""
+"""Growth of time and memory of our step, and the largest batch that fits into four gigabytes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from benchmarks.measuring.largest_batch import largest_batch
 from benchmarks.measuring.memory import memory_of_step
 from benchmarks.measuring.own_process import in_own_process
 from benchmarks.parts.growth_curves import CURVES, QUICK_CURVES, Curve
-from benchmarks.reporting.part import Measurements, Part, Tell
+from benchmarks.reporting.part import Measurements, Part, Progress
 from benchmarks.reporting.plots import figure, legend
 from benchmarks.reporting.summary import Summary, Table, seconds_text, size, size_text
 from benchmarks.settings import Settings
@@ -31,21 +31,21 @@ _LAST = 3
 _AXES = {"N": "samples N", "width": "factor on the width", "depth": "layers", "C": "model outputs C"}
 
 
-def measure(settings: Settings, tell: Tell) -> Measurements:
+def measure(settings: Settings, progress: Progress) -> Measurements:
     """Return time and memory at each point of each curve, and the largest batch for each problem."""
-    curves = [_measured_curve(curve, settings, tell) for curve in (QUICK_CURVES if settings.quick else CURVES)]
+    curves = [_measured_curve(curve, settings, progress) for curve in (QUICK_CURVES if settings.quick else CURVES)]
     budget = _QUICK_BUDGET if settings.quick else _BUDGET
     batches = []
     for problem in ("mlp-64",) if settings.quick else PROBLEMS:
         probe = partial(_probe, problem, settings)
         found = largest_batch(probe, ARCHITECTURES[problem].samples, budget, _SECONDS_PER_PROBLEM)
         batches.append({"kind": "batch", "problem": problem, "budget": budget, **found})
-        tell(f"{problem}: {found['largest']} samples in {size(budget)}")
+        progress(f"{problem}: {found['largest']} samples in {size(budget)}")
     return [*curves, *batches]
 
 
-def _measured_curve(curve: Curve, settings: Settings, tell: Tell) -> dict[str, Any]:
-    """Return a curve with what was measured; what follows a point that failed is skipped."""
+def _measured_curve(curve: Curve, settings: Settings, progress: Progress) -> dict[str, Any]:
+    """Return a measured curve; the points after a failed one are skipped."""
     points: list[dict[str, Any]] = []
     for value, case in curve.points:
         if points and failed(points[-1]):
@@ -54,7 +54,7 @@ def _measured_curve(curve: Curve, settings: Settings, tell: Tell) -> dict[str, A
             arguments = {"case": asdict(case), "repetitions": _REPETITIONS, "device": settings.device}
             found = in_own_process(measure_point, arguments, settings, min(_SECONDS_PER_POINT, settings.limit))
         points.append({"value": value, **found})
-        tell(f"{curve.title}, {curve.axis} = {value}: {seconds_text(found)}, {size_text(found)}")
+        progress(f"{curve.title}, {curve.axis} = {value}: {seconds_text(found)}, {size_text(found)}")
     return {"kind": "curve", "title": curve.title, "axis": curve.axis, "expected": curve.expected, "points": points}
 
 
@@ -64,13 +64,13 @@ def _probe(problem: str, settings: Settings, samples: int) -> dict[str, Any]:
 
 
 def summarize(measurements: Measurements) -> Summary:
-    """Return a table of exponents, one of largest batches, and one for each curve."""
+    """Return a table of exponents, a table of the largest batches, and a table for each curve."""
     curves = [found for found in measurements if found["kind"] == "curve"]
     exponents = [
         [f"{found['title']}, over {found['axis']}", _slope(found, "seconds"), _slope(found, "bytes"), found["expected"]]
         for found in curves
     ]
-    columns = ["curve", "time", "memory", "the mathematics"]
+    columns = ["curve", "time", "memory", "expected by the mathematics"]
     tables = [
         Table(f"Exponents of growth, over the last {_LAST} points", columns, exponents),
         _batch_table([found for found in measurements if found["kind"] == "batch"]),
@@ -82,7 +82,7 @@ def summarize(measurements: Measurements) -> Summary:
 
 
 def _slope(found: dict[str, Any], key: str) -> str:
-    """Return the exponent with which a number grows, from a straight line through logarithms."""
+    """Return the exponent of growth, which is the slope of a straight line through the logarithms."""
     points = [point for point in found["points"] if not failed(point) and point[key] > 0][-_LAST:]
     if len(points) < 2:
         return "not measured"
@@ -94,16 +94,16 @@ def _batch_table(batches: Measurements) -> Table:
     rows = []
     for found in batches:
         points = ", ".join(f"{samples}: {size(used)}" for samples, used in found["points"])
-        how = "a step was made" if found["made"] else f"extrapolated ({found['reason']})"
+        how = "measured" if found["made"] else f"extrapolated ({found['reason']})"
         largest = "not measured" if found["largest"] is None else str(found["largest"])
         rows.append([ARCHITECTURES[found["problem"]].title, largest, how, points])
     budget = size(batches[0]["budget"]) if batches else ""
-    columns = ["problem", "largest N", "how", "measured (N: memory)"]
+    columns = ["problem", "largest N", "from", "measurements (N: memory)"]
     return Table(f"Largest batch in {budget} of extra memory, exact, top 10, one group", columns, rows)
 
 
 def draw(measurements: Measurements) -> dict[str, Figure]:
-    """Return for each axis a picture of time and memory, both axes logarithmic."""
+    """Return a figure of time and memory for each axis, with logarithmic scales."""
     pictures = {}
     for axis, label in _AXES.items():
         curves = [found for found in measurements if found["kind"] == "curve" and found["axis"] == axis]
@@ -138,11 +138,11 @@ PART = Part(
     name="growth",
     title="Growth",
     text=(
-        "Time and peak extra memory of our full step, top 10 directions, one group, each point in a process of "
-        f"its own that may take {_SECONDS_PER_POINT:.0f} s; what comes after a point that took longer is skipped. "
-        "A step of more than five seconds is made once. The largest batch comes from steps with growing batches; "
-        f"where the time for a problem ({_SECONDS_PER_PROBLEM:.0f} s) ends first, a polynomial of degree two "
-        "through the largest measured batches is extrapolated, and the table says so."
+        "Time and peak extra memory of our full step with the top 10 directions and one group. Each point runs in a "
+        f"separate process with a limit of {_SECONDS_PER_POINT:.0f} s; if a point exceeds it, the points after it are "
+        "skipped. A step of more than five seconds runs once. To find the largest batch, steps are measured with "
+        f"growing batches for at most {_SECONDS_PER_PROBLEM:.0f} s. If this time does not suffice, a polynomial of "
+        "degree two through the largest measured batches is extrapolated, and the table says so."
     ),
     measure=measure,
     summarize=summarize,

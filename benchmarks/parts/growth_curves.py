@@ -1,4 +1,4 @@
-"""Curves of the part `growth`: the quantity that grows, its range, and the exponent that the mathematics predicts."""
+"""Curves of the part `growth`: the number that grows, its values, and the expected exponents."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class Curve:
     """Cases that differ in one number.
 
     Attributes:
-        title: Title of the curve.
-        axis: Quantity that grows: `N`, `width`, `depth` or `C`.
+        title: Title.
+        axis: Name of the number that grows: `N`, `width`, `depth` or `C`.
         points: Numbers and cases, ascending.
-        expected: The exponents of time and memory that the mathematics allows, in words.
+        expected: Exponents of time and memory that the mathematics predicts, in words.
     """
 
     title: str
@@ -48,7 +48,7 @@ CURVES = [
         "MLP 64-128-64-10, exact, N = 32",
         "width",
         [(width, Case("mlp-64", samples=32, width=width)) for width in _WIDTHS],
-        "at most 2: weights grow like the square of the width, the Gram products of a linear layer like the width",
+        "at most 2: weights grow like the square of the width, and the Gram products of a linear layer like the width",
     ),
     Curve(
         "3C3D, exact, N = 4",
@@ -72,13 +72,13 @@ CURVES = [
         "MLP 784-256-128-C, one Monte-Carlo sample, N = 64",
         "C",
         [(classes, Case("mlp-784", curvature="mc-1", classes=classes)) for classes in _CLASSES],
-        "0 to 1: the columns are N, only the last layer grows",
+        "0 to 1: the number of columns stays N, and only the last layer grows",
     ),
     Curve(
         "3C3D, one Monte-Carlo sample, N = 32",
         "C",
         [(classes, Case("3c3d", curvature="mc-1", classes=classes)) for classes in _CLASSES],
-        "0 to 1: the columns are N, only the last layer grows",
+        "0 to 1: the number of columns stays N, and only the last layer grows",
     ),
 ]
 """Curves of a full run."""
@@ -86,4 +86,4 @@ CURVES = [
 QUICK_CURVES = [
     _over_samples("MLP 64-128-64-10, exact", "mlp-64", "exact", _OVER_N, values=(2, 4)),
 ]
-"""Curves of a quick run."""
+"""Every curve of a quick run."""

@@ -1,4 +1,4 @@
-"""Start-up time of commands that need no torch, compared with the import of torch."""
+"""Start-up time of commands that need no torch, against the import of torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from benchmarks.measuring.commands import COMMANDS, time_commands
 from benchmarks.measuring.failure import failed
 from benchmarks.measuring.own_process import in_own_process
-from benchmarks.reporting.part import Measurements, Part, Tell
+from benchmarks.reporting.part import Measurements, Part, Progress
 from benchmarks.reporting.plots import OURS, figure
 from benchmarks.reporting.summary import Summary, Table, ratio_of, seconds_text, times, worst_target
 from benchmarks.settings import Settings
@@ -18,11 +18,11 @@ LIGHT = [name for name in COMMANDS if name.startswith(("ddn", "import ddn")) and
 """Commands that must not import torch."""
 
 
-def measure(settings: Settings, tell: Tell) -> Measurements:
+def measure(settings: Settings, progress: Progress) -> Measurements:
     """Return the times of all commands."""
     outcome = in_own_process(time_commands, {"repetitions": settings.repetitions}, settings)
     found = dict.fromkeys(COMMANDS, outcome) if failed(outcome) else outcome
-    tell(f"imports: ddn --help {seconds_text(found['ddn --help'])}, import torch {seconds_text(found[_UNIT])}")
+    progress(f"imports: ddn --help {seconds_text(found['ddn --help'])}, import torch {seconds_text(found[_UNIT])}")
     return [found]
 
 
@@ -32,17 +32,17 @@ def summarize(measurements: Measurements) -> Summary:
     ratios = {name: ratio_of(found[name], found[_UNIT]) for name in COMMANDS}
     rows = [[name, seconds_text(found[name]), times(ratios[name])] for name in COMMANDS]
     target = worst_target(
-        "A command that needs no model: at most half the time of importing torch, each",
+        "Each command that needs no model: at most half the time of importing torch",
         {name: ratios[name] for name in LIGHT},
         _BOUND,
         at_least=False,
     )
     columns = ["command", "time", "/ import torch"]
-    return Summary([Table("From the start of a process to its end", columns, rows)], [target])
+    return Summary([Table("From the start of the process to its end", columns, rows)], [target])
 
 
 def draw(measurements: Measurements) -> dict[str, Figure]:
-    """Return a picture of the times."""
+    """Return a figure of the times."""
     (found,) = measurements
     picture, (axis,) = figure(width=7.5)
     known = [name for name in COMMANDS if not failed(found[name])]
@@ -54,8 +54,8 @@ def draw(measurements: Measurements) -> dict[str, Figure]:
 
 PART = Part(
     name="imports",
-    title="Starting",
-    text="Commands and imports as processes of their own, taking turns, with all files in the system's cache.",
+    title="Start-up",
+    text="Commands and imports, each in a separate process. They take turns, and all files are in the system's cache.",
     measure=measure,
     summarize=summarize,
     draw=draw,

@@ -1,4 +1,4 @@
-"""A small model on a big batch: our step against that of `torch-levenberg-marquardt`."""
+"""Our step against the step of `torch-levenberg-marquardt`, for a small model on a big batch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from benchmarks.measuring.failure import failed
 from benchmarks.measuring.least_squares import time_fits
 from benchmarks.measuring.own_process import in_own_process
-from benchmarks.reporting.part import Measurements, Part, Tell
+from benchmarks.reporting.part import Measurements, Part, Progress
 from benchmarks.reporting.plots import figure, grouped_bars, legend
 from benchmarks.reporting.summary import Summary, Table, Target, ratio_of, seconds_text, times
 from benchmarks.settings import Settings
@@ -15,12 +15,12 @@ from benchmarks.settings import Settings
 _SIDES = ["ours", "theirs"]
 
 
-def measure(settings: Settings, tell: Tell) -> Measurements:
+def measure(settings: Settings, progress: Progress) -> Measurements:
     """Return the times of both steps."""
     arguments = {"repetitions": settings.repetitions, "device": settings.device}
     outcome = in_own_process(time_fits, arguments, settings)
     found = dict.fromkeys(_SIDES, outcome) if failed(outcome) else outcome
-    tell(f"levenberg-marquardt: ours {seconds_text(found['ours'])}, theirs {seconds_text(found['theirs'])}")
+    progress(f"levenberg-marquardt: ours {seconds_text(found['ours'])}, theirs {seconds_text(found['theirs'])}")
     return [found]
 
 
@@ -39,7 +39,7 @@ def summarize(measurements: Measurements) -> Summary:
     columns = ["problem", "theirs", "their attempts", "ours", "ours / theirs", "their error", "our error"]
     measured = "not measured" if ratio is None else times(ratio)
     target = Target(
-        "Small model, big batch: at most the time of torch-levenberg-marquardt 1.2.3",
+        "Small model on a big batch: at most the time of torch-levenberg-marquardt 1.2.3",
         measured,
         None if ratio is None else ratio <= 1.0,
     )
@@ -47,7 +47,7 @@ def summarize(measurements: Measurements) -> Summary:
 
 
 def draw(measurements: Measurements) -> dict[str, Figure]:
-    """Return a picture of both times."""
+    """Return a figure of both times."""
     (found,) = measurements
     picture, (axis,) = figure(width=6.0)
     milliseconds = {side: [None if failed(found[side]) else 1e3 * found[side]["seconds"]] for side in _SIDES}
@@ -61,10 +61,11 @@ PART = Part(
     name="levenberg-marquardt",
     title="A small model on a big batch",
     text=(
-        "The example of `torch-levenberg-marquardt` 1.2.3 (an MLP 1-20-1 with tanh fits sinc on 1000 samples a "
-        "batch) with its settings, against `DirectionalDampedNewton` with all directions and one damping, twice "
-        "theirs: their matrix is `JᵀJ / N`, the GGN of the mean squared error twice that. Both evaluate the loss "
-        "after the step. The errors are those of the float32 steps against a dense solver in float64."
+        "The example of `torch-levenberg-marquardt` 1.2.3, with its settings, against `DirectionalDampedNewton` with "
+        "all directions and the same damping for each. In the example, an MLP 1-20-1 with tanh fits sinc on batches of "
+        "1000 samples. Our damping is twice theirs, because their matrix is `JᵀJ / N`, and the GGN of the mean squared "
+        "error is twice that. Both sides evaluate the loss after the step. The errors compare the float32 steps with a "
+        "dense solver in float64."
     ),
     measure=measure,
     summarize=summarize,

@@ -1,4 +1,4 @@
-"""Peak extra memory of our full step against ViViT's."""
+"""Peak extra memory of our full step against ViViT's full step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.measuring.memory import memory_of_step
 from benchmarks.measuring.own_process import in_own_process
 from benchmarks.parts.selection import cases_of
 from benchmarks.parts.speed import is_headline
-from benchmarks.reporting.part import Measurements, Part, Tell
+from benchmarks.reporting.part import Measurements, Part, Progress
 from benchmarks.reporting.plots import figure, grouped_bars, legend
 from benchmarks.reporting.summary import Summary, Table, Target, ratio_of, size_text, worst_target, yes_or_no
 from benchmarks.settings import Settings
@@ -23,7 +23,7 @@ _LARGE, _TENTH = 0.5e9, 0.1
 _SIDES = ["gradient", "ours", "vivit"]
 
 
-def measure(settings: Settings, tell: Tell) -> Measurements:
+def measure(settings: Settings, progress: Progress) -> Measurements:
     """Return the peak extra memory of each side for each case."""
     measurements = []
     for case in cases_of(settings, usual="*/exact/top-10"):
@@ -32,7 +32,7 @@ def measure(settings: Settings, tell: Tell) -> Measurements:
             arguments = {"case": asdict(case), "side": side, "device": settings.device}
             found[side] = in_own_process(memory_of_step, arguments, settings)
         measurements.append({"case": asdict(case), **found})
-        tell(f"{case.name}: ours {size_text(found['ours'])}, ViViT {size_text(found['vivit'])}")
+        progress(f"{case.name}: ours {size_text(found['ours'])}, ViViT {size_text(found['vivit'])}")
     return measurements
 
 
@@ -58,7 +58,7 @@ def summarize(measurements: Measurements) -> Summary:
 
 
 def _share(measurement: dict[str, Any]) -> float | None:
-    """Return our memory in units of ViViT's; infinite if our step failed."""
+    """Return our memory divided by ViViT's, infinite if our step failed."""
     if failed(measurement["ours"]):
         return float("inf")
     return ratio_of(measurement["ours"], measurement["vivit"], "bytes")
@@ -75,12 +75,12 @@ def _target(measurements: Measurements) -> Target:
         for problem in PROBLEMS
         if problem not in found or _is_large(found[problem])
     }
-    wanted = "Peak extra memory, exact, top 10, one group: at most a tenth of ViViT's, each problem over 0.5 GB"
+    wanted = "Peak extra memory, exact, top 10, one group: at most a tenth of ViViT's, for each problem over 0.5 GB"
     return worst_target(wanted, shares, _TENTH, at_least=False)
 
 
 def draw(measurements: Measurements) -> dict[str, Figure]:
-    """Return a picture of the memory that the target is about."""
+    """Return a figure of the memory for the cases of the target."""
     shown = [measurement for measurement in measurements if is_headline(Case(**measurement["case"]))]
     if not shown:
         return {}
@@ -100,10 +100,10 @@ PART = Part(
     name="memory",
     title="Memory",
     text=(
-        "Peak memory of one full step above what the process had just before, each side in a process that does "
-        "nothing else, after a gradient step as warm-up: on the CPU the peak of the resident memory, which is "
-        "reset before the step; on CUDA the peak of torch's allocator. Activations, gradient and step are part of "
-        "it, for every side."
+        "Peak memory of one full step above the memory of the process just before the step. Each side runs in a "
+        "process that does nothing else, after a gradient step as warm-up. On the CPU, this is the peak of the "
+        "resident memory, which is reset before the step; on CUDA, it is the peak of torch's allocator. For every "
+        "side it includes activations, gradient and step."
     ),
     measure=measure,
     summarize=summarize,

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from benchmarks.cases import Case
 from benchmarks.measuring.failure import failed
 from benchmarks.parts.turns import times_of_sides
-from benchmarks.reporting.part import Measurements, Part, Tell
+from benchmarks.reporting.part import Measurements, Part, Progress
 from benchmarks.reporting.plots import figure, grouped_bars, legend
 from benchmarks.reporting.summary import Summary, Table, ratio_of, seconds_text, times, worst_target, yes_or_no
 from benchmarks.settings import Settings
@@ -20,7 +20,7 @@ _PROBLEMS, _SAMPLES = ("2c2d", "3c3d"), (32, 128)
 _QUICK_SAMPLES = (2,)
 
 
-def measure(settings: Settings, tell: Tell) -> Measurements:
+def measure(settings: Settings, progress: Progress) -> Measurements:
     """Return the times of both steps for each network and batch size."""
     measurements = []
     for problem in _PROBLEMS:
@@ -28,7 +28,7 @@ def measure(settings: Settings, tell: Tell) -> Measurements:
             case = Case(problem, samples=samples, curvature="mc-1")
             sides = times_of_sides(case, _SIDES, True, settings)
             measurements.append(sides)
-            tell(f"{case.name}, N = {samples}: {seconds_text(sides['ours'])}")
+            progress(f"{case.name}, N = {samples}: {seconds_text(sides['ours'])}")
     return measurements
 
 
@@ -51,7 +51,7 @@ def summarize(measurements: Measurements) -> Summary:
             ]
         )
     columns = ["problem", "N", "gradient step", "ours", "ours / gradient", "3× or less"]
-    wanted = "Step with one Monte-Carlo sample, top 10, one group: at most 3 gradient steps, each"
+    wanted = "Each step with one Monte-Carlo sample, top 10, one group: at most the time of 3 gradient steps"
     return Summary(
         [Table("One Monte-Carlo sample, top 10 directions, one group", columns, rows)],
         [worst_target(wanted, ratios, _BOUND, at_least=False)],
@@ -59,14 +59,14 @@ def summarize(measurements: Measurements) -> Summary:
 
 
 def _ratio(measurement: dict[str, Any]) -> float | None:
-    """Return our time in gradient steps; infinite if our step failed."""
+    """Return our time in units of a gradient step, infinite if our step failed."""
     if failed(measurement["ours"]):
         return float("inf")
     return ratio_of(measurement["ours"], measurement["gradient"])
 
 
 def draw(measurements: Measurements) -> dict[str, Figure]:
-    """Return a picture of both times."""
+    """Return a figure of both times."""
     picture, (axis,) = figure(width=6.0)
     cases = [Case(**measurement["case"]) for measurement in measurements]
     milliseconds = {
@@ -83,7 +83,7 @@ def draw(measurements: Measurements) -> dict[str, Figure]:
 PART = Part(
     name="monte-carlo",
     title="One Monte-Carlo sample",
-    text="A full step with one Monte-Carlo sample of the loss Hessian, and a plain gradient step, taking turns.",
+    text="A full step with one Monte-Carlo sample of the loss Hessian takes turns with a plain gradient step.",
     measure=measure,
     summarize=summarize,
     draw=draw,

@@ -1,4 +1,4 @@
-"""Selection of the cases of a run; a quick run has only small problems, to test the benchmark itself."""
+"""Selection of the cases of a part; a quick run uses small problems, to test the benchmark itself."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def cases_of(settings: Settings, within: str = "*", usual: str = "*") -> list[Ca
     """Return the cases of the comparison that a part measures.
 
     Args:
-        settings: Settings, with a glob on case names if there is one.
-        within: Glob that all cases of the part match.
-        usual: Glob that is used if the settings have none.
+        settings: Settings of the run; their glob selects cases.
+        within: Glob that all cases of the part must match.
+        usual: Glob to use if the settings have none.
     """
     problems = QUICK_PROBLEMS if settings.quick else PROBLEMS
     cases = [case for case in comparison_cases(settings.pattern or usual, problems) if fnmatchcase(case.name, within)]

@@ -1,4 +1,4 @@
-"""Speed: our full step against ViViT's."""
+"""Time of our full step against ViViT's full step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.cases import Case
 from benchmarks.measuring.failure import failed
 from benchmarks.parts.selection import cases_of
 from benchmarks.parts.turns import times_of_sides
-from benchmarks.reporting.part import Measurements, Part, Tell
+from benchmarks.reporting.part import Measurements, Part, Progress
 from benchmarks.reporting.plots import figure, grouped_bars, legend
 from benchmarks.reporting.summary import (
     Summary,
@@ -32,18 +32,18 @@ _EACH, _MEAN = 8.0, 20.0
 _SIDES = ["gradient", "ours", "vivit"]
 
 
-def measure(settings: Settings, tell: Tell) -> Measurements:
+def measure(settings: Settings, progress: Progress) -> Measurements:
     """Return the times of all sides for each case."""
     measurements = []
     for case in cases_of(settings):
         sides = times_of_sides(case, _SIDES, is_headline(case), settings)
         measurements.append(sides)
-        tell(f"{case.name}: ours {seconds_text(sides['ours'])}, ViViT {seconds_text(sides['vivit'])}")
+        progress(f"{case.name}: ours {seconds_text(sides['ours'])}, ViViT {seconds_text(sides['vivit'])}")
     return measurements
 
 
 def is_headline(case: Case) -> bool:
-    """Say whether the targets are about this case: exact, one group, ten directions."""
+    """Return whether the targets use this case: exact curvature, one group, ten directions."""
     return (case.curvature, case.grouping, case.criterion) == ("exact", "one-group", "top-10")
 
 
@@ -84,7 +84,7 @@ _HEADLINE = _title({"case": asdict(Case("mlp-64"))})
 
 
 def _advantage(measurement: dict[str, Any]) -> float | None:
-    """Return how many times faster we are; 0 if our step failed."""
+    """Return ViViT's time divided by ours, 0 if our step failed."""
     return 0.0 if failed(measurement["ours"]) else ratio_of(measurement["vivit"], measurement["ours"])
 
 
@@ -101,7 +101,7 @@ def _targets(measurements: Measurements) -> list[Target]:
     headlines = _headlines(measurements)
     ratios = {problem: _advantage(headlines[problem]) if problem in headlines else None for problem in PROBLEMS}
     each = worst_target(
-        "Full step, exact, top 10, one group: at least 8 times as fast as ViViT, each problem", ratios, _EACH, True
+        "Full step, exact, top 10, one group: at least 8 times as fast as ViViT, for each problem", ratios, _EACH, True
     )
     wanted = "The same, geometric mean over the problems: at least 20 times"
     known = [ratio for ratio in ratios.values() if ratio is not None]
@@ -114,7 +114,7 @@ def _targets(measurements: Measurements) -> list[Target]:
 
 
 def draw(measurements: Measurements) -> dict[str, Figure]:
-    """Return a picture of the times that the targets are about."""
+    """Return a figure of the times for the cases of the targets."""
     headlines = _headlines(measurements)
     if not headlines:
         return {}
@@ -136,11 +136,11 @@ PART = Part(
     name="speed",
     title="Speed",
     text=(
-        "A full step of each side: forward pass, backward pass, direction, parameter update. Parameters are put "
-        "back after each step, so that every step is the same. A side that needs more than ten seconds a step is "
-        "not warmed up; outside of the first table it makes one step only, which the table says. ViViT's step "
-        "along all directions divides by the root of eigenvalues that are zero but for rounding: where that gives "
-        "no finite step, the table says so."
+        "A full step of each side consists of forward pass, backward pass, direction and parameter update. The "
+        "parameters are restored after each step, so that every step is the same. A side that needs more than ten "
+        "seconds for a step has no warm-up; outside of the first table it makes only one step, and the table says so. "
+        "ViViT's step along all directions divides by the square root of eigenvalues that are zero up to rounding. If "
+        "this gives a step that is not finite, the table says so."
     ),
     measure=measure,
     summarize=summarize,

@@ -1,4 +1,4 @@
-"""Cost of criteria and dampings, compared with that of the eigenpairs."""
+"""Time of criteria and dampings, against the eigendecomposition that precedes them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from benchmarks.measuring.failure import failed
 from benchmarks.measuring.own_process import in_own_process
 from benchmarks.measuring.strategy_cost import strategies, time_strategies
-from benchmarks.reporting.part import Measurements, Part, Tell
+from benchmarks.reporting.part import Measurements, Part, Progress
 from benchmarks.reporting.plots import OURS, figure
 from benchmarks.reporting.summary import Summary, Table, ratio_of, seconds_text, times, worst_target
 from benchmarks.settings import Settings
@@ -17,8 +17,8 @@ _QUICK_SIZES = {"K = 10, N = 16": (10, 16, 3)}
 _BOUND = 1.0
 
 
-def measure(settings: Settings, tell: Tell) -> Measurements:
-    """Return the times of all strategies, for each size."""
+def measure(settings: Settings, progress: Progress) -> Measurements:
+    """Return the times of all strategies for each size."""
     measurements = []
     for title, (directions, samples, outputs) in (_QUICK_SIZES if settings.quick else _SIZES).items():
         sizes = {"directions": directions, "samples": samples, "outputs": outputs}
@@ -26,7 +26,7 @@ def measure(settings: Settings, tell: Tell) -> Measurements:
         outcome = in_own_process(time_strategies, arguments, settings)
         found = dict.fromkeys(["eigh", *strategies()], outcome) if failed(outcome) else outcome
         measurements.append({"title": title, "times": found})
-        tell(f"strategies, {title}: eigh {seconds_text(found['eigh'])}")
+        progress(f"strategies, {title}: eigh {seconds_text(found['eigh'])}")
     return measurements
 
 
@@ -46,7 +46,7 @@ def summarize(measurements: Measurements) -> Summary:
     ]
     last = measurements[-1]["times"]
     target = worst_target(
-        f"A built-in strategy: at most the time of the eigenpairs ({titles[-1]}), each",
+        f"Each built-in strategy: at most the time of the eigendecomposition ({titles[-1]})",
         {name: ratio_of(last[name], last["eigh"]) for name in strategies()},
         _BOUND,
         at_least=False,
@@ -56,7 +56,7 @@ def summarize(measurements: Measurements) -> Summary:
 
 
 def draw(measurements: Measurements) -> dict[str, Figure]:
-    """Return a picture of the times of the largest size."""
+    """Return a figure of the times for the largest size."""
     found = measurements[-1]["times"]
     picture, (axis,) = figure(width=7.5, height=8.0)
     known = sorted((name for name in found if not failed(found[name])), key=lambda name: found[name]["seconds"])
@@ -70,8 +70,9 @@ PART = Part(
     name="strategies",
     title="Criteria and dampings",
     text=(
-        "Each built-in strategy with the fields of its example, called for made-up float32 directions whose gammas and "
-        "lambdas are there already, and the full eigendecomposition of a Gram matrix of 10 · N columns."
+        "Each built-in strategy, with the fields of its documented example, is called for synthetic float32 directions "
+        "whose gammas and lambdas are already computed. `eigh` is the full eigendecomposition of a Gram matrix with "
+        "10 · N columns."
     ),
     measure=measure,
     summarize=summarize,

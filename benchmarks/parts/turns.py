@@ -1,4 +1,4 @@
-"""Helper of the parts in which sides run in turns."""
+"""Timing of sides that take turns, shared by several parts."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from benchmarks.measuring.timing import time_sides
 from benchmarks.settings import Settings
 
 
-def times_of_sides(case: Case, sides: Sequence[str], insist: bool, settings: Settings) -> dict[str, Any]:
-    """Return a case and the durations of its sides, or failures, measured in its own process.
+def times_of_sides(case: Case, sides: Sequence[str], repeat_slow: bool, settings: Settings) -> dict[str, Any]:
+    """Return a case with the times of its sides, or their failures, measured in a separate process.
 
     Args:
         case: Case to measure.
         sides: Names of the sides that take turns.
-        insist: If False, a slow side runs only once.
+        repeat_slow: Repeat sides that take more than ten seconds a step like all others; otherwise they run once.
         settings: Settings of the run.
     """
     arguments = {
         "case": asdict(case),
         "sides": list(sides),
         "repetitions": settings.repetitions,
-        "insist": insist,
+        "repeat_slow": repeat_slow,
         "device": settings.device,
     }
     outcome = in_own_process(time_sides, arguments, settings)

@@ -1,1 +1,1 @@
-"""Outputs of the benchmark: tables, targets, pictures, JSON, Markdown and a page for the documentation."""
+"""Output of the benchmark: tables, targets, figures, JSON, Markdown and a page of the documentation."""

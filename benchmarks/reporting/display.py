@@ -1,4 +1,4 @@
-"""Results in the terminal."""
+"""Printing of results in the terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The environment of a measurement: versions, threads, device, date."""
+"""Environment of a measurement: versions, threads, device and date."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def environment(settings: Settings) -> dict[str, Any]:
 
 
 def environment_text(found: dict[str, Any]) -> str:
-    """Return an environment as one line of text."""
+    """Return a one-line description of an environment."""
     packages = ", ".join(f"{name} {version}" for name, version in found["packages"].items())
-    quick = " A quick run: small problems, few repetitions, no target judged." if found["quick"] else ""
+    quick = " This is a quick run: small problems, few repetitions, no targets." if found["quick"] else ""
     return (
         f"{found['date']}, {found['device']}, {found['cores']} cores, {found['threads']} threads, "
         f"Python {found['python']}, {packages}; median of {found['repetitions']} turns.{quick}"

@@ -1,4 +1,4 @@
-"""Markdown of a part, and tables in it."""
+"""Sections and tables in Markdown."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def fragment(
 
     Args:
         title: Heading.
-        text: Description of the method.
+        text: Description of the measurement.
         summary: Tables and targets.
-        pictures: File names of pictures.
-        environment: Hardware, versions and settings of the measurements.
+        pictures: File names of the figures.
+        environment: Environment of the measurements.
         seconds: Duration of the part.
-        picture_folder: Folder of the pictures, with a slash at the end.
+        picture_folder: Folder of the figures, with a slash at its end.
     """
     pieces = [f"## {title}", text]
     if summary.targets:

@@ -1,4 +1,4 @@
-"""The page of the documentation that joins all parts."""
+"""The page of the documentation with the results of all parts."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ orphan: true
 
 # Benchmarks
 
-Measured by `make bench`, which writes this page. Each case runs in a process of its own; what is compared takes turns
-there, after a warm-up, and the median counts. ViViT is `vivit-for-pytorch` 1.0.0 from the package index, unmodified but
-for `Tensor.symeig`, which PyTorch removed, mapped to `torch.linalg.eigh`. A gradient step is forward pass, backward
-pass and update. Networks have the shapes of DeepOBS, without dropout; inputs are random. The damping is 1 in every
-direction.
+`make bench` takes all measurements and writes this page. Each case runs in a separate process. There, the compared
+sides take turns after a warm-up, and the tables show medians. ViViT is the unmodified package `vivit-for-pytorch`
+1.0.0. It needs `Tensor.symeig`, which PyTorch removed, so a function that calls `torch.linalg.eigh` replaces it. A
+gradient step consists of forward pass, backward pass and update. The networks have the shapes of DeepOBS, without
+dropout, and the inputs are random. The damping is 1 in every direction.
 """
 
 
 def write_page(parts: list[Part], results: Path, documentation: Path) -> list[Result]:
-    """Write `benchmarks.md` and its pictures from the results that are there, and return them.
+    """Write `benchmarks.md` and its figures from the stored results, and return these results.
 
     Args:
         parts: Parts, in the order of the page.
-        results: Folder with results.
+        results: Folder with the stored results.
         documentation: Folder of the documentation.
     """
     found = [result for part in parts if (result := load(part, results)) is not None]

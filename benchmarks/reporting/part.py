@@ -1,4 +1,4 @@
-"""A part of the benchmark: its definition, its run, and its files (JSON, a Markdown fragment, pictures)."""
+"""Parts of the benchmark and their results, which are stored as JSON, a Markdown section and figures."""
 
 from __future__ import annotations
 
@@ -17,39 +17,40 @@ from benchmarks.reporting.summary import Summary
 from benchmarks.settings import Settings
 
 Measurements = list[dict[str, Any]]
-Tell = Callable[[str], None]
+Progress = Callable[[str], None]
+"""Reports a line of progress."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A question, the measurements that answer it, and their presentation.
+    """A section of the benchmark: one question, and the functions that measure and present the answer.
 
     Attributes:
-        name: Name of the sub-command and of the files.
+        name: Name of the subcommand and of the files.
         title: Heading.
-        text: Description of the method.
-        measure: Function that measures and reports its progress.
-        summarize: Function that makes tables and targets from measurements.
-        draw: Function that makes pictures from measurements, by name.
+        text: Description of the measurement.
+        measure: Function that measures, and reports its progress.
+        summarize: Function that computes tables and targets from measurements.
+        draw: Function that draws figures of measurements, by name.
     """
 
     name: str
     title: str
     text: str
-    measure: Callable[[Settings, Tell], Measurements]
+    measure: Callable[[Settings, Progress], Measurements]
     summarize: Callable[[Measurements], Summary]
     draw: Callable[[Measurements], dict[str, Figure]]
 
 
 @dataclass(frozen=True)
 class Result:
-    """Result of a part as plain data, from which all outputs can be generated again.
+    """Result of a part: plain data from which tables, targets and figures are computed.
 
     Attributes:
         part: The part.
-        environment: Hardware, versions and settings of the measurements.
+        environment: Environment of the measurements.
         seconds: Duration of the part.
-        measurements: The measured values.
+        measurements: Measurements, as plain data.
     """
 
     part: Part
@@ -59,33 +60,33 @@ class Result:
 
     @property
     def summary(self) -> Summary:
-        """Tables and targets; none is judged in a quick run."""
+        """Tables and targets; a quick run has no targets."""
         summary = self.part.summarize(self.measurements)
         return Summary(summary.tables) if self.environment["quick"] else summary
 
 
-def run(part: Part, settings: Settings, tell: Tell) -> Result:
+def run(part: Part, settings: Settings, progress: Progress) -> Result:
     """Measure a part, write its files, and return the result.
 
     Args:
         part: Part.
         settings: Settings.
-        tell: Function that reports progress.
+        progress: Reports a line of progress.
     """
     found = environment(settings)
     start = perf_counter()
-    measurements = part.measure(settings, tell)
+    measurements = part.measure(settings, progress)
     result = Result(part, found, perf_counter() - start, measurements)
     _write(result, settings.results)
     return result
 
 
 def load(part: Part, folder: Path) -> Result | None:
-    """Return the last result of a part, or `None` if there is none.
+    """Return the stored result of a part, or None if the part was never run.
 
     Args:
         part: Part.
-        folder: Folder with results.
+        folder: Folder with the stored results.
     """
     path = folder / f"{part.name}.json"
     if not path.exists():
@@ -95,7 +96,7 @@ def load(part: Part, folder: Path) -> Result | None:
 
 
 def write_pictures(result: Result, folder: Path) -> list[str]:
-    """Write the pictures of a result into a folder, and return their file names."""
+    """Write the figures of a result into a folder, and return their file names."""
     folder.mkdir(parents=True, exist_ok=True)
     names = []
     for name, figure in result.part.draw(result.measurements).items():

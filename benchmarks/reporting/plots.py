@@ -1,4 +1,4 @@
-"""Helpers for all pictures: colours, sizes, grouped bars, lines over two logarithmic axes."""
+"""Helpers for all figures: colours, sizes, grouped bars and legends."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _UPRIGHT = 4
 
 
 def figure(columns: int = 1, width: float = 7.5, height: float = 3.6) -> tuple[Figure, list[Axes]]:
-    """Return a figure with axes in a row.
+    """Return a figure with axes side by side.
 
     Args:
         columns: Number of axes.
-        width: Width of the figure in inches.
-        height: Height of the figure in inches.
+        width: Width of the figure, inches.
+        height: Height, inches.
     """
     made = Figure(figsize=(width, height), layout="constrained")
     axes = [made.add_subplot(1, columns, column + 1) for column in range(columns)]
@@ -33,7 +33,7 @@ def figure(columns: int = 1, width: float = 7.5, height: float = 3.6) -> tuple[F
 
 
 def grouped_bars(axis: Axes, names: Sequence[str], heights: Mapping[str, Sequence[float | None]]) -> None:
-    """Draw bars in groups, without bars for missing measurements.
+    """Draw groups of bars, without a bar for a missing measurement.
 
     Args:
         axis: Axes.
@@ -50,7 +50,7 @@ def grouped_bars(axis: Axes, names: Sequence[str], heights: Mapping[str, Sequenc
 
 
 def name_groups(axis: Axes, names: Sequence[str]) -> None:
-    """Write names below groups, slanted if there are many.
+    """Label the groups with their names, which are slanted if there are many.
 
     Args:
         axis: Axes, with a group at each whole number.
@@ -63,11 +63,11 @@ def name_groups(axis: Axes, names: Sequence[str]) -> None:
 
 
 def legend(picture: Figure, below: bool = False) -> None:
-    """Draw one legend for all axes of a figure.
+    """Add one legend for all axes of a figure.
 
     Args:
-        picture: Figure whose axes have labelled elements.
-        below: If True, the legend is below the axes, else at their right.
+        picture: Figure with labelled lines or bars.
+        below: Place the legend below the axes, rather than to their right.
     """
     labelled: dict[str, Artist] = {}
     for axis in picture.axes:

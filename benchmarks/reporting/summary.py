@@ -1,4 +1,4 @@
-"""Tables and targets as plain text, which all outputs share."""
+"""Tables and targets in plain text, shared by all outputs."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Table:
     """A table; the first column names the row.
 
     Attributes:
-        title: Title of the table.
+        title: Title.
         columns: Headings.
-        rows: Rows of cells; each cell is a text.
+        rows: Texts of the cells.
     """
 
     title: str
@@ -29,12 +29,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Target:
-    """A target, and the measured value that is compared with it.
+    """A target, and whether the measurement meets it.
 
     Attributes:
         wanted: The target in words.
-        measured: The measured value in words.
-        met: True if the target is met, False if it is missed, `None` if it cannot be judged.
+        measured: The measurement in words.
+        met: Whether the target is met; None if it could not be judged.
     """
 
     wanted: str
@@ -43,7 +43,7 @@ class Target:
 
     @property
     def verdict(self) -> str:
-        """Return yes, no, or a text for a target that cannot be judged."""
+        """Return "yes", "no" or "not judged"."""
         return NOT_JUDGED if self.met is None else yes_or_no(self.met)
 
 
@@ -56,12 +56,12 @@ class Summary:
 
 
 def yes_or_no(met: bool) -> str:
-    """Return yes or no."""
+    """Return "yes" if a target is met, otherwise "no"."""
     return "yes" if met else "no"
 
 
 def seconds_text(measurement: dict[str, Any] | None) -> str:
-    """Return a time, with a note if steps were not finite or ran only once, or the reason why it is missing."""
+    """Return a time, or the reason of a failure; a note says if the step was not finite, or ran only once."""
     if measurement is None:
         return ""
     if failed(measurement):
@@ -84,14 +84,14 @@ def size(number: float) -> str:
 
 
 def size_text(measurement: dict[str, Any] | None) -> str:
-    """Return a peak memory, or the reason why it is missing."""
+    """Return a peak memory, or the reason of a failure."""
     if measurement is None:
         return ""
     return str(measurement["failure"]) if failed(measurement) else size(measurement["bytes"])
 
 
 def times(ratio: float | None) -> str:
-    """Return a ratio as text, which is empty if there is none."""
+    """Return the text of a ratio, empty if there is none."""
     return "" if ratio is None else f"{ratio:.3g}×"
 
 
@@ -108,13 +108,13 @@ def geometric_mean(values: Sequence[float]) -> float:
 
 
 def worst_target(wanted: str, found: dict[str, float | None], bound: float, at_least: bool, unit: str = "×") -> Target:
-    """Return a target that all of several numbers must reach.
+    """Return a target that each of several numbers must meet.
 
     Args:
         wanted: The target in words.
-        found: Numbers by subject; `None` for a missing number.
-        bound: Bound for each number.
-        at_least: If True, the bound is a lower bound, else an upper bound.
+        found: Numbers by the name of what they measure; None if there is no measurement.
+        bound: Bound on each number.
+        at_least: The numbers must be at least the bound, rather than at most.
         unit: Unit of the numbers.
     """
     known = {name: value for name, value in found.items() if value is not None}

@@ -1,4 +1,4 @@
-"""A side that computes its direction with an extension and hook of BackPACK, as ViViT introduced them."""
+"""Base class of the sides whose computation provides an extension and a hook for BackPACK, as in ViViT."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.sides.side import Side
 
 
 class ComputingSide(Side):
-    """Base class; a subclass sets `_computation` and its tables of groups, `_groups`."""
+    """A side with a computation; a subclass sets `_computation` and its parameter groups, `_groups`."""
 
     _computation: Any
     _groups: list[dict[str, Any]]

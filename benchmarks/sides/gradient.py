@@ -1,4 +1,4 @@
-"""A plain step of gradient descent, whose time is the unit of all times."""
+"""A plain gradient descent step, which serves as the unit of all times."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from benchmarks.sides.side import Side
 
 
 class GradientSide(Side):
-    """Forward pass, backward pass, update; the model is not extended."""
+    """Forward pass, backward pass and update of a model without BackPACK."""
 
     def direction(self) -> list[Tensor]:
         """Return the negative gradient."""

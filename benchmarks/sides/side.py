@@ -1,4 +1,4 @@
-"""Base class of the sides of a comparison."""
+"""Base class of the sides of the comparison."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Side(ABC):
 
     Attributes:
         case: Case to measure.
-        problem: The side's own copy of the problem.
+        problem: This side's own copy of the problem.
     """
 
     def __init__(self, case: Case, device: str = "cpu") -> None:
-        """Set the side up; this is not measured.
+        """Set the side up. This is not measured.
 
         Args:
             case: Case to measure.
@@ -34,10 +34,10 @@ class Side(ABC):
 
     @abstractmethod
     def direction(self) -> list[Tensor]:
-        """Return the direction in which the parameters move, in the order of `model.parameters()`."""
+        """Return the direction of the update, in the order of `model.parameters()`."""
 
     def step(self) -> None:
-        """Make a full step; this is measured."""
+        """Make a full step. This is what is measured."""
         for parameter in self.problem.model.parameters():
             parameter.grad = None
         moves = self.direction()
@@ -47,11 +47,11 @@ class Side(ABC):
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Restore the parameters, so that all steps are equal; this is not measured."""
+        """Restore the initial parameters, so that every step is the same. This is not measured."""
         for parameter, start in zip(self.problem.model.parameters(), self._start, strict=True):
             parameter.copy_(start)
 
     @torch.no_grad()
     def is_finite(self) -> bool:
-        """Return whether the parameters are finite; this is not measured."""
+        """Return whether the parameters are finite. This is not measured."""
         return all(bool(torch.isfinite(parameter).all()) for parameter in self.problem.model.parameters())

@@ -1,6 +1,6 @@
-"""ViViT's damped Newton step, from `vivit-for-pytorch` 1.0.0 as it is in the package index.
+"""ViViT's damped Newton step, from the unmodified package `vivit-for-pytorch` 1.0.0.
 
-One thing is mended from outside: `Tensor.symeig`, which PyTorch removed, is mapped to `torch.linalg.eigh`.
+ViViT calls `Tensor.symeig`, which PyTorch removed. It is replaced by a function that calls `torch.linalg.eigh`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ def symeig(matrix: Tensor, eigenvectors: bool = False, upper: bool = True) -> tu
 
     Args:
         matrix: Symmetric matrix.
-        eigenvectors: If False, the second result is an empty tensor.
-        upper: Read the upper triangle if True, else the lower one.
+        eigenvectors: Also compute eigenvectors; otherwise the second tensor is empty.
+        upper: Read the upper triangle of the matrix, rather than the lower one.
     """
     triangle = "U" if upper else "L"
     if eigenvectors:
@@ -29,7 +29,7 @@ def symeig(matrix: Tensor, eigenvectors: bool = False, upper: bool = True) -> tu
 
 
 def top_10(evals: Tensor) -> list[int]:
-    """Return the indices of the ten largest of ascending eigenvalues."""
+    """Return the indices of the ten largest of the ascending eigenvalues."""
     return list(range(evals.numel()))[-10:]
 
 
@@ -44,7 +44,7 @@ def constant(evals: Tensor, evecs: Tensor, gammas: Tensor, lambdas: Tensor) -> T
 
 
 class VivitSide(ComputingSide):
-    """`vivit.DirectionalDampedNewtonComputation`, with its warning about small eigenvalues turned off.
+    """`vivit.DirectionalDampedNewtonComputation`, without its warning about small eigenvalues.
 
     Raises:
         ModuleNotFoundError: ViViT is not installed.
@@ -54,7 +54,7 @@ class VivitSide(ComputingSide):
         super().__init__(case, device)
         import vivit
 
-        torch.Tensor.symeig = symeig  # type: ignore[method-assign]  # raises an error today
+        torch.Tensor.symeig = symeig  # type: ignore[method-assign]  # the present attribute only raises an error
         self._computation = vivit.DirectionalDampedNewtonComputation(
             mc_samples_ggn=0 if case.curvature == "exact" else 1, warn_small_eigvals=0
         )

@@ -1,4 +1,4 @@
-"""Turns warnings into errors while sphinx-gallery runs an example."""
+"""Warning filters that turn warnings into errors while sphinx-gallery runs an example."""
 
 import warnings
 from contextlib import ExitStack
@@ -7,7 +7,7 @@ _running = ExitStack()
 
 
 def set_filters(gallery_conf: dict, file_name: str, when: str) -> None:
-    """Set the warning filters before an example and restore them after it; sphinx-gallery calls this function."""
+    """Set the filters before an example, and restore them after it. Sphinx-gallery calls this function."""
     _running.close()
     if when == "before":
         _running.enter_context(warnings.catch_warnings())

@@ -1,4 +1,4 @@
-"""Keeps napoleon from reading the text before a colon in the docstring of a property as its type."""
+"""Fix for docstrings of properties: napoleon reads the text before a colon in their first line as a type."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from sphinx.application import Sphinx
 
 
 def begin_with_comment(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Put an empty comment first, since napoleon looks for a type in the first line only."""
+    """Put an empty comment first, so that napoleon finds no type there; types are annotations in this project."""
     if what in ("attribute", "property"):
         lines[:0] = ["..", ""]
 

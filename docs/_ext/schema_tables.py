@@ -1,7 +1,7 @@
-"""Directives that generate the config reference from the pydantic schema, so that it is always up to date.
+"""Directives that generate the config reference from the pydantic schema, so that it is never outdated.
 
-`{schema-table} ddn_core.config.GroupConfig` inserts the table of a model's fields. `{kind-tables} damping` inserts a
-section for each built-in kind of a family, with its docstring and the table of its fields. `{supported-modules}` lists
+`{schema-table} ddn_core.config.GroupConfig` makes the table of a model's fields. `{kind-tables} damping` makes a
+section for each built-in kind of a family, with its docstring and the table of its fields. `{supported-modules}` names
 the layers and losses that the engine supports.
 """
 
@@ -86,7 +86,7 @@ def row(texts: tuple[str, ...]) -> nodes.row:
 
 
 def inline(text: str) -> list[nodes.Node]:
-    """Return a text as nodes, with code between backticks."""
+    """Return a text as nodes, with code for the parts in backticks."""
     parts = re.split(r"`+([^`]+)`+", text)
     return [nodes.literal(text=part) if i % 2 else nodes.Text(part) for i, part in enumerate(parts) if part]
 

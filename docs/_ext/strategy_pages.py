@@ -1,4 +1,4 @@
-"""Writes a page for each built-in strategy before the build: docstring, fields, example, and a plot of its effect.
+"""Generator of a page for each built-in strategy: docstring, fields, an example, and a plot of its effect.
 
 The pages are in `docs/strategies/generated`, which git ignores. Unchanged pages are not written again, so that a second
 build is quick.

@@ -8,11 +8,11 @@ from ddn_core.testing import typical_directions
 
 DIRECTIONS = typical_directions(count=60, samples=64, outputs=10, seed=1)
 STEPS = {"schedule": (0, 250, 500), "switch": (0, 250, 500)}
-CURVATURE, CHOSEN, LEFT = "0.35", "#d55e00", "0.8"  # the second of the colour-blind-safe palette by Okabe and Ito
+CURVATURE, CHOSEN, LEFT = "0.35", "#d55e00", "0.8"  # the second is from the colour-blind-safe palette of Okabe and Ito
 
 
 def plot_damping(damping: Damping) -> Figure:
-    """Return a figure: dampings and curvatures at the left, steps with and without damping at the right."""
+    """Return a figure with dampings and curvatures on the left, and steps with and without damping on the right."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     ranks = range(len(DIRECTIONS), 0, -1)
@@ -39,7 +39,7 @@ def plot_damping(damping: Damping) -> Figure:
 
 
 def plot_criterion(criterion: Criterion) -> Figure:
-    """Return a figure: the chosen directions among the eigenvalues at the left, their gradients at the right."""
+    """Return a figure with the chosen eigenvalues on the left, and their directional gradients on the right."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     ranks = torch.arange(len(DIRECTIONS), 0, -1)

@@ -1,9 +1,9 @@
 """
-Under PyTorch Lightning
-=======================
+Training with PyTorch Lightning
+===============================
 
-Automatic optimization, a schedule, a rule for steps that raise the loss, a checkpoint, and going on from it: the run
-that was resumed ends bit by bit as the one that was not.
+This example uses automatic optimization, a schedule, a rule for steps that raise the loss, and a checkpoint. A run that
+resumes from the checkpoint ends bit by bit like the run that was not interrupted.
 """
 
 import logging
@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-warnings.filterwarnings("ignore", category=DeprecationWarning)  # of what Lightning imports
+warnings.filterwarnings("ignore", category=DeprecationWarning)  # from packages that Lightning imports
 warnings.filterwarnings("ignore", category=FutureWarning)
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 
@@ -26,7 +26,7 @@ from ddn_core.integrations.lightning import CurvatureModule
 
 
 class Classifier(CurvatureModule, LightningModule):
-    """A small network; model and loss function are extended once, here."""
+    """A small network; its constructor extends the model and the loss function once."""
 
     def __init__(self):
         super().__init__()
@@ -76,14 +76,14 @@ warnings.filterwarnings(
 )
 with tempfile.TemporaryDirectory() as folder:
     seed_everything(0, verbose=False)
-    whole = Classifier()
-    trainer(4, folder).fit(whole, loader(images[train], digits[train]))
+    uninterrupted = Classifier()
+    trainer(4, folder).fit(uninterrupted, loader(images[train], digits[train]))
 
     seed_everything(0, verbose=False)
-    part = Classifier()
-    first = trainer(2, folder)
-    first.fit(part, loader(images[train], digits[train]))
-    first.save_checkpoint(Path(folder) / "half.ckpt")
+    interrupted = Classifier()
+    first_half = trainer(2, folder)
+    first_half.fit(interrupted, loader(images[train], digits[train]))
+    first_half.save_checkpoint(Path(folder) / "half.ckpt")
 
     resumed = Classifier()
     trainer(4, folder).fit(
@@ -91,7 +91,7 @@ with tempfile.TemporaryDirectory() as folder:
     )
 
 with torch.no_grad():
-    accuracy = (whole.model(images[test]).argmax(1) == digits[test]).float().mean()
-same = all(torch.equal(*pair) for pair in zip(whole.parameters(), resumed.parameters(), strict=True))
+    accuracy = (uninterrupted.model(images[test]).argmax(1) == digits[test]).float().mean()
+same = all(torch.equal(*pair) for pair in zip(uninterrupted.parameters(), resumed.parameters(), strict=True))
 print(f"test accuracy {accuracy:.3f}; the resumed run ended {'bit-identical' if same else 'different'}")
 assert same

@@ -7,9 +7,9 @@ A damped Newton step, checked against a dense GGN
 .. math::
     s = \\sum_{k=1}^{K} \\frac{-\\bar\\gamma_k}{\\bar\\lambda_k + \\delta_k}\\, e_k
 
-of a parameter group in one backward pass. This example computes it for a network that is small enough to form the
-generalized Gauss-Newton matrix (GGN), reads the quantities that the step is made of, and compares the step with the
-one that :mod:`torch.autograd` and a dense eigendecomposition give.
+of a parameter group in one backward pass. This example uses a network that is small enough to form its generalized
+Gauss-Newton matrix (GGN). It computes the step, reads the quantities in the formula, and compares the step with one
+computed by :mod:`torch.autograd` and a dense eigendecomposition.
 """
 
 from copy import deepcopy
@@ -29,7 +29,8 @@ torch.manual_seed(0)
 # Data, model and loss
 # --------------------
 #
-# Four samples, and a network with three linear layers. Its 88 parameters make a GGN of shape ``[88, 88]``.
+# The batch has four samples, and the network has three linear layers. With 88 parameters, its GGN has shape ``[88,
+# 88]``.
 
 N = 4
 D_IN, D_HIDDEN, D_OUT = 7, 5, 3
@@ -47,8 +48,8 @@ model = Sequential(
 loss_function = MSELoss(reduction="mean")
 
 # %%
-# BackPACK needs its hooks on both, and they have to be there before the forward pass. Plain copies are kept for the
-# comparison.
+# ``extend`` adds BackPACK's hooks to the model and to the loss function. They must be there before the forward pass. We
+# keep plain copies for the comparison.
 
 plain_model = deepcopy(model)
 plain_loss_function = deepcopy(loss_function)
@@ -62,8 +63,8 @@ loss = loss_function(model(X), y)
 # Criterion and damping
 # ---------------------
 #
-# A criterion chooses the directions, a damping damps them. Both may be plain functions. The criterion is given all R
-# eigenvalues of the Gram matrix in ascending order, here R = N · C = 12, and returns the indices of those to keep.
+# A criterion chooses the directions, and a damping damps them. Both may be plain functions. The criterion receives all
+# R eigenvalues of the Gram matrix in ascending order, here R = N · C = 12, and returns the indices of those to keep.
 
 
 def select_top_k(evals: Tensor, k: int = 4) -> list[int]:
@@ -72,9 +73,8 @@ def select_top_k(evals: Tensor, k: int = 4) -> list[int]:
 
 
 # %%
-# The damping is given the quantities of the K chosen directions and returns a damping for each of them. This one
-# ignores what it is given. One that weighs the noise of the gradient would read the spread of ``gammas`` over the
-# samples.
+# The damping receives the quantities of the K chosen directions and returns a damping for each of them. This one
+# ignores their values. A damping that accounts for gradient noise would use the spread of ``gammas`` over the samples.
 
 DAMPING = 1.0
 
@@ -92,7 +92,7 @@ def constant_damping(evals: Tensor, evecs: Tensor, gammas: Tensor, lambdas: Tens
 
 
 # %%
-# A parameter group is a table of parameters, criterion and damping.
+# A parameter group is a dictionary with parameters, criterion and damping.
 
 group = {"params": list(model.parameters()), "criterion": select_top_k, "damping": constant_damping}
 
@@ -100,8 +100,8 @@ group = {"params": list(model.parameters()), "criterion": select_top_k, "damping
 # One backward pass
 # -----------------
 #
-# The computation gives BackPACK an extension and a hook. The step of every group is computed before ``backward``
-# returns; ``.grad`` holds the gradient, as after any backward pass.
+# The computation provides an extension and a hook for BackPACK. It computes the step of every group before ``backward``
+# returns. ``.grad`` holds the gradient, as after any backward pass.
 
 computation = DirectionalDampedNewtonComputation()
 
@@ -111,17 +111,17 @@ with backpack(*computation.get_extensions(), extension_hook=computation.get_exte
 newton_step = computation.get_result(group)
 
 # %%
-# The step has the format of ``group["params"]``.
+# The step is a list of tensors with the shapes of ``group["params"]``.
 
 for parameter, move in zip(group["params"], newton_step, strict=True):
     print(f"parameter {list(parameter.shape)!s:>8}   step {list(move.shape)!s:>8}")
 
 # %%
-# What the step is made of
-# ------------------------
+# The quantities in the step
+# --------------------------
 #
-# ``get_directions`` gives the K = 4 chosen directions with their dampings. One sample contributes the row
-# ``gammas[n]`` to the gradient, and ``lambdas[n]`` to the curvature, along each direction.
+# ``get_directions`` returns the K = 4 chosen directions with their dampings. ``gammas[n]`` and ``lambdas[n]`` are the
+# gradient and the curvature of sample n along each direction.
 
 directions = computation.get_directions(group)
 
@@ -138,8 +138,8 @@ print("mean of gammas ", directions.gammas.mean(0))
 print("coefficients   ", directions.coefficients)
 
 # %%
-# The directions in parameter space are formed on request, for each parameter of shape ``[...]`` as ``[K, ...]``. They
-# are orthonormal once they are flattened and joined over the parameters.
+# ``eigenvectors`` forms the directions in parameter space: for a parameter of shape ``[...]``, a tensor ``[K, ...]``.
+# Flattened and concatenated over the parameters, they are orthonormal.
 
 vectors = torch.cat([part.flatten(1) for part in directions.eigenvectors()], dim=1)
 print("vectors     ", list(vectors.shape))
@@ -159,7 +159,7 @@ ggn = dense_ggn(plain_model, plain_loss_function, X, y)
 print("gradient", list(gradient.shape), "  GGN", list(ggn.shape))
 
 # %%
-# Its leading eigenpairs give the same step by the formula at the top of this page.
+# With its leading eigenpairs, the formula at the top of this page gives the same step.
 
 evals, evecs = torch.linalg.eigh(ggn)
 keep = select_top_k(evals)
@@ -175,9 +175,9 @@ print("The damped Newton steps match.")
 # The same with strategies from a config
 # --------------------------------------
 #
-# A table with a ``kind`` stands for an installed strategy, as it does in a config file. The criterion ``top-k`` and the
-# damping ``constant`` do what the two functions above do. The computation takes any number of backward passes; each
-# replaces the results of the one before.
+# A dictionary with a ``kind`` names an installed strategy, as in a config file. The criterion ``top-k`` and the damping
+# ``constant`` do the same as the two functions above. A computation can be used for any number of backward passes; each
+# pass replaces the results of the one before.
 
 configured = {
     "params": list(model.parameters()),
@@ -191,5 +191,5 @@ with backpack(*computation.get_extensions(), extension_hook=computation.get_exte
 
 configured_step = parameters_to_vector(computation.get_result(configured))
 if not torch.allclose(configured_step, newton_step_flat, rtol=1e-5, atol=1e-7):
-    raise ValueError("The step of the config tables differs from that of the functions.")
-print("The step of the config tables matches that of the functions.")
+    raise ValueError("The step of the configured strategies differs from that of the functions.")
+print("The step of the configured strategies matches that of the functions.")

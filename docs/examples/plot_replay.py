@@ -2,13 +2,13 @@
 Strategies on recorded curvature
 ================================
 
-``ddn train --record`` writes the curvature of some steps. Any criterion and damping can then be tried on them, without
-a model and without data, in milliseconds. A small trace of a real run comes with `ddn`: a network on digits, early, in
-the middle and late in its training.
+``ddn train --record`` writes the curvature of some steps. You can then try any criterion and damping on these steps in
+milliseconds, without a model and without data. A small trace of a real run comes with `ddn`: a network on the digits,
+early, in the middle and late in its training.
 """
 
 # %%
-# Three lines are enough. What the run itself did stands first.
+# A few lines are enough. The first row of the table shows the choices of the run itself.
 
 from ddn_core.testing import digits_trace
 from ddn_core.traces import replay
@@ -21,10 +21,10 @@ candidates = {
 replay(digits_trace(), candidates)
 
 # %%
-# *Predicted* is the decrease of the loss by the quadratic model of the very samples that the step was made of. It
-# always favours the weaker damping. *Expected* is the decrease by held-out samples: the step is made of one half of the
-# batch, directions and all, and judged by slope and curvature of the other half. A strategy that follows noise is found
-# out by the gap between the two.
+# *Predicted* is the decrease of the loss by the quadratic model of the same samples from which the step was computed.
+# It always favours the weaker damping. *Expected* is the decrease on held-out samples: the step, with its directions,
+# is computed from one half of the batch, and evaluated with the slope and the curvature of the other half. A wide gap
+# between the two shows that a strategy follows noise.
 
 import matplotlib.pyplot as plt
 
@@ -36,7 +36,7 @@ candidate_dampings(result, step=30, ax=left)
 _ = candidate_decreases(result, ax=right)
 
 # %%
-# A new strategy is a class with one method; see :doc:`/plugins`. It is tried like any other.
+# A new strategy is a class with one method; see :doc:`/plugins`. You can replay it like any other.
 
 from torch import Tensor, full_like
 
@@ -47,7 +47,7 @@ class Median(Damping, kind="mine/median"):
     """Damp by the median of the eigenvalues."""
 
     def damp(self, directions: Directions) -> Tensor:
-        """Return the same damping for all."""
+        """Return the median eigenvalue as the damping of every direction."""
         return full_like(directions.evals, float(directions.evals.median()))
 
 

@@ -2,9 +2,9 @@
 Spectrum and step during training
 =================================
 
-The GGN of a classifier has few eigenvalues that stand out, and fewer and fewer that matter as the loss falls. This
-example trains a small network on scikit-learn's digits with :class:`~ddn_core.DirectionalDampedNewton` and
-reads from ``optimizer.last_step`` what each step did.
+The GGN of a classifier has a few large eigenvalues, and the number of eigenvalues that matter decreases as the loss
+falls. This example trains a small network on scikit-learn's digits with :class:`~ddn_core.DirectionalDampedNewton`.
+After each step, it reads the step's report from ``optimizer.last_step``.
 """
 
 import matplotlib.pyplot as plt
@@ -20,9 +20,10 @@ torch.manual_seed(0)
 # Model, data and optimizer
 # -------------------------
 #
-# The problem ``digits-mlp`` brings model, loss and data. A batch of 64 samples with 10 outputs each makes a Gram matrix
-# with R = 640 columns. One group takes all parameters, keeps the eigenvalues that are at least 1e-4 of the largest,
-# and damps each direction with the larger of a constant and a tenth of the largest eigenvalue.
+# The problem ``digits-mlp`` provides the model, the loss and the data. A batch has 64 samples with 10 outputs each, so
+# the Gram matrix has R = 640 columns. One group takes all parameters. It keeps the eigenvalues that are at least 1e-4
+# of the largest one, and damps each direction by a constant or by a tenth of the largest eigenvalue, whichever is
+# larger.
 
 problem = DigitsMlp(hidden=[64, 32], activation="tanh", batch_size=64).load()
 model = extend(problem.model)
@@ -47,7 +48,7 @@ optimizer = DirectionalDampedNewton(
 # Training
 # --------
 #
-# Two passes over the data. ``last_step`` has a report for each group; there is one.
+# We make two passes over the data. ``last_step`` has a report for each group, and here there is one group.
 
 reports, losses = [], []
 for _ in range(2):
@@ -71,10 +72,10 @@ for step in (0, len(reports) - 1):
 # The spectrum before and after
 # -----------------------------
 #
-# ``all_evals`` are the eigenvalues before the criterion chose, ascending; those that are numerically zero may be
-# slightly negative, and are left out here. The dots mark where the chosen directions end.
+# ``all_evals`` are all eigenvalues, from which the criterion chose, in ascending order. Eigenvalues that are
+# numerically zero may be slightly negative, and are left out here. The dots mark the smallest chosen eigenvalue.
 
-EARLY, LATE = "#0072b2", "#d55e00"  # of the colour-blind-safe palette by Okabe and Ito
+EARLY, LATE = "#0072b2", "#d55e00"  # from the colour-blind-safe palette of Okabe and Ito
 
 figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
 for step, color in ((0, EARLY), (len(reports) - 1, LATE)):
@@ -97,8 +98,8 @@ plt.show()
 # The step along each direction
 # -----------------------------
 #
-# A coefficient is the length of the step along its direction, ``-γ_k / (λ_k + δ_k)``. Where the damping lies above the
-# eigenvalue, it shortens the step; where it lies below, the step is close to the Newton step.
+# A coefficient is the length of the step along its direction, ``-γ_k / (λ_k + δ_k)``. Where the damping is larger than
+# the eigenvalue, it shortens the step. Where it is smaller, the step is close to the Newton step.
 
 report = reports[-1]
 evals = report.evals.tolist()

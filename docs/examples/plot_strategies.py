@@ -2,9 +2,9 @@
 One problem, several dampings
 =============================
 
-Which damping suits a problem is found by trying: each is a table, and everything else stays. This example trains a
-small network on scikit-learn's digits with five of the dampings from :doc:`/strategies/index`, and looks at what they
-did.
+To find out which damping suits a problem, try several: each is a table in the config, and everything else stays the
+same. This example trains a small network on scikit-learn's digits with five of the dampings from
+:doc:`/strategies/index`, and compares their losses and dampings.
 """
 
 import matplotlib.pyplot as plt
@@ -31,11 +31,12 @@ DAMPINGS = {
 # Training
 # --------
 #
-# Four passes over the data for each damping, from the same initial weights and with the same batches. The closure gives
-# the loss after the step to the dampings that learn from it; the others do not call it.
+# Each damping trains for four passes over the data, from the same initial weights and with the same batches. The
+# closure computes the loss after the step for the dampings that adapt to it. The optimizer does not call it for the
+# others.
 #
-# A batch is fitted easily: the quadratic model predicts the loss of the batch well, and a step that trusts it too far
-# still harms the other samples. So the adaptive damping has a floor here, and the noise-driven one a constant added.
+# The quadratic model predicts the loss of the batch itself well, even for a step that harms the other samples.
+# Therefore the adaptive damping has a lower bound here, and the noise-driven damping has a constant added.
 
 
 def train(damping):
@@ -62,11 +63,12 @@ for name, (losses, reports) in runs.items():
     print(f"{name:20} loss {sum(losses[-5:]) / 5:.3f}, last step of norm {reports[-1].step_norm:.2f}")
 
 # %%
-# What they did
-# -------------
+# Losses and dampings
+# -------------------
 #
-# At the left the loss. At the right the median damping of each step: the adaptive ones follow how well the quadratic
-# model predicts the loss, the scheduled one the step count, and the noise-driven one the samples of each batch.
+# The left plot shows the loss, and the right plot the median damping of each step. The adaptive dampings depend on how
+# well the quadratic model predicted the loss, the scheduled one on the step count, and the noise-driven one on the
+# samples of each batch.
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
 for name, (losses, reports) in runs.items():
@@ -78,7 +80,8 @@ left.legend()
 plt.show()
 
 # %%
-# The same from a config file: ``--set`` replaces the damping, and ``ddn train`` writes a run folder for each.
+# You can do the same from a config file: ``--set`` replaces the damping, and ``ddn train`` writes a run folder for
+# each.
 #
 # .. code-block:: console
 #

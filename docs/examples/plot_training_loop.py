@@ -2,15 +2,15 @@
 A training loop
 ===============
 
-Two groups with settings of their own, a schedule, a rule for steps that raise the loss, checkpoints, and event files
-for TensorBoard where it is installed.
+This training loop has two groups with different settings, a schedule, a rule for steps that raise the loss, and
+checkpoints. If TensorBoard is installed, it also writes event files.
 """
 
 # %%
 # Model and data
 # --------------
 #
-# Model and loss function are extended by BackPACK, once.
+# Extend the model and the loss function with BackPACK, once.
 
 import tempfile
 from pathlib import Path
@@ -35,8 +35,8 @@ loss_function = extend(nn.CrossEntropyLoss())
 # The optimizer
 # -------------
 #
-# The first layer moves along its 40 leading directions, with momentum; the second takes all directions, and decays its
-# weights. A step that raises the loss of its batch is shortened.
+# The first layer moves along its 40 leading directions, with momentum. The second layer uses all directions and weight
+# decay. If a step raises the loss of its batch, the optimizer shortens it.
 
 optimizer = DirectionalDampedNewton(
     model.named_parameters(),
@@ -63,7 +63,7 @@ scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=4)
 # Four epochs
 # -----------
 #
-# ``write_step`` of :mod:`ddn_core.integrations.tensorboard` takes any ``SummaryWriter``.
+# ``write_step`` from :mod:`ddn_core.integrations.tensorboard` accepts any ``SummaryWriter``.
 
 try:
     from torch.utils.tensorboard import SummaryWriter
@@ -99,8 +99,8 @@ if writer:
 folder.cleanup()
 
 # %%
-# What the steps did
-# ------------------
+# Loss and step norms
+# -------------------
 
 report = optimizer.last_step
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")

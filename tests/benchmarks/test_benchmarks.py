@@ -24,8 +24,7 @@ from benchmarks.measuring.memory import memory_of_step
 from benchmarks.measuring.own_process import in_own_process
 from benchmarks.measuring.reference import errors_of_sides, reference_steps
 from benchmarks.measuring.timing import time_sides
-from benchmarks.measuring.unavoidable import PARTS as UNAVOIDABLE
-from benchmarks.measuring.unavoidable import time_parts
+from benchmarks.measuring.unavoidable import OPERATIONS, time_operations
 from benchmarks.parts import PARTS
 from benchmarks.problems import Problem, make_problem, parameter_groups
 from benchmarks.settings import Settings
@@ -112,7 +111,7 @@ def test_reference_agrees_with_the_dense_twin(tiny, grouping):
 
 
 @pytest.mark.parametrize("way", [0, 1, -1])
-def test_gram_of_the_unavoidable_parts_has_the_spectrum_of_the_dense_ggn(tiny, way):
+def test_gram_of_the_unavoidable_operations_has_the_spectrum_of_the_dense_ggn(tiny, way):
     expected = torch.linalg.eigvalsh(dense_ggn(tiny.model, tiny.loss_function, tiny.inputs, tiny.targets))
     layers = layers_with_columns(tiny)
     gram = total_gram(layers, [layer.ways()[way] for layer in layers])
@@ -150,7 +149,7 @@ def test_symeig_is_what_torch_had():
 def test_measurements_of_a_tiny_case():
     case = asdict(Case("mlp-64", samples=2))
     sides = ["gradient", "ours", "vivit"]
-    found = time_sides(case, sides, repetitions=2, insist=True, device="cpu")
+    found = time_sides(case, sides, repetitions=2, repeat_slow=True, device="cpu")
     assert found["ours"]["seconds"] > 0
     assert found["ours"]["finite"]
     assert memory_of_step(case, "ours", "cpu")["bytes"] > 0
@@ -158,8 +157,8 @@ def test_measurements_of_a_tiny_case():
     assert errors["top-10"]["ours"]["error"] < 1e-4
     for result in (found["vivit"], errors["top-10"]["vivit"]):
         assert ("failure" in result) == (find_spec("vivit") is None)
-    parts = time_parts(asdict(Case("2c2d", samples=1)), repetitions=1, device="cpu")
-    assert all(parts[part]["seconds"] > 0 for part in UNAVOIDABLE)
+    times = time_operations(asdict(Case("2c2d", samples=1)), repetitions=1, device="cpu")
+    assert all(times[operation]["seconds"] > 0 for operation in OPERATIONS)
 
 
 def test_small_model_on_a_big_batch():
