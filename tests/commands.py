@@ -12,22 +12,47 @@ import time
 import warnings
 from pathlib import Path
 
+import pytest
 
-def ddn(*arguments, cwd=None, **variables):
+
+def ddn(*arguments, cwd=None, site=None, **variables):
     """Run the command in this process, which saves the seconds that a new one needs to import torch.
 
     An exception that the command does not handle is raised here; in a process it would be a traceback.
+
+    Args:
+        arguments: Arguments of the command.
+        cwd: Folder to run it in.
+        site: Folder with installed packages, in addition to those of the environment.
+        variables: Environment variables.
     """
     from typer.testing import CliRunner
 
     from ddn_core.cli.app import app
 
     environment = {"COLUMNS": "250", "NO_COLOR": "1", **variables}
-    with contextlib.chdir(cwd or "."):
+    with contextlib.chdir(cwd or "."), _installed(site):
         result = CliRunner().invoke(app, [*map(str, arguments)], env=environment)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return subprocess.CompletedProcess(arguments, result.exit_code, result.stdout, result.stderr)
+
+
+@contextlib.contextmanager
+def _installed(site):
+    """Make the packages of a folder importable, and forget them afterwards."""
+    from ddn_core.plugins.registry import installed_registry
+
+    with pytest.MonkeyPatch.context() as patch:
+        if site is not None:
+            patch.syspath_prepend(str(site))
+        installed_registry.cache_clear()
+        try:
+            yield
+        finally:
+            installed_registry.cache_clear()
+            for name in [name for name in sys.modules if name.partition(".")[0].endswith("_ddn")]:
+                del sys.modules[name]
 
 
 def ddn_process(*arguments, cwd=None):

@@ -24,6 +24,7 @@ from ddn_core.plugins.describe import example
 from ddn_core.plugins.discovery import API_VERSION, installed_entries
 from ddn_core.plugins.permission import Permission
 from ddn_core.plugins.registry import Registry, installed_registry
+from tests.commands import ddn
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ROOT / "tests" / "plugins"
@@ -52,13 +53,6 @@ def entries(site, monkeypatch):
     yield installed_entries()
     for name in set(sys.modules) - before:
         del sys.modules[name]
-
-
-def ddn(*arguments, site=None, cwd=None, **variables):
-    """Run the real command, in an environment with the packages of a site."""
-    environment = {"PATH": "", "COLUMNS": "160", "PYTHONWARNINGS": "error", "PYTHONPATH": str(site or ""), **variables}
-    command = [sys.executable, "-c", "from ddn_core.cli import main; main()", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
 
 
 # Version of the API

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
+import runpy
 import tomllib
 import warnings
 from pathlib import Path
 
+import matplotlib.pyplot
 import pytest
 import torch
 
 from ddn_core.errors import ConfigError
+from tests.commands import ddn
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -68,7 +68,9 @@ def test_examples_are_as_short_as_promised():
     assert len([line for line in plugin.splitlines() if line.strip()]) <= 20
 
 
-def test_config_example_trains(tmp_path):
+@pytest.mark.parametrize("trials", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["one run", "trials too"])
+def test_config_example_trains(tmp_path, trials):
+    """Every command of the README; `ddn sweep` and `ddn compare` start processes that each import torch."""
     plugin, config = blocks(README, "toml")
     assert tomllib.loads(plugin)["project"]["entry-points"]["ddn"] == {"acme": "acme_ddn"}
     (tmp_path / "train.toml").write_text(config)
@@ -91,8 +93,9 @@ def test_config_example_trains(tmp_path):
         )
     ]
     for command in ours:
-        process = [sys.executable, "-W", "error", "-c", "from ddn_core.cli import main; main()", *command]
-        result = subprocess.run(process, cwd=tmp_path, capture_output=True, text=True, env=dict(os.environ))
+        if command[0] in ("sweep", "compare") and not trials:
+            continue
+        result = ddn(*command, cwd=tmp_path)
         assert result.returncode == 0, result.stderr
     assert (tmp_path / "run" / "run.png").exists()
 
@@ -128,10 +131,9 @@ def test_documentation_pages(page, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("example", sorted((ROOT / "docs" / "examples").glob("*.py")), ids=lambda path: path.name)
-def test_examples(example, tmp_path):
-    environment = {**os.environ, "MPLBACKEND": "agg"}
-    command = [sys.executable, "-W", "error", example]
-    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stderr
+def test_examples(example, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(example), run_name="__main__")
+    matplotlib.pyplot.close("all")
     if example.name == "plot_damped_newton.py":
-        assert "match" in result.stdout
+        assert "match" in capsys.readouterr().out
