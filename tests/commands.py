@@ -31,7 +31,7 @@ def ddn(*arguments, cwd=None, site=None, **variables):
     from ddn_core.cli.app import app
 
     environment = {"COLUMNS": "250", "NO_COLOR": "1", **variables}
-    with contextlib.chdir(cwd or "."), _installed(site):
+    with contextlib.chdir(cwd or "."), installed(site):
         result = CliRunner().invoke(app, [*map(str, arguments)], env=environment)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
@@ -39,7 +39,7 @@ def ddn(*arguments, cwd=None, site=None, **variables):
 
 
 @contextlib.contextmanager
-def _installed(site):
+def installed(site):
     """Make the packages of a folder importable, and forget them afterwards."""
     from ddn_core.plugins.registry import installed_registry
 

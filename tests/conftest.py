@@ -12,16 +12,9 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from hypothesis import register_random, settings
+from hypothesis import register_random
 from PIL import Image
 from torch import nn
-
-# `make test` draws the same examples each time. `make test-all` draws more of them, again the same. `make fuzz` draws new
-# ones, and a failure prints the decorator that reproduces it.
-settings.register_profile("default", derandomize=True, deadline=None, database=None)
-settings.register_profile("thorough", settings.get_profile("default"), max_examples=400)
-settings.register_profile("fuzz", derandomize=False, deadline=None, max_examples=5000, print_blob=True)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 class _TorchGenerator:
@@ -36,11 +29,23 @@ _torch_generator = _TorchGenerator()  # hypothesis itself keeps only a weak refe
 register_random(_torch_generator)
 
 
+def _seed() -> None:
+    torch.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
-    torch.manual_seed(0)
-    np.random.seed(0)  # noqa: NPY002
-    random.seed(0)
+    _seed()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef):
+    """Seed before a fixture that several tests share, too: which of them is the first depends on their order."""
+    if fixturedef.scope != "function":
+        _seed()
+    return (yield)
 
 
 @pytest.fixture

@@ -107,6 +107,7 @@ def test_a_run_folder_is_not_overwritten(run):
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_the_cnn_trains_with_monte_carlo_samples(tmp_path):
     (tmp_path / "cnn.toml").write_text(
         """

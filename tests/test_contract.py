@@ -83,9 +83,9 @@ STRATEGIES = [
 ]
 
 
-@parametrize_with_checks(STRATEGIES)
-def test_built_in(strategy, check):
-    check(strategy)
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda strategy: f"{strategy.family} {strategy.kind}")
+def test_built_in(strategy):
+    check_strategy(strategy)
 
 
 def test_every_built_in_is_checked():

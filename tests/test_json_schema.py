@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import random
-import sys
 import tomllib
 from pathlib import Path
 
@@ -226,10 +225,11 @@ def mutated(rng, table):
     return table
 
 
-def test_the_schema_and_the_reader_agree_on_generated_configs():
+@pytest.mark.parametrize("configs", [300, pytest.param(1500, marks=pytest.mark.slow)])
+def test_the_schema_and_the_reader_agree_on_generated_configs(configs):
     rng = random.Random(0)
     counts = {True: 0, False: 0, None: 0}
-    for number in range(1500):
+    for number in range(configs):
         table = made(rng)
         for _ in range(number % 3):
             table = mutated(rng, table)
@@ -239,9 +239,9 @@ def test_the_schema_and_the_reader_agree_on_generated_configs():
             assert theirs, f"the schema refuses what only the reader can: {json.dumps(table)}"
         else:
             assert ours == theirs, f"reader {ours}, schema {theirs}: {json.dumps(table)}"
-    assert counts[True] > 400
-    assert counts[False] > 400
-    assert counts[None] < 100
+    assert counts[True] > 0.26 * configs
+    assert counts[False] > 0.26 * configs
+    assert counts[None] < 0.07 * configs
 
 
 def test_the_command_writes_the_schema(tmp_path):

@@ -24,7 +24,7 @@ from ddn_core.plugins.describe import example
 from ddn_core.plugins.discovery import API_VERSION, installed_entries
 from ddn_core.plugins.permission import Permission
 from ddn_core.plugins.registry import Registry, installed_registry
-from tests.commands import ddn
+from tests.commands import ddn, installed
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ROOT / "tests" / "plugins"
@@ -32,6 +32,7 @@ GROUP = {"params": ["*"], "criterion": {"kind": "all"}, "damping": {"kind": "con
 ACME = {**GROUP, "damping": {"kind": "acme/spectral-floor"}}
 PIP = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
 
+pytest_plugins = ["pytester"]
 pytestmark = pytest.mark.xdist_group("plugin tools")
 
 
@@ -236,7 +237,22 @@ def test_every_built_in_can_be_shown():
 # ddn new-plugin
 
 
-def test_a_new_plugin_passes_its_own_tests(tmp_path):
+def test_a_new_plugin_passes_its_own_tests(pytester):
+    """Written, installed by pip from its source, and its tests run against the installed package, in this process."""
+    write_plugin("my-rules")
+    source = Path("ddn-my-rules").absolute()
+    shutil.copytree(source / "tests", "tests")
+    subprocess.run([*PIP, "--target", "site", source], check=True, capture_output=True)
+    shutil.rmtree(source)
+    with installed(pytester.path / "site"):
+        result = pytester.runpytest_inprocess("-W", "error", "-p", "no:cacheprovider", "tests")
+    outcomes = result.parseoutcomes()
+    assert set(outcomes) == {"passed"}
+    assert 60 <= outcomes["passed"] < 70
+
+
+@pytest.mark.slow
+def test_the_wheel_of_a_new_plugin_passes_its_own_tests(tmp_path):
     """Written, built as a wheel, installed apart from its source, and its tests run against the installed wheel."""
     result = ddn("new-plugin", "my-rules", cwd=tmp_path)
     assert result.returncode == 0, result.stderr

@@ -130,7 +130,16 @@ def test_documentation_pages(page, tmp_path, monkeypatch):
     run_python(page.read_text(), page.name)
 
 
-@pytest.mark.parametrize("example", sorted((ROOT / "docs" / "examples").glob("*.py")), ids=lambda path: path.name)
+QUICK = {"plot_damped_newton.py", "plot_directional_damping.py"}
+
+
+@pytest.mark.parametrize(
+    "example",
+    [
+        pytest.param(path, id=path.name, marks=() if path.name in QUICK else pytest.mark.slow)
+        for path in sorted((ROOT / "docs" / "examples").glob("*.py"))
+    ],
+)
 def test_examples(example, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(example), run_name="__main__")

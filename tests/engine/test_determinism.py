@@ -128,6 +128,7 @@ def test_two_trainings_give_the_same_bits(training):
     assert _trained(*training) == _trained(*training)
 
 
+@pytest.mark.slow
 def test_two_processes_with_two_threads_give_the_same_bits():
     code = "from tests.engine.test_determinism import digest; import torch; assert torch.get_num_threads() == 2; "
     code += "print(digest())"

@@ -12,7 +12,7 @@ from functools import cache
 import pytest
 import torch
 from backpack import backpack, extend
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import parameters_to_vector
@@ -31,6 +31,7 @@ from ddn_core.errors import CurvatureError
 from ddn_core.testing import dense_twin, per_sample_ggns, per_sample_gradients
 from tests.engine.cases import LOSSES, Problem, group_of, make_problem, run
 from tests.engine.test_against_autograd import assert_group_matches_twin
+from tests.profiles import examples
 
 ALL = {"kind": "all"}
 DTYPES = [torch.float32, torch.float64]
@@ -115,7 +116,7 @@ def _assert_leading(matrix, evals, evecs, count):
     assert bool((overlaps.abs() <= bound).all())
 
 
-@settings(deadline=None, max_examples=120)
+@examples(60)
 @given(
     name=st.sampled_from(sorted(SPECTRA)),
     size=st.integers(24, 100),
