@@ -59,7 +59,7 @@ def ddn_process(*arguments, cwd=None):
     """Run the command in a process of its own, in which every warning is an error."""
     command = [sys.executable, "-W", "error", "-c", "from ddn_core.cli import main; main()", *map(str, arguments)]
     environment = {**os.environ, "COLUMNS": "250", "NO_COLOR": "1"}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600)
 
 
 # Every process is forked from a server that has imported these already.

@@ -269,7 +269,7 @@ def test_the_wheel_of_a_new_plugin_passes_its_own_tests(tmp_path):
     shutil.copytree(source / "tests", tmp_path / "away" / "tests")  # away from the source, which must not be imported
     environment = {**os.environ, "PYTHONPATH": str(site)}
     tests = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "-c", os.devnull, "tests"]
-    run = subprocess.run(tests, cwd=tmp_path / "away", env=environment, capture_output=True, text=True, timeout=300)
+    run = subprocess.run(tests, cwd=tmp_path / "away", env=environment, capture_output=True, text=True, timeout=600)
     assert run.returncode == 0, run.stdout + run.stderr
     assert re.search(r"\b6[0-9] passed", run.stdout), run.stdout
     shown = ddn("plugins", "show", "my-rules/spectral-floor", site=site)
@@ -344,7 +344,7 @@ def test_torch_is_not_imported_before_it_is_needed(name, tmp_path):
         f"print('imported', sorted(set({heavy}) & set(sys.modules)))"
     )
     command = [sys.executable, "-W", "error", "-c", code, *LIGHT[name]]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert result.stdout.endswith("imported []\n"), result.stdout[-500:] + result.stderr
     if name == "a config with errors":
         assert "groups.0.criterion.kind: no criterion named 'bulky-edge'. Did you mean 'bulk-edge'?" in result.stderr
