@@ -20,7 +20,7 @@ demo: $(VENV)/run.done ## Install, and train an MLP on the digits
 test: $(VENV)/dev.done $(VENV)/browser.done ## Install what the tests need, and run all but the slow ones
 	$(PYTEST) -m "not slow"
 
-test-all: test ## Run the slow tests too, and the property tests with more examples
+test-all: test wheel ## Run the slow tests too, the property tests with more examples, and what make wheel does
 	HYPOTHESIS_PROFILE=thorough $(PYTEST) -m "slow or hypothesis"
 
 fuzz: $(VENV)/dev.done ## Run the property tests with many new examples; a failure prints what reproduces it

@@ -16,6 +16,10 @@ from hypothesis import register_random
 from PIL import Image
 from torch import nn
 
+from tests.profiles import load_profile
+
+load_profile()
+
 
 class _TorchGenerator:
     """Torch's own generator as hypothesis wants it: each example of a property test starts from the same state."""

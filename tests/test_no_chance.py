@@ -7,6 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+from tests.profiles import PROFILE
 
 ROOT = Path(__file__).parents[1]
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
@@ -114,6 +117,13 @@ def test_property_tests_draw_from_seeds_that_hypothesis_chose():
 
 def test_nothing_is_drawn_when_a_test_module_is_imported():
     assert complaints(unseeded_at_import, TESTS) == []
+
+
+def test_hypothesis_draws_the_same_examples_each_time_but_in_the_fuzz_profile():
+    assert settings.get_current_profile_name() == PROFILE
+    assert settings().derandomize == (PROFILE != "fuzz")
+    assert settings().print_blob or settings().derandomize
+    assert settings().deadline is None
 
 
 def test_generators_have_seeds():
