@@ -6,20 +6,25 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 SOURCES := ddn_core ddn_plugins benchmarks tests docs
 
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test browser lint format types wheel docs bench lock clean
+.PHONY: help demo test test-all fuzz lint format types wheel docs bench lock clean
 
 help: ## List the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
 
 demo: $(VENV)/run.done ## Install, and train an MLP on the digits
 	$(BIN)/ddn train docs/examples/digits.toml
 
-test: $(VENV)/dev.done ## Install what the tests need, and run them
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+test: $(VENV)/dev.done $(VENV)/browser.done ## Install what the tests need, and run all but the slow ones
+	$(PYTEST) -m "not slow"
 
-browser: ## Install Chromium, which the tests of the report need, from Debian's packages
-	command -v chromium > /dev/null || (apt-get update -qq && apt-get install -y -qq chromium > /dev/null)
+test-all: test wheel ## Run the slow tests too, the property tests with more examples, and what make wheel does
+	HYPOTHESIS_PROFILE=thorough $(PYTEST) -m "slow or hypothesis"
+
+fuzz: $(VENV)/dev.done ## Run the property tests with many new examples; a failure prints what reproduces it
+	HYPOTHESIS_PROFILE=fuzz $(PYTEST) -m hypothesis
 
 lint: $(VENV)/dev.done ## Check format and style
 	$(BIN)/ruff format --check $(SOURCES)
@@ -35,7 +40,7 @@ types: $(VENV)/dev.done ## Check the types
 wheel: $(VENV)/dev.done ## Build a wheel, install it into an empty environment, and train there
 	sh requirements/check_wheel.sh $(BIN)/python
 
-docs: $(VENV)/dev.done ## Build the documentation, warnings are errors, and check links and search
+docs: $(VENV)/dev.done $(VENV)/browser.done ## Build the documentation, warnings are errors, and check links and search
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 	$(BIN)/python docs/check_site.py
 
@@ -57,4 +62,10 @@ $(VENV)/%.done: requirements/%.lock pyproject.toml
 	$(PIP) install --quiet --no-deps --requirement $<
 	$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) install --quiet "$$(grep '^torch==' $<)"
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+# The tests of the report look at its page in Chromium. It is installed once, where it is missing and can be installed;
+# where it cannot, these tests are skipped, and the last line that pytest prints says so.
+$(VENV)/browser.done: requirements/install_browser.sh | $(VENV)/dev.done
+	sh $<
 	touch $@

@@ -1,4 +1,4 @@
-"""What several rooms' tests share."""
+"""Settings and fixtures that all tests share."""
 
 from __future__ import annotations
 
@@ -6,21 +6,50 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: the workers share the cores, and so do the processes they start
 
+import random
+from collections import Counter
+
+import numpy as np
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import register_random
 from PIL import Image
 from torch import nn
 
-# Where a change is judged, the same examples each time; elsewhere new ones, which is how a rare failure is found.
-settings.register_profile("judged", derandomize=True)
-if os.environ.get("CI"):
-    settings.load_profile("judged")
+from tests.profiles import load_profile
+
+load_profile()
+
+
+class _TorchGenerator:
+    """Torch's own generator as hypothesis wants it: each example of a property test starts from the same state."""
+
+    seed = staticmethod(torch.manual_seed)
+    getstate = staticmethod(torch.get_rng_state)
+    setstate = staticmethod(torch.set_rng_state)
+
+
+_torch_generator = _TorchGenerator()  # hypothesis itself keeps only a weak reference
+register_random(_torch_generator)
+
+
+def _seed() -> None:
+    torch.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)
 
 
 @pytest.fixture(autouse=True)
 def _seeded():
-    torch.manual_seed(0)
+    _seed()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef):
+    """Seed before a fixture that several tests share, too: which of them is the first depends on their order."""
+    if fixturedef.scope != "function":
+        _seed()
+    return (yield)
 
 
 @pytest.fixture
@@ -41,3 +70,16 @@ def pictures(tmp_path):
             picture.paste((250, 240, 230 - number), (offset, 0, offset + 6, 10))
             picture.save(folder / name / f"{number:02}.{'png' if number % 2 else 'bmp'}")
     return folder
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session):
+    """Print one last line that says how many tests were skipped, and why."""
+    result = yield
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    skipped = reporter.getreports("skipped") if reporter is not None else []
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped)
+    if reasons:
+        counts = "; ".join(f"{count} ({reason})" for reason, count in reasons.most_common())
+        reporter.write_line(f"Skipped tests: {counts}")
+    return result

@@ -1,9 +1,8 @@
-"""The `ddn` command, as real processes."""
+"""The `ddn` command: a run in a process of its own, and the rest in this one."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,22 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.commands import ddn, ddn_process
+
 ROOT = Path(__file__).parents[1]
 DIGITS = ROOT / "docs" / "examples" / "digits.toml"
 SMALL = ["--set", "problem.batch_size=32", "--set", "problem.hidden=[16]", "--set", 'groups.0.params=["0.*"]']
-
-
-def ddn(*arguments, cwd=None):
-    command = [sys.executable, "-W", "error", "-c", "from ddn_core.cli import main; main()", *map(str, arguments)]
-    environment = {**os.environ, "COLUMNS": "250", "NO_COLOR": "1"}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A finished short run."""
     folder = tmp_path_factory.mktemp("train") / "run"
-    result = ddn("train", DIGITS, "--out", folder, "--set", "training.epochs=2", *SMALL)
+    result = ddn_process("train", DIGITS, "--out", folder, "--set", "training.epochs=2", *SMALL)
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     return folder, result.stdout
@@ -112,6 +107,7 @@ def test_a_run_folder_is_not_overwritten(run):
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_the_cnn_trains_with_monte_carlo_samples(tmp_path):
     (tmp_path / "cnn.toml").write_text(
         """
@@ -169,6 +165,13 @@ def test_errors_are_told_without_a_traceback(command, overrides, message, tmp_pa
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert list(tmp_path.iterdir()) == []  # no run folder is left
+
+
+def test_a_process_tells_an_error_without_a_traceback():
+    result = ddn_process("check", DIGITS, "--set", "groups.0.lr=-1")
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: digits.toml: 1 error\n  groups.0.lr: ")
+    assert "Traceback" not in result.stderr
 
 
 def test_a_config_without_a_problem(tmp_path):

@@ -10,7 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ddn_core.config import load_config, parse_config
@@ -18,6 +18,7 @@ from ddn_core.config.grouping import assign_parameters
 from ddn_core.config.overrides import apply_overrides
 from ddn_core.config.provenance import resolved_config
 from ddn_core.errors import ConfigError
+from tests.profiles import examples
 
 DIGITS = Path(__file__).parents[1] / "docs" / "examples" / "digits.toml"
 
@@ -282,7 +283,6 @@ def test_unassigned_parameters_and_idle_groups():
     assert problems[1].startswith("groups: no group matches b. ")
 
 
-@settings(deadline=None, max_examples=200)
 @given(
     st.lists(st.text("ab.", min_size=1, max_size=4), unique=True, max_size=6),
     st.lists(st.lists(st.text("ab.*?", min_size=1, max_size=3), min_size=1, max_size=3), min_size=1, max_size=3),
@@ -385,19 +385,17 @@ def assert_loads_or_tells(table):
             assert re.match(rf"{key}(\.{key})*: .", line), line
 
 
-@settings(deadline=None, max_examples=400)
+@examples(150)
 @given(mutations())
 def test_any_mutation_loads_or_gives_a_config_error(table):
     assert_loads_or_tells(table)
 
 
-@settings(deadline=None, max_examples=200)
 @given(st.dictionaries(st.text(max_size=8) | st.sampled_from(["groups", "problem", "curvature"]), VALUES, max_size=4))
 def test_any_table_loads_or_gives_a_config_error(table):
     assert_loads_or_tells(table)
 
 
-@settings(deadline=None, max_examples=200)
 @given(
     st.text(max_size=40)
     | st.builds("{}={}".format, st.sampled_from(["groups.0.lr", "training.epochs", "x.y"]), st.text(max_size=12))
@@ -407,7 +405,6 @@ def test_any_override_works_or_gives_a_config_error(override):
         assert isinstance(apply_overrides(tomllib.loads(DESIGN), [override]), dict)
 
 
-@settings(deadline=None, max_examples=200)
 @given(st.binary(max_size=60), st.sampled_from([".toml", ".json", ".txt", ""]))
 def test_any_file_loads_or_gives_a_config_error(tmp_path_factory, content, suffix):
     path = tmp_path_factory.getbasetemp() / f"any{suffix}"

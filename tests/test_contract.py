@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import pytest
@@ -17,7 +13,7 @@ from ddn_core.errors import ArgumentError, StrategyError
 from ddn_core.testing import check_names, check_strategy, parametrize_with_checks
 from ddn_core.testing.checks import ALL_CHECKS
 
-ROOT = Path(__file__).parents[1]
+pytest_plugins = ["pytester"]
 
 DAMPINGS = [
     {"kind": "constant", "value": 0.5},
@@ -87,9 +83,9 @@ STRATEGIES = [
 ]
 
 
-@parametrize_with_checks(STRATEGIES)
-def test_built_in(strategy, check):
-    check(strategy)
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda strategy: f"{strategy.family} {strategy.kind}")
+def test_built_in(strategy):
+    check_strategy(strategy)
 
 
 def test_every_built_in_is_checked():
@@ -417,27 +413,25 @@ def test_check_strategy_runs_all():
         check_strategy(Good(), without=["check_nothing"])
 
 
-def test_expected_failures_are_strict(tmp_path):
-    """In a pytest run of its own: one fails as expected, one passes although a failure was expected."""
-    (tmp_path / "test_it.py").write_text(
+def test_expected_failures_are_strict(pytester):
+    """In a run of pytest inside this one: one fails as expected, one passes although a failure was expected."""
+    pytester.makepyfile(
         """
-from tests.test_contract import First, Good
-from ddn_core.testing import parametrize_with_checks
-reason = {"check_order_of_samples_does_not_matter": "it looks at the first sample"}
+        from tests.test_contract import First, Good
+        from ddn_core.testing import parametrize_with_checks
+        reason = {"check_order_of_samples_does_not_matter": "it looks at the first sample"}
 
-@parametrize_with_checks([Good(), First()], {"acme/first": reason})
-def test_expected(strategy, check):
-    check(strategy)
+        @parametrize_with_checks([Good(), First()], {"acme/first": reason})
+        def test_expected(strategy, check):
+            check(strategy)
 
-@parametrize_with_checks([Good()], {"acme/good": reason})
-def test_stale(strategy, check):
-    check(strategy)
-"""
+        @parametrize_with_checks([Good()], {"acme/good": reason})
+        def test_stale(strategy, check):
+            check(strategy)
+        """
     )
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, tmp_path]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": "."})
-    count = len(check_names())
-    assert f"1 failed, {3 * count - 2} passed, 1 xfailed" in result.stdout, result.stdout
+    result = pytester.runpytest_inprocess("-p", "no:cacheprovider")
+    result.assert_outcomes(failed=1, passed=3 * len(check_names()) - 2, xfailed=1)
     for wrong in ({"acme/first": {"check_nothing": "?"}}, {"acme/other": {}}):
         with pytest.raises(ArgumentError):
             parametrize_with_checks([First()], wrong)

@@ -8,7 +8,7 @@ import statistics
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
@@ -45,7 +45,6 @@ def test_top_k_of_outputs():
     assert select(directions, "top-k", k=9) == [0, 1, 2, 3]
 
 
-@settings(deadline=None)
 @given(spectra, st.sampled_from([0.1, 0.5, 0.9, 0.99, 1.0]))
 def test_energy_is_the_smallest_set(evals, fraction):
     kept = select(directions_of(evals), "energy", fraction=fraction)
@@ -55,7 +54,6 @@ def test_energy_is_the_smallest_set(evals, fraction):
     assert len(kept) == 1 or held - min(evals[k] for k in kept) < fraction * total * (1 + 1e-12)
 
 
-@settings(deadline=None)
 @given(spectra, st.integers(1, 5))
 def test_eigengap_is_the_largest_ratio(evals, most):
     kept = select(directions_of(evals), "eigengap", most=most)
@@ -68,7 +66,6 @@ def test_eigengap_is_the_largest_ratio(evals, most):
     assert kept == list(range(len(evals) - len(kept), len(evals)))
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=7), st.sampled_from([0.3, 0.9, 1.0]), st.integers(1, 7))
 def test_gradient_overlap_is_the_smallest_set(gradient, fraction, most):
     gradient = [round(value, 3) for value in gradient]
@@ -154,7 +151,6 @@ def test_the_median_of_the_law():
     assert select(directions_of([2.0]), "bulk-edge") == [0]
 
 
-@settings(deadline=None)
 @given(spectra, st.floats(1e-3, 1e3))
 def test_effective_dimension(evals, value):
     dimension = math.fsum(eigenvalue / (eigenvalue + value) for eigenvalue in evals)

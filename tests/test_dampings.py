@@ -7,7 +7,7 @@ import statistics
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
@@ -62,7 +62,6 @@ def outcome(ratio, predicted=1.0, norm=1.0, **changes):
 # Defined by the step
 
 
-@settings(deadline=None)
 @given(problems, magnitudes)
 def test_the_trust_region_step_is_on_the_boundary_or_undamped(directions, radius):
     delta = one(damping("trust-region", radius=min(radius, 100.0))(directions))
@@ -74,14 +73,12 @@ def test_the_trust_region_step_is_on_the_boundary_or_undamped(directions, radius
         assert step_norm(directions, delta) == pytest.approx(radius, rel=1e-8)
 
 
-@settings(deadline=None)
 @given(problems, magnitudes)
 def test_the_cubic_damping_satisfies_its_equation(directions, lipschitz):
     delta = one(damping("cubic", lipschitz=lipschitz)(directions))
     assert delta == pytest.approx(0.5 * lipschitz * step_norm(directions, delta), rel=1e-8, abs=0)
 
 
-@settings(deadline=None)
 @given(problems, magnitudes)
 def test_the_cubic_step_minimises_the_cubic_model(directions, lipschitz):
     delta = one(damping("cubic", lipschitz=lipschitz)(directions))
@@ -95,7 +92,6 @@ def test_the_cubic_step_minimises_the_cubic_model(directions, lipschitz):
     assert all(best <= model(scale) + 1e-9 * abs(best) for scale in (0.5, 0.9, 1.1, 2.0))
 
 
-@settings(deadline=None)
 @given(problems, magnitudes, st.sampled_from([1.0, 2.5]), st.integers(1, 10**5))
 def test_the_evidence_is_a_fixed_point(directions, norm, nat, samples):
     context = Context(norms=GivenNorms(parameters=norm), samples=7)
@@ -115,7 +111,6 @@ def test_the_evidence_counts_the_samples_of_the_batch_and_needs_parameters():
         damping("evidence")(directions_of([1.0], [1.0], norm=0.0))
 
 
-@settings(deadline=None)
 @given(problems, magnitudes)
 def test_clipped_steps_have_at_most_the_length(directions, length):
     deltas = damping("clip", length=length)(directions)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 
 import pytest
@@ -12,6 +11,7 @@ from PIL import Image
 
 from ddn_core.errors import ConfigError, PluginError
 from ddn_plugins.problems._pictures import read_picture
+from tests.commands import ddn
 from tests.test_problems import CONSTANT, SMALL, config_of, parts_of
 
 
@@ -133,12 +133,10 @@ def test_the_command_trains_on_pictures(pictures):
     table = {"problem": {"kind": "image-folder", "path": "pictures", **SMALL["image-folder"]}}
     table |= {"groups": [CONSTANT], "training": {"epochs": 8}}
     (pictures.parent / "train.json").write_text(json.dumps(table))
-    command = [sys.executable, "-W", "error", "-c", "from ddn_core.cli import main; main()", "train", "train.json"]
-    options = {"cwd": pictures.parent, "capture_output": True, "text": True, "timeout": 120}
-    result = subprocess.run([*command, "--out", "run"], **options)
+    result = ddn("train", "train.json", "--out", "run", cwd=pictures.parent)
     assert result.returncode == 0, result.stderr
     (pictures / "left" / "03.png").write_text("broken")
-    result = subprocess.run([*command, "--out", "again"], **options)
+    result = ddn("train", "train.json", "--out", "again", cwd=pictures.parent)
     assert result.returncode == 1
     assert "cannot read 'pictures/left/03.png' (cannot identify image file" in " ".join(result.stderr.split())
     assert "Traceback" not in result.stderr

@@ -13,6 +13,8 @@ from ddn_core.cli import app
 from ddn_core.runs import RunRecord
 from ddn_core.traces import Trace
 
+pytestmark = pytest.mark.xdist_group("looking")
+
 CONFIG = """
 [problem]
 kind = "digits-mlp"

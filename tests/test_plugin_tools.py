@@ -24,6 +24,7 @@ from ddn_core.plugins.describe import example
 from ddn_core.plugins.discovery import API_VERSION, installed_entries
 from ddn_core.plugins.permission import Permission
 from ddn_core.plugins.registry import Registry, installed_registry
+from tests.commands import ddn, installed
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ROOT / "tests" / "plugins"
@@ -31,6 +32,7 @@ GROUP = {"params": ["*"], "criterion": {"kind": "all"}, "damping": {"kind": "con
 ACME = {**GROUP, "damping": {"kind": "acme/spectral-floor"}}
 PIP = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
 
+pytest_plugins = ["pytester"]
 pytestmark = pytest.mark.xdist_group("plugin tools")
 
 
@@ -52,13 +54,6 @@ def entries(site, monkeypatch):
     yield installed_entries()
     for name in set(sys.modules) - before:
         del sys.modules[name]
-
-
-def ddn(*arguments, site=None, cwd=None, **variables):
-    """Run the real command, in an environment with the packages of a site."""
-    environment = {"PATH": "", "COLUMNS": "160", "PYTHONWARNINGS": "error", "PYTHONPATH": str(site or ""), **variables}
-    command = [sys.executable, "-c", "from ddn_core.cli import main; main()", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
 
 
 # Version of the API
@@ -242,7 +237,22 @@ def test_every_built_in_can_be_shown():
 # ddn new-plugin
 
 
-def test_a_new_plugin_passes_its_own_tests(tmp_path):
+def test_a_new_plugin_passes_its_own_tests(pytester):
+    """Written, installed by pip from its source, and its tests run against the installed package, in this process."""
+    write_plugin("my-rules")
+    source = Path("ddn-my-rules").absolute()
+    shutil.copytree(source / "tests", "tests")
+    subprocess.run([*PIP, "--target", "site", source], check=True, capture_output=True)
+    shutil.rmtree(source)
+    with installed(pytester.path / "site"):
+        result = pytester.runpytest_inprocess("-W", "error", "-p", "no:cacheprovider", "tests")
+    outcomes = result.parseoutcomes()
+    assert set(outcomes) == {"passed"}
+    assert 60 <= outcomes["passed"] < 70
+
+
+@pytest.mark.slow
+def test_the_wheel_of_a_new_plugin_passes_its_own_tests(tmp_path):
     """Written, built as a wheel, installed apart from its source, and its tests run against the installed wheel."""
     result = ddn("new-plugin", "my-rules", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -259,7 +269,7 @@ def test_a_new_plugin_passes_its_own_tests(tmp_path):
     shutil.copytree(source / "tests", tmp_path / "away" / "tests")  # away from the source, which must not be imported
     environment = {**os.environ, "PYTHONPATH": str(site)}
     tests = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "-c", os.devnull, "tests"]
-    run = subprocess.run(tests, cwd=tmp_path / "away", env=environment, capture_output=True, text=True, timeout=300)
+    run = subprocess.run(tests, cwd=tmp_path / "away", env=environment, capture_output=True, text=True, timeout=600)
     assert run.returncode == 0, run.stdout + run.stderr
     assert re.search(r"\b6[0-9] passed", run.stdout), run.stdout
     shown = ddn("plugins", "show", "my-rules/spectral-floor", site=site)
@@ -334,7 +344,7 @@ def test_torch_is_not_imported_before_it_is_needed(name, tmp_path):
         f"print('imported', sorted(set({heavy}) & set(sys.modules)))"
     )
     command = [sys.executable, "-W", "error", "-c", code, *LIGHT[name]]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert result.stdout.endswith("imported []\n"), result.stdout[-500:] + result.stderr
     if name == "a config with errors":
         assert "groups.0.criterion.kind: no criterion named 'bulky-edge'. Did you mean 'bulk-edge'?" in result.stderr

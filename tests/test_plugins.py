@@ -17,6 +17,7 @@ from ddn_core.config.provenance import resolved_config
 from ddn_core.errors import ConfigError, PluginError
 from ddn_core.plugins.discovery import PluginEntry, installed_entries
 from ddn_core.plugins.registry import Registry, installed_registry
+from tests.commands import ddn
 
 PACKAGES = Path(__file__).parent / "plugins"
 NAMES = ["acme", "broken", "misspelt", "intruder", "twin_first", "twin_second"]
@@ -44,13 +45,6 @@ def registry(site, monkeypatch):
     yield Registry(installed_entries())
     for name in set(sys.modules) - before:
         del sys.modules[name]
-
-
-def ddn(site, *arguments, **options):
-    """Run the real command in an environment with the packages."""
-    environment = {"PYTHONPATH": str(site), "PATH": "", "COLUMNS": "160", "PYTHONWARNINGS": "error"}
-    command = [sys.executable, "-c", "from ddn_core.cli import main; main()", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, **options)
 
 
 def test_entries_are_found_without_an_import(registry):
@@ -195,7 +189,7 @@ def test_a_rival_of_the_builtins_is_told():
 
 
 def test_ddn_plugins_lists_everything(site):
-    result = ddn(site, "plugins")
+    result = ddn("plugins", site=site)
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     for text in ("acme/spectral-floor", "fraction = 0.001", "ddn-acme 1.2", "top-k", "k = 10", "digits-mlp", "problem"):
@@ -222,7 +216,7 @@ def test_a_third_party_s_parts_train(site, tmp_path):
         damping = { kind = "acme/ratio", start = 0.1 }
         """
     )
-    result = ddn(site, "train", "line.toml", "--out", "run", cwd=tmp_path)
+    result = ddn("train", "line.toml", "--out", "run", cwd=tmp_path, site=site)
     assert result.returncode == 0, result.stderr
     resolved = (tmp_path / "run" / "config.resolved.json").read_text()
     assert '"acme/ratio"' in resolved
@@ -231,12 +225,12 @@ def test_a_third_party_s_parts_train(site, tmp_path):
     own = checkpoint["optimizer"]["param_groups"][0]["damping"]["state"]["own"]
     assert own["_factor"] != 1.0  # it has observed the steps
     # and its own resolved config is a config
-    assert ddn(site, "check", "run/config.resolved.json", cwd=tmp_path).returncode == 0
+    assert ddn("check", "run/config.resolved.json", cwd=tmp_path, site=site).returncode == 0
 
 
 def test_a_config_that_needs_a_broken_plugin(site, tmp_path):
     (tmp_path / "c.toml").write_text('[[groups]]\nparams=["*"]\ncriterion={kind="all"}\ndamping={kind="broken/x"}\n')
-    result = ddn(site, "check", "c.toml", cwd=tmp_path)
+    result = ddn("check", "c.toml", cwd=tmp_path, site=site)
     assert result.returncode == 1
     assert "groups.0.damping.kind: 'broken/x' needs plugin 'broken' (ddn-broken 0.1)" in result.stderr
     assert "Traceback" not in result.stderr

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,7 @@ import torch
 from ddn_core.errors import ArgumentError
 from ddn_core.runs.checkpoints import CheckpointFolder, load_checkpoint, save_checkpoint
 from ddn_core.training.randomness import generators_in, random_state, set_random_state
-from tests.test_cli import ddn
+from tests.commands import PausedRun, ddn
 
 CONFIG = """
 [problem]
@@ -62,8 +60,9 @@ damping = { kind = "trust-region", radius = 1.0 }
 lr = 0.5
 weight_decay = 1e-4
 """
-COMMAND = [sys.executable, "-W", "error", "-c", "from ddn_core.cli import main; main()", "train"]
 TIMES = ("seconds", "step_seconds")
+
+pytestmark = pytest.mark.xdist_group("resume")
 
 
 @pytest.fixture(scope="module")
@@ -74,13 +73,18 @@ def config(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(config):
-    """A run that was not interrupted."""
+def whole_run(config):
+    """A run that was not interrupted, and the number of times that it accessed its files."""
     folder = config.parent / "whole"
-    result = ddn("train", config, "--out", folder)
-    assert result.returncode == 0, result.stderr
-    assert result.stderr == ""
-    return folder
+    run = PausedRun([config, "--out", folder], config.parent / "output", str(folder), None)
+    assert run.process.exitcode == 0, (config.parent / "output").read_text()
+    assert "Run finished" in (config.parent / "output").read_text()
+    return folder, run.accesses
+
+
+@pytest.fixture(scope="module")
+def whole(whole_run):
+    return whole_run[0]
 
 
 def metrics(folder):
@@ -121,65 +125,56 @@ def assert_ended_alike(folder, whole):
     assert len(traces[0]) == 5
 
 
-def killed(arguments, seconds):
-    """Start a run, and kill it after a time; return whether it was still alive."""
-    with subprocess.Popen(
-        [*COMMAND, *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            errors = process.communicate(timeout=seconds)[1]
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            return True
-    assert process.returncode == 0, errors
-    return False
+@pytest.mark.parametrize("number", [0, *(pytest.param(number, marks=pytest.mark.slow) for number in range(1, 10))])
+def test_a_run_that_is_killed_twice_ends_as_one_that_is_not(config, whole_run, tmp_path, number):
+    """It is killed before an access to one of its files, resumed, killed before another one, and resumed."""
+    whole, accesses = whole_run
+    assert accesses > 100
+    random_moments = random.Random(number)
+    folder, output = tmp_path / "run", tmp_path / "output"
+    arguments = [config, "--out", folder]
+    for _ in range(2):
+        run = PausedRun(arguments, output, str(folder), random_moments.randint(1, accesses // 2))
+        assert run.paused, output.read_text()
+        run.kill()
+        if (folder / "config.resolved.json").exists():
+            arguments = ["--resume", folder]
+        elif folder.exists():
+            shutil.rmtree(folder)  # killed while it made the folder: there is nothing to resume
+    run = PausedRun(arguments, output, str(folder), None)
+    assert run.process.exitcode == 0, output.read_text()
+    assert_ended_alike(folder, whole)
 
 
-@pytest.mark.xdist_group("resume")
-def test_a_run_that_is_killed_at_twenty_random_moments_ends_as_one_that_is_not(config, whole, tmp_path):
-    """A folder is killed and resumed until it is through; then the next, until there were twenty kills."""
-    rng = random.Random()
-    kills, runs, in_training = 0, 0, 0
-    deadline = time.monotonic() + 1200  # only for a machine that is busy with something else
-    begun = time.monotonic()
-    assert ddn("train", config, "--out", tmp_path / "timed").returncode == 0
-    whole_seconds = time.monotonic() - begun
-    while kills < 20 and time.monotonic() < deadline:
-        folder = tmp_path / f"run{runs}"
-        alive = True
-        while alive:
-            begins = not (folder / "config.resolved.json").exists()
-            if begins and folder.exists():
-                shutil.rmtree(folder)  # killed while it made the folder: nothing to go on with
-            arguments = [config, "--out", folder] if begins else ["--resume", folder]
-            if kills >= 20:
-                result = ddn("train", *arguments)
-                assert result.returncode == 0, result.stderr
-                break
-            before = (folder / "metrics.jsonl").exists()
-            alive = killed(arguments, rng.uniform(0.3, 1.1) * whole_seconds)
-            kills += alive
-            in_training += alive and (before or (folder / "metrics.jsonl").exists())
-            if alive and (folder / "checkpoint.pt").exists():
-                break  # killed after the end
-        assert_ended_alike(folder, whole)
-        runs += 1
-    assert kills == 20
-    assert in_training >= 5
+def test_a_run_that_is_killed_while_it_finishes_ends_as_one_that_is_not(config, whole, tmp_path):
+    """The picture is there, and the final checkpoint is not."""
+    folder, output = tmp_path / "run", tmp_path / "output"
+    run = PausedRun([config, "--out", folder], output, "checkpoint.pt", 2)
+    assert run.paused, output.read_text()
+    run.kill()
+    assert (folder / "run.png").exists()
+    assert not (folder / "checkpoint.pt").exists()
+    result = ddn("train", "--resume", folder)
+    assert result.returncode == 0, result.stderr
+    assert_ended_alike(folder, whole)
+
+
+@pytest.fixture(scope="module")
+def killed(whole):
+    """A run folder as a kill leaves it, with two checkpoints, one step apart; made from the finished run's config."""
+    folder = whole.parent / "killed"
+    arguments = [whole / "config.resolved.json", "--out", folder, "--set", "training.checkpoint_seconds=0"]
+    run = PausedRun(arguments, whole.parent / "output", str(folder / "checkpoints" / ".step-00000020"), 1)
+    assert run.paused, (whole.parent / "output").read_text()
+    run.kill()
+    assert [path.name for path in CheckpointFolder(folder).paths()] == ["step-00000019.pt", "step-00000018.pt"]
+    assert (folder / "metrics.jsonl").stat().st_size > 3000
+    return folder
 
 
 @pytest.fixture
-def interrupted(whole, tmp_path):
-    """A run folder as a kill leaves it, with two checkpoints, one step apart; made from the finished run's config."""
-    folder = tmp_path / "run"
-    arguments = ["train", whole / "config.resolved.json", "--out", folder, "--set", "training.checkpoint_seconds=0"]
-    process = subprocess.Popen([*COMMAND[:-1], *map(str, arguments)], stdout=subprocess.DEVNULL)
-    while len(CheckpointFolder(folder).paths()) < 2 or not (folder / "metrics.jsonl").stat().st_size > 3000:
-        assert process.poll() is None
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    return folder
+def interrupted(killed, tmp_path):
+    return shutil.copytree(killed, tmp_path / "run")
 
 
 def assert_same_numbers(folder, whole):
@@ -240,7 +235,6 @@ def test_a_damaged_file_is_told_clearly_and_runs_no_code(name, tmp_path, monkeyp
     assert not (tmp_path / "code-was-run").exists()
 
 
-@pytest.mark.xdist_group("resume")
 def test_the_checkpoint_before_a_damaged_one_is_used(interrupted, whole):
     newest = CheckpointFolder(interrupted).paths()[0]
     damage_cut(newest)
@@ -250,7 +244,6 @@ def test_the_checkpoint_before_a_damaged_one_is_used(interrupted, whole):
     assert_same_numbers(interrupted, whole)
 
 
-@pytest.mark.xdist_group("resume")
 def test_errors_of_resume(interrupted, whole, tmp_path):
     def refused(*arguments):
         result = ddn("train", *arguments)
@@ -279,21 +272,15 @@ def test_errors_of_resume(interrupted, whole, tmp_path):
     assert (interrupted / "metrics.jsonl").read_bytes() == before
 
 
-@pytest.mark.xdist_group("resume")
 def test_an_interrupt_says_how_to_go_on(whole, tmp_path):
     folder = tmp_path / "run"
-    arguments = ["train", whole / "config.resolved.json", "--out", folder, "--set", "training.epochs=500"]
-    process = subprocess.Popen(
-        [*COMMAND[:-1], *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    while not (folder / "metrics.jsonl").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert f"ddn train --resume {folder}" in output.replace("\n", "")
-    assert errors == ""
+    arguments = [whole / "config.resolved.json", "--out", folder, "--set", "training.epochs=500"]
+    run = PausedRun(arguments, tmp_path / "output", str(folder / "checkpoints"), 1)
+    assert run.paused
+    os.kill(run.process.pid, signal.SIGINT)
+    assert run.go_on() == 130
+    assert f"ddn train --resume {folder}" in (tmp_path / "output").read_text().replace("\n", "")
+    assert "Traceback" not in (tmp_path / "output").read_text()
 
 
 def test_every_generator_goes_on():

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 from backpack import extend
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.func import functional_call
@@ -20,6 +20,7 @@ from ddn_core.engine import GroupCurvature
 from ddn_core.errors import ArgumentError, ConfigError
 from ddn_core.testing import dense_ggn
 from ddn_core.testing.dense import _without_hooks
+from tests.profiles import examples
 
 DELTA = 0.3
 MODELS = {  # fewer columns than parameters, and more
@@ -149,15 +150,22 @@ FEATURES = [
 ]
 
 
-@pytest.mark.parametrize("damping", DAMPINGS)
-@pytest.mark.parametrize("criterion", CRITERIA)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "criterion", "damping"),
+    [
+        # `make test` has every pair of the three, with each feature
+        pytest.param(name, criterion, damping, marks=pytest.mark.slow if (i + j + k) % 2 else ())
+        for i, name in enumerate(MODELS)
+        for j, criterion in enumerate(CRITERIA)
+        for k, damping in enumerate(DAMPINGS)
+    ],
+)
 @pytest.mark.parametrize("given", FEATURES, ids=str)
 def test_steps_are_those_of_the_reference(given, name, criterion, damping):
     compare(name, CRITERIA[criterion], DAMPINGS[damping], lr=0.5, **given)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@examples(40)
 @given(
     name=st.sampled_from(list(MODELS)),
     criterion=st.sampled_from(list(CRITERIA)),

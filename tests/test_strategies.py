@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import PrivateAttr, TypeAdapter, ValidationError
 
@@ -48,7 +48,6 @@ DAMPINGS = [
 ]
 
 
-@settings(deadline=None)
 @given(spectra)
 def test_criteria_follow_their_formulas(evals):
     every = range(len(evals))
@@ -66,7 +65,6 @@ def test_criteria_follow_their_formulas(evals):
         assert select(table, evals) == sorted(indices), table
 
 
-@settings(deadline=None)
 @given(spectra)
 def test_dampings_follow_their_formulas(evals):
     largest, mean = max(evals), sum(evals) / len(evals)

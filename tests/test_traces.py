@@ -11,7 +11,7 @@ import shutil
 import pytest
 import torch
 from backpack import extend
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -21,6 +21,7 @@ from ddn_core.config import RecordConfig, load_config, parse_config
 from ddn_core.errors import ArgumentError, ConfigError, CurvatureError, NonFiniteError, StrategyError
 from ddn_core.testing import dense_ggn, dense_twin, digits_trace, per_sample_gradients, typical_directions
 from ddn_core.traces import RECORDED, DampedChoice, Recorder, Trace, expected_decrease, halves, replay, signal_to_noise
+from tests.profiles import examples
 
 ALL = {"params": ["*"], "criterion": {"kind": "all"}, "damping": {"kind": "constant", "value": 0.5}}
 TWO = [{**ALL, "params": ["0.*"]}, {**ALL, "criterion": {"kind": "top-k", "k": 2}, "lr": 0.5}]
@@ -299,7 +300,7 @@ def test_a_half_is_what_its_samples_alone_give(tmp_path, reduction, decay, seed)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(damping=st.floats(0.05, 10), lr=st.floats(0.1, 2), seed=st.integers(0, 1000))
 def test_the_expected_decrease_is_that_of_the_quadratic_model_of_the_other_half(reduction, damping, lr, seed):
     """From dense matrices of autograd: the step of one half, the slope and the curvature of the other."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, wraps
 from typing import Any
 
 import torch
@@ -16,6 +16,18 @@ from ddn_core import DirectionalDampedNewtonComputation
 from ddn_core.testing import DenseTwin, per_sample_ggns, per_sample_gradients
 
 N = 4
+
+
+def cached(function):
+    """Cache a function that seeds torch's generator; a caller finds the generator as it was, cached or not."""
+
+    @cache
+    @wraps(function)
+    def apart(*arguments):
+        with torch.random.fork_rng(devices=[]):
+            return function(*arguments)
+
+    return apart
 
 
 @dataclass(frozen=True)
@@ -267,7 +279,7 @@ class Problem:
         return DenseTwin.of(gradients, ggns, self.loss_function.reduction)
 
 
-@cache
+@cached
 def make_problem(case: str, loss: str, reduction: str, seed: int = 0) -> Problem:
     """Return a seeded problem in float64."""
     torch.manual_seed(seed)

@@ -10,6 +10,21 @@ from tests.engine.cases import CASES, GROUPINGS, LOSSES, group_of, make_problem,
 
 CRITERIA = {"top-1": {"kind": "top-k", "k": 1}, "top-10": {"kind": "top-k", "k": 10}, "all": {"kind": "all"}}
 DAMPING = 0.5
+GRAD, GGN = [None, [0, 1], [2]], [None, [0, 1], [3, 1]]
+
+
+def covering(rows, columns, rotated):
+    """Return all triples; those that `make test` leaves out are marked.
+
+    Left in is every row with every column. The third value rotates, so that it meets each row and each column, too, where
+    there are enough of the other.
+    """
+    return [
+        pytest.param(row, column, value, marks=() if (i + j) % len(rotated) == k else pytest.mark.slow)
+        for i, row in enumerate(rows)
+        for j, column in enumerate(columns)
+        for k, value in enumerate(rotated)
+    ]
 
 
 def assert_group_matches_twin(problem, computation, group, names, criterion, **subsampling):
@@ -58,9 +73,7 @@ def assert_group_matches_twin(problem, computation, group, names, criterion, **s
     assert [part.shape for part in computation.get_result(group)] == [p.shape for p in group["params"]]
 
 
-@pytest.mark.parametrize("criterion", CRITERIA)
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("case", "loss", "criterion"), covering(CASES, LOSSES, CRITERIA))
 def test_one_group(case, loss, criterion):
     problem = make_problem(case, loss, "mean" if loss == "cross-entropy" else "sum")
     names = GROUPINGS["one"](problem.model)[0]
@@ -68,11 +81,17 @@ def test_one_group(case, loss, criterion):
     assert_group_matches_twin(problem, run(problem, [group]), group, names, criterion)
 
 
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
-@pytest.mark.parametrize("ggn", [None, [0, 1], [3, 1]], ids=str)
-@pytest.mark.parametrize("grad", [None, [0, 1], [2]], ids=str)
-@pytest.mark.parametrize("case", ["mlp-relu", "conv2d", "linear-2-extra", "embedding", "batch-norm-2d"])
-def test_subsampling(case, grad, ggn, reduction):
+@pytest.mark.parametrize(
+    ("case", "subsampling", "reduction"),
+    covering(
+        ["mlp-relu", "conv2d", "linear-2-extra", "embedding", "batch-norm-2d"],
+        [(grad, ggn) for grad in GRAD for ggn in GGN],
+        ["mean", "sum"],
+    ),
+    ids=str,
+)
+def test_subsampling(case, subsampling, reduction):
+    grad, ggn = subsampling
     problem = make_problem(case, "cross-entropy", reduction)
     names = GROUPINGS["one"](problem.model)[0]
     group = group_of(problem, names, {"kind": "all"}, {"kind": "constant", "value": DAMPING})
@@ -84,9 +103,7 @@ def test_subsampling(case, grad, ggn, reduction):
     assert directions.lambdas.shape[0] == (4 if ggn is None else len(ggn))
 
 
-@pytest.mark.parametrize("criterion", CRITERIA)
-@pytest.mark.parametrize("grouping", GROUPINGS)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("case", "grouping", "criterion"), covering(CASES, GROUPINGS, CRITERIA))
 def test_groupings(case, grouping, criterion):
     problem = make_problem(case, "mse", "mean")
     named = GROUPINGS[grouping](problem.model)

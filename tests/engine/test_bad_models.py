@@ -262,17 +262,14 @@ def test_nothing_extended():
         _pass(nn.Sequential(nn.Linear(4, 3)), nn.CrossEntropyLoss())
 
 
-def _float_targets(*shape):
-    return torch.rand(*shape)
-
-
+FLOAT_TARGETS = torch.linspace(0, 1, 18).reshape(6, 3)
 LOSSES = {
-    "unsupported": (nn.L1Loss(), _float_targets(6, 3), "L1Loss is not supported. Use one of MSELoss"),
-    "no reduction": (nn.MSELoss(reduction="none"), _float_targets(6, 3), "reduction='none'"),
+    "unsupported": (nn.L1Loss(), FLOAT_TARGETS, "L1Loss is not supported. Use one of MSELoss"),
+    "no reduction": (nn.MSELoss(reduction="none"), FLOAT_TARGETS, "reduction='none'"),
     "class weights": (nn.CrossEntropyLoss(weight=torch.ones(3)), None, "weight set"),
     "ignored targets": (nn.CrossEntropyLoss(), torch.tensor([0, 1, 2, -100, 0, 1]), "ignore_index=-100"),
-    "improper probabilities": (nn.CrossEntropyLoss(), torch.rand(6, 3), "do not sum to 1"),
-    "positive weights": (nn.BCEWithLogitsLoss(pos_weight=torch.ones(3)), _float_targets(6, 3), "pos_weight set"),
+    "improper probabilities": (nn.CrossEntropyLoss(), FLOAT_TARGETS, "do not sum to 1"),
+    "positive weights": (nn.BCEWithLogitsLoss(pos_weight=torch.ones(3)), FLOAT_TARGETS, "pos_weight set"),
     "NaN": (nn.MSELoss(), torch.full((6, 3), float("nan")), "the loss is nan"),
     "infinity": (nn.MSELoss(), torch.full((6, 3), float("inf")), "the loss is inf"),
 }

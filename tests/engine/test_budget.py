@@ -268,9 +268,15 @@ def measure(name):
 
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak cannot be measured here")
-@pytest.mark.parametrize("name", MEASURED)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name == "convolutions, sub-sample" else pytest.mark.slow) for name in MEASURED],
+)
 def test_a_step_stays_within_its_budget(name):
     """Measured beyond the gradient's memory, with 1 MB for what is made once.
+
+    In repeated runs the figures differed by less than 0.2 MB. With this sub-sample a step took 44.3 MB of its budget of
+    48.8 MB, and 54.0 MB without a budget; the solve took 42.9 MB of 45.4 MB.
 
     The allocator gives back at once what is freed: else what one pass leaves behind hides what the next one takes.
     """
@@ -278,7 +284,7 @@ def test_a_step_stays_within_its_budget(name):
     allocator = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     environment = {**os.environ, **allocator, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
     )
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -18,6 +18,7 @@ from ddn_core.engine.factors import (
     product,
 )
 from ddn_core.engine.factors.concatenated import ConcatenatedColumns
+from tests.profiles import examples
 
 LAYERS = {
     "linear": (lambda: nn.Linear(4, 5), (4,)),
@@ -131,10 +132,13 @@ def test_columns_of_a_wide_linear_layer_are_never_formed(monkeypatch):
     assert columns.project((weight, bias)).shape == (12, 2)
 
 
-@settings(max_examples=50, deadline=None)
-@given(samples=st.integers(1, 40), per_sample=st.integers(1, 12), block_rows=st.integers(1, 50))
-def test_upper_blocks_and_their_mirror_are_the_whole(samples, per_sample, block_rows):
-    values = torch.randn(samples, per_sample, 7, dtype=torch.float64)
+@examples(50)
+@given(
+    samples=st.integers(1, 40), per_sample=st.integers(1, 12), block_rows=st.integers(1, 50), seed=st.integers(0, 2**16)
+)
+def test_upper_blocks_and_their_mirror_are_the_whole(samples, per_sample, block_rows, seed):
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(samples, per_sample, 7, dtype=torch.float64, generator=generator)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ddn_core.engine.factors.columns.BLOCK_ROWS", block_rows)
         gram = _gram(FormedColumns(values, ParameterLayout(torch.Size([7]))))

@@ -105,9 +105,15 @@ def _resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-@pytest.mark.parametrize("way", ["solve", "top-3", "Monte Carlo", "micro-batches"])
+@pytest.mark.parametrize(
+    "way",
+    ["top-3", "micro-batches", *(pytest.param(way, marks=pytest.mark.slow) for way in ("solve", "Monte Carlo"))],
+)
 def test_200_steps_hold_no_more_than_20(way):
-    """Not one tensor more, and at most 4 MB: the allocator's own."""
+    """Not one tensor more; and the process grows by less than 4 MB, where 0 to 1.0 MB were measured.
+
+    The allocator keeps what it has to itself. A leak of one activation a step is found by the count of tensors.
+    """
     curvature = CURVATURES["Monte Carlo"] if way == "Monte Carlo" else {}
     trainer = Trainer(
         MODELS["convolutions" if way == "top-3" else "perceptron"], TOP if way == "top-3" else ALL, **curvature

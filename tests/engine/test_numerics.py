@@ -8,7 +8,7 @@ import warnings
 import pytest
 import torch
 from backpack import backpack, extend
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import parameters_to_vector
@@ -18,6 +18,7 @@ from ddn_core.engine.spectrum import eigendecompose
 from ddn_core.errors import CurvatureError
 from ddn_core.testing import dense_twin
 from tests.engine.cases import group_of, make_problem, run
+from tests.profiles import examples
 
 
 def _all(evals):
@@ -249,7 +250,7 @@ def test_a_constant_that_would_spoil_the_curvature_is_refused(scale):
     assert all(parameter.grad is None for parameter in problem.model.parameters())
 
 
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(
     size=st.integers(1, 12),
     rank=st.integers(0, 12),

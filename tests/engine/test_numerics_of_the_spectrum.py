@@ -7,12 +7,11 @@ a few times what is measured.
 from __future__ import annotations
 
 import copy
-from functools import cache
 
 import pytest
 import torch
 from backpack import backpack, extend
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import parameters_to_vector
@@ -37,8 +36,9 @@ from ddn_core.engine.krylov import leading_eigenpairs
 from ddn_core.engine.spectrum import eigendecompose
 from ddn_core.errors import CurvatureError
 from ddn_core.testing import dense_twin, per_sample_ggns, per_sample_gradients
-from tests.engine.cases import LOSSES, Problem, group_of, make_problem, run
+from tests.engine.cases import LOSSES, Problem, cached, group_of, make_problem, run
 from tests.engine.test_against_autograd import assert_group_matches_twin
+from tests.profiles import examples
 
 ALL = {"kind": "all"}
 DTYPES = [torch.float32, torch.float64]
@@ -123,7 +123,7 @@ def _assert_leading(matrix, evals, evecs, count):
     assert bool((overlaps.abs() <= bound).all())
 
 
-@settings(deadline=None, max_examples=120)
+@examples(60)
 @given(
     name=st.sampled_from(sorted(SPECTRA)),
     size=st.integers(24, 100),
@@ -175,7 +175,7 @@ def test_leading_eigenpairs_that_do_not_converge_come_from_the_full_decompositio
     assert spectrum.all_evals.shape == (60,)
 
 
-@cache
+@cached
 def _classifier(samples=30):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(20, 16), nn.Tanh(), nn.Linear(16, 4))
@@ -361,7 +361,7 @@ SIDES = {
 }
 
 
-@cache
+@cached
 def _damped_problem(side, loss):
     """Return a problem in float32 and, in float64, its dense GGN and gradient."""
     torch.manual_seed(0)
@@ -466,7 +466,7 @@ def test_a_solved_step_decomposes_nothing_unless_it_is_read(side, monkeypatch):
 # The smaller side
 
 
-@cache
+@cached
 def _curve_fit():
     """Return a model of 61 parameters on 200 samples, in float64, with its derivatives."""
     torch.manual_seed(0)

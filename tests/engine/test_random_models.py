@@ -8,7 +8,7 @@ import itertools
 import pytest
 import torch
 from backpack import backpack, extend
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import parameters_to_vector
@@ -16,6 +16,7 @@ from torch.nn.utils import parameters_to_vector
 from ddn_core import DirectionalDampedNewton, DirectionalDampedNewtonComputation
 from ddn_core.testing import dense_twin
 from tests.engine.cases import LOSSES
+from tests.profiles import examples
 
 DAMPING = 0.3
 
@@ -41,7 +42,7 @@ def problems(draw):
     return model, (samples, *positions, widths[0]), seed, loss, reduction, draw(subsets), draw(subsets), per_parameter
 
 
-@settings(deadline=None, max_examples=100)
+@examples(40)
 @given(problems())
 def test_random_problems_match_the_twin(problem):
     model, shape, seed, loss, reduction, grad, ggn, per_parameter = problem

@@ -1,0 +1,28 @@
+"""How many examples hypothesis draws in property tests, and whether they are the same each time.
+
+`make test` uses the profile `default`: few examples, the same each time. `make test-all` uses `thorough`: more of them,
+again the same. `make fuzz` uses `fuzz`: many new ones each time, and a failure prints the decorator that reproduces it.
+"""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "default")
+_TIMES_AS_MANY = {"default": 1, "thorough": 5, "fuzz": 100}
+
+
+def load_profile() -> None:
+    """Register the profiles, and load the one that the environment names; property tests are decorated after this."""
+    common = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}  # no failure depends on the time taken
+    settings.register_profile("default", derandomize=True, database=None, max_examples=100, **common)
+    settings.register_profile("thorough", derandomize=True, database=None, max_examples=500, **common)
+    settings.register_profile("fuzz", derandomize=False, max_examples=10_000, print_blob=True, **common)
+    settings.load_profile(PROFILE)
+
+
+def examples(count: int) -> settings:
+    """Draw this many examples in `make test`, and more in the other profiles: for a property that takes long to check."""
+    return settings(max_examples=count * _TIMES_AS_MANY.get(PROFILE, 1))
