@@ -266,6 +266,7 @@ def test_check_fails_where_a_target_is_missed(tmp_path):
     assert CliRunner().invoke(app, [*arguments, "--check"]).exit_code == 1
 
 
+@pytest.mark.slow
 def test_evidence_is_measured_and_judged(tmp_path):
     """A quick run of the real configs; what needs a peer that is not installed is told as failed."""
     ran = CliRunner().invoke(app, ["evidence", "--quick", "--results", str(tmp_path), "--threads", "1"])
