@@ -17,7 +17,7 @@ from ddn_core.engine.quadratic import QuadraticModel
 from ddn_core.engine.solved import solved_step
 from ddn_core.engine.source import EngineSource, outputs_first, same_samples
 from ddn_core.engine.spectrum import Spectrum, eigendecompose, eigenvalues, fix_signs
-from ddn_core.engine.step import Correction, DampedDirections, GroupStep
+from ddn_core.engine.step import Correction, DampedDirections, GroupStep, checked_step
 from ddn_core.engine.terms import DecayedSource, StepTerms
 
 
@@ -144,10 +144,10 @@ def damped_newton_step(
     with clock.stage("step"):
         projections = None if decayed is None else decayed.projections(directions)
         factor = 0.0 if terms is None else terms.complement_factor(directions.deltas, choice.keeps_all)
-        table = directions.table(0.0 if projections is None else projections[1])
+        table = directions.table(None if projections is None else projections[1])
         gradient = data.gradient_in_parameters() if terms is not None and terms.include_complement else None
         correction = Correction.along(table, directions.combine, terms, projections, factor)
-        moves = correction.step(terms, gradient, data.reached)
+        moves = checked_step(correction.step(terms, gradient, data.reached))
     return GroupStep(moves, table, basis.reached, factor, decompose=lambda: directions)
 
 

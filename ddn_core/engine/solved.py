@@ -26,7 +26,7 @@ from ddn_core.engine.clock import StageClock
 from ddn_core.engine.gram import GroupCurvature
 from ddn_core.engine.source import gammas_in_span
 from ddn_core.engine.spectrum import Spectrum, check_finite, eigendecompose
-from ddn_core.engine.step import Correction, DampedDirections, DirectionTable, GroupStep
+from ddn_core.engine.step import Correction, DampedDirections, DirectionTable, GroupStep, checked_step
 from ddn_core.engine.terms import StepTerms
 
 ROUNDING = 4.0
@@ -140,10 +140,10 @@ class SolvedSummary:
         """One entry for each direction; decomposed when first read."""
         side, precision = self.side, torch.finfo(self.dtype).eps
         spectrum = eigendecompose(side.matrix, precision=precision).padded(self.columns)
-        gammas, anchors = side.gammas(spectrum), torch.zeros_like(spectrum.evals)
+        gammas, anchors = side.gammas(spectrum), None
         if self.vectors is not None:
-            own, anchors = side.projections(spectrum, self.vectors)
-            gammas = gammas + self.decay * own
+            own, anchor = side.projections(spectrum, self.vectors)
+            gammas, anchors = gammas + self.decay * own, anchor.to(self.dtype)
         rounded = spectrum.to(self.dtype)
         return DirectionTable(
             all_evals=rounded.all_evals,
@@ -152,7 +152,7 @@ class SolvedSummary:
             lambdas=rounded.evals + self.decay,
             deltas=torch.full_like(rounded.evals, self.damping),
             fallbacks=rounded.fallbacks,
-            anchors=anchors.to(self.dtype),
+            anchors=anchors,
         )
 
     def norm(self) -> Tensor:
@@ -221,7 +221,7 @@ def solved_step(
     with clock.stage("step"):
         outside = None if in_span or on_parameters else curvature.gradient_in_parameters()
         correction = Correction(-solution.to(dtype), curvature.combine_coordinates, factor)
-        moves = correction.step(terms, outside, curvature.reached)
+        moves = checked_step(correction.step(terms, outside, curvature.reached))
     summary = SolvedSummary(side, solution, damping, decay, vectors, curvature.capture.columns, dtype)
     return GroupStep(moves, summary, curvature.reached, factor, damping, decompose)
 

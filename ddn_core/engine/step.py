@@ -52,7 +52,7 @@ class DirectionTable:
         lambdas: Directional curvatures of the loss, weight decay included, `[K]`, loss/param².
         deltas: Dampings, `[K]`, loss/param²; +inf means that the step does not move along the direction.
         fallbacks: Eigensolvers that were tried beyond the first.
-        anchors: Inner products of the directions with the anchor, `[K]`, param.
+        anchors: Inner products of the directions with the anchor, `[K]`, param; `None` for zero.
     """
 
     all_evals: Tensor
@@ -61,12 +61,14 @@ class DirectionTable:
     lambdas: Tensor
     deltas: Tensor
     fallbacks: tuple[str, ...] = ()
-    anchors: Tensor | float = 0.0
+    anchors: Tensor | None = None
 
     @cached_property
     def coefficients(self) -> Tensor:
         """Length of the step along each direction, `a_k - (γ̄_k + λ̄_k a_k) / (λ̄_k + δ_k)`, `[K]`, param."""
-        return self.anchors - (self.gammas + self.lambdas * self.anchors) / (self.lambdas + self.deltas)
+        slopes = self.gammas if self.anchors is None else self.gammas + self.lambdas * self.anchors
+        newton = -slopes / (self.lambdas + self.deltas)
+        return newton if self.anchors is None else self.anchors + newton
 
     @property
     def count(self) -> int:
@@ -106,11 +108,11 @@ class DampedDirections(Directions):
         """Return the directions with these dampings; derivatives that were computed are shared."""
         return cls(**{entry.name: getattr(directions, entry.name) for entry in fields(Directions)}, deltas=deltas)
 
-    def table(self, anchors: Tensor | float = 0.0) -> DirectionTable:
+    def table(self, anchors: Tensor | None = None) -> DirectionTable:
         """Return the step along the directions, one entry for each.
 
         Args:
-            anchors: Inner products of the directions with the anchor, `[K]`.
+            anchors: Inner products of the directions with the anchor, `[K]`; zero by default.
         """
         return DirectionTable(
             all_evals=self.all_evals,
@@ -175,7 +177,7 @@ class Correction:
         """
         if terms is None or projections is None:
             return cls(table.coefficients, combine, complement_factor)
-        gradient = table.gammas - terms.decay * projections[0] if terms.include_complement else 0.0
+        gradient = table.gammas - terms.decay * projections[0] if terms.include_complement else None
         start = terms.start(projections, gradient, complement_factor)
         return cls(table.coefficients - start, combine, complement_factor)
 
@@ -188,20 +190,17 @@ class Correction:
             terms: Weight decay and memory.
             gradient: Gradient of the loss for each parameter, if the step follows it outside of the coordinates' span.
             reached: For each parameter, whether the loss reaches it; others do not move.
-
-        Raises:
-            NonFiniteError: The step has a NaN or an infinity in it.
         """
         moves = self.combine(self.coordinates)
-        if terms is not None:
-            vectors, slopes = terms.vectors(moves[0].dtype), gradient or [None] * len(moves)
-            moves = tuple(
-                move + terms.start(pair, 0.0 if slope is None else slope.to(move.dtype), self.complement_factor)
-                if is_reached
-                else move
-                for move, pair, slope, is_reached in zip(moves, vectors, slopes, reached, strict=True)
-            )
-        return checked_step(moves)
+        if terms is None:
+            return moves
+        vectors, slopes = terms.vectors(moves[0].dtype), gradient or [None] * len(moves)
+        return tuple(
+            move + terms.start(pair, None if slope is None else slope.to(move.dtype), self.complement_factor)
+            if is_reached
+            else move
+            for move, pair, slope, is_reached in zip(moves, vectors, slopes, reached, strict=True)
+        )
 
 
 @dataclass(frozen=True, eq=False)

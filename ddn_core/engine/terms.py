@@ -61,16 +61,19 @@ class StepTerms:
         is_followed = self.include_complement or (keeps_all and self.decay > 0)
         return -1 / strongest if is_followed and strongest > 0 else 0.0
 
-    def start(self, vectors: Tensor, gradient: Tensor | float, factor: float) -> Tensor:
+    def start(self, vectors: Tensor, gradient: Tensor | None, factor: float) -> Tensor:
         """Return the part of a step that does not depend on the curvature, `a + factor (w (θ + a) + gradient)`.
 
         Args:
             vectors: θ and a, or their inner products with directions, `[2, ...]`.
-            gradient: Gradient of the loss that is followed in the complement, or its inner products.
+            gradient: Gradient of the loss that is followed in the complement, or its inner products; `None` for zero.
             factor: Factor on the slope in the complement, not positive.
         """
         own, anchor = vectors.unbind()
-        return anchor + factor * (self.decay * (own + anchor) + gradient)
+        if not factor:
+            return anchor
+        slope = self.decay * (own + anchor)
+        return anchor + factor * (slope if gradient is None else slope + gradient)
 
 
 @dataclass(frozen=True, eq=False)

@@ -57,18 +57,15 @@ class HeldDirections:
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor | None], terms: StepTerms | None) -> GroupStep:
-        """Return the step for a gradient.
+        """Return the step for a gradient; its entries may be infinite or NaN.
 
         Args:
             gradients: Gradient of the loss with respect to each parameter; `None` where the loss does not reach it.
             terms: Weight decay and memory.
-
-        Raises:
-            NonFiniteError: The step has a NaN or an infinity in it.
         """
         dtype = self.evals.dtype
         given = [None if gradient is None else gradient.to(dtype) for gradient in gradients]
-        gammas, projections, anchors = self.project(given), None, torch.zeros_like(self.evals)
+        gammas, projections, anchors = self.project(given), None, None
         if terms is not None:
             vectors = terms.vectors(dtype)
             projections = torch.stack([self.project([pair[place] for pair in vectors]) for place in (0, 1)])
