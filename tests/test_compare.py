@@ -464,12 +464,15 @@ def test_another_metric_only_ranks_anew_and_another_comparison_is_refused(compar
     assert "accuracy after the last epoch, more is better" in result.stdout
     assert "to test_loss <= 2.0" in result.stdout
     for arguments, message in (
-        (["--resume", "out", "--metric", "acuracy"], "--metric: no trial has 'acuracy'; there are train_loss"),
+        (["--resume", "out", "--metric", "acuracy"], "--metric: no trial has 'acuracy'; the trials have train_loss"),
         (["--resume", "out", "--metric", "train_loss", "--target", "acuracy=1"], "--target: no trial has 'acuracy'"),
         (["--resume", "out", "--seeds", "2"], "--resume continues the comparison in its folder. Leave out CONFIG"),
         (["--resume", "."], "holds no comparison"),
         ([], "name the CONFIGs"),
-        ([*options[:2], "--seeds", "3", "--out", "out"], "the configs: newton, adam, broken there, newton, adam now"),
+        (
+            [*options[:2], "--seeds", "3", "--out", "out"],
+            "the configs: newton, adam, broken in the folder, newton, adam now",
+        ),
         ([*options[:2], "--out", "."], "is not empty, and holds no comparison"),
         ([*options[:2], "--target", "x"], "'x' is no target"),
     ):

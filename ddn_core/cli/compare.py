@@ -68,7 +68,7 @@ class ComparisonReport(Report[ComparisonPlan]):
         finals = {metric: partial(Standing.final, metric=metric) for metric in metrics}
         console.print(_table(comparison, title, finals, finished=True))
         costs = {name: partial(Standing.cost, what=what) for name, what in _COSTS.items()}
-        console.print(_table(comparison, "what the runs took", costs))
+        console.print(_table(comparison, "cost of the runs", costs))
         for target in comparison.targets:
             times = {name: partial(Standing.until, target=target, what=what) for name, what in _TIMES.items()}
             reached = {"reached": partial(_reached, target=target)}

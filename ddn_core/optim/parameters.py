@@ -72,7 +72,7 @@ def named(params: Iterable[tuple[str, Parameter]] | Iterable[Parameter]) -> dict
                 f"{parameter!r} is no parameter. Pass model.named_parameters(), and the parameter groups as `groups`."
             )
         if name in found:
-            raise ArgumentError(f"two parameters are named {name!r}. Give each a name of its own.")
+            raise ArgumentError(f"two parameters are named {name!r}. Give each its own name.")
         found[name] = parameter
     if not found:
         raise ArgumentError("there are no parameters. Pass model.named_parameters() of a model that has some.")
@@ -115,12 +115,16 @@ def check_config(config: Config, lr: float) -> None:
     """Raise unless our optimizer can be made from a config.
 
     Raises:
-        ArgumentError: There is a learning rate beside it, or it names an optimizer of torch.
+        ArgumentError: A learning rate is given in addition, or the config names an optimizer of torch.
     """
     if lr != 1.0:
-        raise ArgumentError(f"lr = {lr!r} is given beside a config, whose groups have their own. Set it there.")
+        raise ArgumentError(
+            f"lr = {lr!r} is given in addition to a config. Set the learning rate of each group in the config."
+        )
     if config.optimizer is not None:
-        raise ArgumentError(f"the config names {config.optimizer.kind!r} of torch as its optimizer.")
+        raise ArgumentError(
+            f"the config names {config.optimizer.kind!r} of torch as its optimizer. Use a config with groups."
+        )
 
 
 def own_group(group: Mapping[str, Any], where: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,7 +197,10 @@ def _globs(index: int, group: Mapping[str, Any], names: Mapping[int, str], taken
             continue
         if id(entry) not in names:
             shape = f" of shape {list(entry.shape)}" if isinstance(entry, Tensor) else f" {entry!r}"
-            raise ArgumentError(f"group {index} names a parameter{shape} that is not among the optimizer's params.")
+            raise ArgumentError(
+                f"group {index} names a parameter{shape} that is not among the optimizer's params. Add it to `params`, "
+                "or delete it from the group."
+            )
         if id(entry) in taken_tensors:
             raise ArgumentError(
                 f"parameter {names[id(entry)]} is in group {taken_tensors[id(entry)]} and in group {index}. Put each "

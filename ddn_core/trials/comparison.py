@@ -20,7 +20,7 @@ from ddn_core.runs.record import RunRecord
 from ddn_core.runs.scores import Score, Target, finite, values_of
 from ddn_core.tables import Row, csv_text
 from ddn_core.trials.folder import TABLE, TrialFolder
-from ddn_core.trials.plan import SEED, TRIALS, Source, Task, TrialPlan, shown, trial_config
+from ddn_core.trials.plan import SEED, TRIALS, Source, Task, TrialPlan, option_text, trial_config
 from ddn_core.trials.process import Result
 
 CONFIGS = "configs"
@@ -272,7 +272,7 @@ def _notes(names: Sequence[str], configs: Sequence[Config]) -> list[str]:
         places = [_problem(config) if field in _LOADING else config.training.model_dump() for config in configs]
         values = [place.get(field) for place in places]
         if any(value != values[0] for value in values):
-            listed = ", ".join(f"{name} {shown(value)}" for name, value in zip(names, values, strict=True))
+            listed = ", ".join(f"{name} {option_text(value)}" for name, value in zip(names, values, strict=True))
             notes.append(f"{what} ({listed})")
     return notes
 
