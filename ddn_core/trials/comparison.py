@@ -14,7 +14,7 @@ from ddn_core.config import Config
 from ddn_core.errors import ArgumentError
 from ddn_core.files import write_atomically
 from ddn_core.plugins.registry import Registry
-from ddn_core.runs.comparison import Comparison, Standing
+from ddn_core.runs.comparison import Comparison, RankedConfig
 from ddn_core.runs.events import EvaluationEvent
 from ddn_core.runs.record import RunRecord
 from ddn_core.runs.scores import Score, Target, finite, values_of
@@ -137,7 +137,7 @@ class ComparisonTables:
     def write(self, results: Mapping[int, Result]) -> None:
         """Write a row for each run, a row for each evaluation, and the leaderboard."""
         comparison = self.comparison(results)
-        scores = {one.name: one.scores for one in comparison.standings}
+        scores = {one.name: one.scores for one in comparison.ranking}
         metrics = sorted(comparison.metrics)
         rows: list[Row] = []
         curves: list[Row] = []
@@ -210,13 +210,13 @@ def leaderboard(comparison: Comparison, notes: Sequence[str]) -> dict[str, Any]:
         "maximize": comparison.maximize,
         "seeds": list(comparison.seeds),
         "notes": list(notes),
-        "standings": [_standing(one, comparison) for one in comparison.standings],
+        "standings": [_ranked_table(one, comparison) for one in comparison.ranking],
         "pairings": [asdict(one) for one in comparison.pairings],
         "statement": comparison.statement,
     }
 
 
-def _standing(one: Standing, comparison: Comparison) -> dict[str, Any]:
+def _ranked_table(one: RankedConfig, comparison: Comparison) -> dict[str, Any]:
     def reached(target: Target) -> dict[str, Any]:
         return {"reached": one.reached(target), **{cost: one.until(target, of).table() for cost, of in _COSTS.items()}}
 
