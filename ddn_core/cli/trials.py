@@ -38,7 +38,7 @@ class Running:
     targets: tuple[str, ...] = ()
 
     def ranked(self, plan: P) -> P:
-        """Return a plan with the ranking that these options ask for; what they leave out stays as it is."""
+        """Return a plan with the ranking of these options; an omitted option does not change the plan."""
         changes: dict[str, object] = {"targets": self.targets} if self.targets else {}
         if self.metric is not None or self.maximize:
             changes["maximize"] = self.maximize

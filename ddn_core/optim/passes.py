@@ -33,7 +33,7 @@ class StepCaptures:
 
     @property
     def has_other_curvatures(self) -> bool:
-        """True if other samples give the curvatures than the directions; curvatures then differ from the eigenvalues."""
+        """True if the curvatures are those of other samples than the directions, so that they are no eigenvalues."""
         one = self.directions
         return self.derivatives is not None or tuple(one.lambda_samples) != tuple(one.ggn_samples)
 

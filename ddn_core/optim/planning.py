@@ -1,4 +1,4 @@
-"""The planned update of a group: from the engine's step, with momentum and clips, to the new values of the parameters."""
+"""The planned update of a group: the engine's step, with momentum and clips, and the new values of the parameters."""
 
 from __future__ import annotations
 

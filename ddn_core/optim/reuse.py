@@ -60,7 +60,7 @@ class HeldDirections:
         """Return the step for a gradient.
 
         Args:
-            gradients: Gradient of the loss with respect to each parameter; `None` for a parameter that the loss does not reach.
+            gradients: Gradient of the loss for each parameter; `None` for a parameter that the loss does not reach.
             terms: Weight decay and memory.
 
         Raises:
