@@ -140,7 +140,7 @@ def test_check_says_which_parameters_each_group_takes():
     for text in ("0.weight, 0.bias, 2.weight, 2.bias", "4.weight, 4.bias", "relative-threshold(ratio=0.001)"):
         assert text in result.stdout
     assert "maximum(of=[constant(value=0.05), relative(fraction=0.1, of='max')])" in result.stdout
-    assert "2.bias is named by groups 0, 1; group 0 takes it" in result.stdout
+    assert "2.bias matches groups 0, 1; it belongs to group 0" in result.stdout
 
 
 @pytest.mark.parametrize(

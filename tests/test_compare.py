@@ -188,7 +188,7 @@ def test_what_is_said_of_chance():
     assert "nothing can be said" in statement([], False)
 
 
-# Standings
+# Rankings
 
 
 def evaluation(epoch, loss, accuracy=0.5, ends=True, step=None, seconds=None):
@@ -204,7 +204,7 @@ def run(seed, *events, finished=True):
 nan, inf = math.nan, math.inf
 
 
-def test_standings():
+def test_ranking():
     target = Target.of_text("train_loss=0.5")
     scores = {
         "diverged": {0: run(0, evaluation(1, 0.4), evaluation(2, nan)), 1: run(1, evaluation(1, inf))},
@@ -217,8 +217,8 @@ def test_standings():
         },
     }
     made = Comparison.of_scores(scores, [target], seeds=[0, 1])
-    assert [one.name for one in made.standings] == ["fast", "slow", "cut", "diverged", "gone"]
-    fast, slow, cut, diverged, gone = made.standings
+    assert [one.name for one in made.ranking] == ["fast", "slow", "cut", "diverged", "gone"]
+    fast, slow, cut, diverged, gone = made.ranking
     assert (fast.final("train_loss").median, fast.final("train_loss").low) == (pytest.approx(0.3), 0.2)
     assert fast.final("test_loss").text() == "0.6 [0.4..0.8]"
     assert fast.best("train_loss").values == (0.1, 0.3)
@@ -252,7 +252,7 @@ def test_a_median_is_reached_if_more_than_half_of_the_seeds_did(epochs):
         seed: run(seed, *(evaluation(k, 1.0, float(k == epoch)) for k in range(1, 10)))
         for seed, epoch in enumerate(epochs)
     }
-    median = Comparison.of_scores({"a": scores}, [target]).standings[0].until(target, "epoch").median
+    median = Comparison.of_scores({"a": scores}, [target]).ranking[0].until(target, "epoch").median
     reached = [epoch for epoch in epochs if epoch is not None]
     assert (median < inf) == (2 * len(reached) > len(epochs))
     if len(reached) == len(epochs):
@@ -451,7 +451,7 @@ def test_the_documentation_reads_a_comparison_back(compared, tmp_path, monkeypat
     (tmp_path / "runs" / "digits").mkdir(parents=True)
     (tmp_path / "runs" / "digits" / "runs").symlink_to(place / "out" / "runs")
     namespace = run_python(ELSEWHERE[0].read_text(), "compare.md")
-    assert {one.name for one in namespace["comparison"].standings} == {"newton", "adam", "broken"}
+    assert {one.name for one in namespace["comparison"].ranking} == {"newton", "adam", "broken"}
 
 
 @pytest.mark.xdist_group("compare")
@@ -464,12 +464,15 @@ def test_another_metric_only_ranks_anew_and_another_comparison_is_refused(compar
     assert "accuracy after the last epoch, more is better" in result.stdout
     assert "to test_loss <= 2.0" in result.stdout
     for arguments, message in (
-        (["--resume", "out", "--metric", "acuracy"], "--metric: no trial has 'acuracy'; there are train_loss"),
+        (["--resume", "out", "--metric", "acuracy"], "--metric: no trial has 'acuracy'; the trials have train_loss"),
         (["--resume", "out", "--metric", "train_loss", "--target", "acuracy=1"], "--target: no trial has 'acuracy'"),
         (["--resume", "out", "--seeds", "2"], "--resume continues the comparison in its folder. Leave out CONFIG"),
         (["--resume", "."], "holds no comparison"),
         ([], "name the CONFIGs"),
-        ([*options[:2], "--seeds", "3", "--out", "out"], "the configs: newton, adam, broken there, newton, adam now"),
+        (
+            [*options[:2], "--seeds", "3", "--out", "out"],
+            "the configs: newton, adam, broken in the folder, newton, adam now",
+        ),
         ([*options[:2], "--out", "."], "is not empty, and holds no comparison"),
         ([*options[:2], "--target", "x"], "'x' is no target"),
     ):

@@ -224,12 +224,12 @@ def test_set_of_a_kind_replaces_the_table():
         ("=1", "is no assignment"),
         ("a..b=1", "is no assignment"),
         ("groups.0.criterion.kind=all", "'all' is no TOML literal.*quotes"),
-        ("groups.7.lr=1", "groups.7: there are 2 entries, counted from 0; '7' is none of them"),
-        ("groups.first.lr=1", "groups.first: there are 2 entries"),
+        ("groups.7.lr=1", "groups.7: the list has 2 entries, counted from 0; '7' is not among them"),
+        ("groups.first.lr=1", "groups.first: the list has 2 entries"),
         ("groups.0.params.0.x=1", "groups.0.params.0: is '0.\\*', which has nothing inside it"),
         ("groups.0.lr=1\nx=2", "more than one TOML literal"),
         ("groups.0.lr=" + "9" * 5000, "is no TOML literal"),
-        ("groups." + "9" * 5000 + ".lr=1", "is none of them"),
+        ("groups." + "9" * 5000 + ".lr=1", "is not among them"),
     ],
 )
 def test_bad_set(override, message):
@@ -258,7 +258,7 @@ def test_numbers_and_depths_that_python_refuses(tmp_path):
 def test_set_from_a_file(tmp_path):
     path = _write(tmp_path / "train.toml", DESIGN)
     assert load_config(path, ["groups.0.damping.value=0.25"]).groups[0].damping.value == 0.25
-    with pytest.raises(ConfigError, match=r"--set: groups.9: there are 2 entries"):
+    with pytest.raises(ConfigError, match=r"--set: groups.9: the list has 2 entries"):
         load_config(path, ["groups.9.lr=1"])
 
 
@@ -460,5 +460,5 @@ def test_a_star_stands_for_every_entry_of_a_list():
     assert changed["a"] == {"*": 2}
     assert [group["lr"] for group in table["groups"]] == [1.0, 2.0]
     assert apply_overrides({"groups": []}, ["groups.*.lr=0.5"]) == {"groups": []}
-    with pytest.raises(ConfigError, match="'x' is none of them"):
+    with pytest.raises(ConfigError, match="'x' is not among them"):
         apply_overrides(table, ["groups.x.lr=1"])

@@ -372,7 +372,7 @@ BROKEN = {
     Nameless: ("check_is_documented", "has no kind"),
     BadDefault: ("check_defaults_are_valid", "their sum must be positive"),
     Unbounded: ("check_bad_fields_are_refused", "is accepted"),
-    Drawn: ("check_answers_alike_twice", "a second call answers differently"),
+    Drawn: ("check_answers_alike_twice", "a second call returns another result"),
     Double: ("check_keeps_dtype_and_device", "dampings of torch.float64"),
     InPlace: ("check_changes_no_input", "evals was changed in place"),
     Deviation: ("check_takes_difficult_directions", "one sample, torch.float32: damping 'acme/deviation'"),
@@ -380,10 +380,10 @@ BROKEN = {
     First: ("check_order_of_samples_does_not_matter", "the order of the samples matters"),
     Signed: ("check_sign_of_directions_does_not_matter", "the sign of a direction matters"),
     Untrue: ("check_shortcuts_are_true", "`uniform` and `damp` disagree"),
-    Greedy: ("check_shortcuts_are_true", "from the 2 leading directions alone, it selects others"),
+    Greedy: ("check_shortcuts_are_true", "from the 2 leading directions alone, `select` chooses others"),
     Picky: ("check_shortcuts_are_true", "`keeps_all` returns True, but `select` does not keep all directions"),
-    Forgetful: ("check_state_is_saved", "after the state was loaded, it answers differently"),
-    Sharing: ("check_copies_share_no_state", "it adapted to an outcome that only its copy observed"),
+    Forgetful: ("check_state_is_saved", "after the state was loaded, the result differs"),
+    Sharing: ("check_copies_share_no_state", "the strategy adapted to an outcome that only its copy observed"),
 }
 
 

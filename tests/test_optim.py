@@ -107,7 +107,7 @@ def test_lr_of_groups(mlp):
     for same in (config, parse_config(resolved_config(config))):
         optimizer = DirectionalDampedNewton(mlp[0].named_parameters(), same)
         assert [group["lr"] for group in optimizer.param_groups] == [1.0, 0.25]
-    with pytest.raises(ArgumentError, match=r"lr = 0.5 is given beside a config"):
+    with pytest.raises(ArgumentError, match=r"lr = 0.5 is given in addition to a config"):
         DirectionalDampedNewton(mlp[0].named_parameters(), config, lr=0.5)
 
 

@@ -204,7 +204,7 @@ def test_a_plan_has_a_trial_for_each_combination_and_seed(tmp_path):
         ({}, "nothing to search"),
         ({"grid": [f"{DAMPING}=1.0,-1.0"]}, f"with {DAMPING}=-1.0: c.toml: 1 error\n  {DAMPING}:"),
         ({"grid": ["groups.0.damping.valeu=1.0"]}, "unknown field. Did you mean 'value'?"),
-        ({"grid": ["groups.7.lr=1.0"]}, "with groups.7.lr=1.0: groups.7: there are 1 entries"),
+        ({"grid": ["groups.7.lr=1.0"]}, "with groups.7.lr=1.0: groups.7: the list has 1 entry"),
         ({"grid": ["groups.0.lr=1.0"], "overrides": ["x"]}, "--set: 'x' is no assignment"),
         ({"grid": ["training.seed=1,2"], "seeds": 2}, "training.seed is searched already"),
         ({"grid": [f"training.seed={2**63 - 1}"]}, None),
@@ -368,9 +368,9 @@ def test_another_sweep_into_the_folder_is_refused(swept):
     place, options, _ = swept
     before = contents(place / "out")
     for more, message in (
-        (["--grid", "groups.0.lr=1.0"], "--grid and --random: curvature.subsampling_ggn=[0, 1, 2],[999] there"),
-        (["--seeds", "2"], "--seeds: 1 there, 2 now"),
-        (["--set", "training.epochs=2"], "--set: none there, training.epochs=2 now"),
+        (["--grid", "groups.0.lr=1.0"], "--grid and --random: curvature.subsampling_ggn=[0, 1, 2],[999] in the folder"),
+        (["--seeds", "2"], "--seeds: 1 in the folder, 2 now"),
+        (["--set", "training.epochs=2"], "--set: none in the folder, training.epochs=2 now"),
     ):
         result = sweep(*options, *more, cwd=place)
         assert result.exit_code == 1
@@ -396,7 +396,7 @@ def test_what_has_ended_is_not_run_again_unless_it_failed_and_one_asks(swept):
 
     result = sweep("--resume", "out", "--metric", "acuracy", cwd=place)
     assert result.exit_code == 1
-    assert "no trial has 'acuracy'; there are train_loss, test_loss, accuracy." in result.stderr
+    assert "no trial has 'acuracy'; the trials have train_loss, test_loss, accuracy." in result.stderr
     assert not (place / "out" / "best.json").exists()
 
     result = sweep("--resume", "out", "--metric", "accuracy", "--maximize", "--retry-failed", cwd=place)

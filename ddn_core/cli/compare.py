@@ -16,7 +16,7 @@ from ddn_core.cli.options import default_folder
 from ddn_core.cli.trials import Report, Running, check_metrics, count, order_text, run_plan, say, titled
 from ddn_core.errors import ArgumentError
 from ddn_core.plugins.registry import Registry
-from ddn_core.runs.comparison import Comparison, Spread, Standing
+from ddn_core.runs.comparison import Comparison, RankedConfig, Spread
 from ddn_core.runs.scores import Target
 from ddn_core.trials.comparison import CURVES, LEADERBOARD, ComparisonPlan, ComparisonTables, Contest
 from ddn_core.trials.folder import TABLE, TrialFolder
@@ -65,17 +65,17 @@ class ComparisonReport(Report[ComparisonPlan]):
         comparison, path = self._tables.comparison(results), self.folder.path
         metrics, seeds = comparison.metrics[:_METRICS], count(len(comparison.seeds), "seed")
         title = f"{comparison.metric} {order_text(comparison.maximize)}; median and range over {seeds}"
-        finals = {metric: partial(Standing.final, metric=metric) for metric in metrics}
+        finals = {metric: partial(RankedConfig.final, metric=metric) for metric in metrics}
         console.print(_table(comparison, title, finals, finished=True))
-        costs = {name: partial(Standing.cost, what=what) for name, what in _COSTS.items()}
-        console.print(_table(comparison, "what the runs took", costs))
+        costs = {name: partial(RankedConfig.cost, what=what) for name, what in _COSTS.items()}
+        console.print(_table(comparison, "cost of the runs", costs))
         for target in comparison.targets:
-            times = {name: partial(Standing.until, target=target, what=what) for name, what in _TIMES.items()}
+            times = {name: partial(RankedConfig.until, target=target, what=what) for name, what in _TIMES.items()}
             reached = {"reached": partial(_reached, target=target)}
             console.print(_table(comparison, f"to {target}", {**reached, **times}))
         for note in self.plan.notes:
             console.print(Text(f"note: {note}"))
-        if len(comparison.standings) > 1:
+        if len(comparison.ranking) > 1:
             console.print(Text(comparison.statement))
         for name, what in ((TABLE, "runs"), (CURVES, "curves"), (LEADERBOARD, "leaderboard")):
             say(console, f"{what}: {path / name}")
@@ -103,7 +103,7 @@ def _section(comparison: Comparison) -> reports.Section:
 def _table(
     comparison: Comparison,
     title: str,
-    columns: Mapping[str, Callable[[Standing], Spread | str]],
+    columns: Mapping[str, Callable[[RankedConfig], Spread | str]],
     finished: bool = False,
 ) -> Table:
     """Return a table with a row for each config; the first cell may say how many of its runs finished."""
@@ -112,13 +112,13 @@ def _table(
     table.add_column("config", overflow="fold", max_width=24)
     for name in columns:
         table.add_column(Text(name), justify="right", overflow="fold")
-    for one in comparison.standings:
+    for one in comparison.ranking:
         name = f"{one.name}\n{one.finished} of {len(one.scores)} finished" if finished else one.name
         table.add_row(Text(name), *(_cell(column(one)) for column in columns.values()))
     return table
 
 
-def _reached(one: Standing, target: Target) -> str:
+def _reached(one: RankedConfig, target: Target) -> str:
     return f"{one.reached(target)} of {len(one.scores)}"
 
 

@@ -39,7 +39,7 @@ def check_report(config: Config, source: str) -> tuple[RenderableType, list[str]
             str(index), Text(names_text), str(numbers), Text(_phrase(group.criterion)), Text(_phrase(group.damping))
         )
     notes = [
-        Text(f"{name} is named by groups {', '.join(map(str, groups))}; group {groups[0]} takes it")
+        Text(f"{name} matches groups {', '.join(map(str, groups))}; it belongs to group {groups[0]}")
         for name, groups in assignment.contested.items()
     ]
     left = [name for name in assignment.unassigned if parameters[name].requires_grad]
@@ -47,11 +47,12 @@ def check_report(config: Config, source: str) -> tuple[RenderableType, list[str]
 
 
 def _torch_notes(config: Config, left: list[str]) -> list[Text]:
-    """Return a line for the parameters of an optimizer of torch."""
+    """Return a line about the parameters that an optimizer of torch updates, if there is one."""
     if config.optimizer is not None:
-        return [Text(f"{_phrase(config.optimizer)} of torch takes all parameters")]
+        return [Text(f"{_phrase(config.optimizer)} of torch updates all parameters")]
     if config.fallback is not None:
-        return [Text(f"{_phrase(config.fallback)} of torch takes {', '.join(left) or 'nothing: the groups take all'}")]
+        names = ", ".join(left) or "no parameters: the groups have all of them"
+        return [Text(f"{_phrase(config.fallback)} of torch updates {names}")]
     return []
 
 

@@ -38,7 +38,7 @@ class Running:
     targets: tuple[str, ...] = ()
 
     def ranked(self, plan: P) -> P:
-        """Return a plan with the ranking that these options ask for; what they leave out stays as it is."""
+        """Return a plan with the ranking of these options; an omitted option does not change the plan."""
         changes: dict[str, object] = {"targets": self.targets} if self.targets else {}
         if self.metric is not None or self.maximize:
             changes["maximize"] = self.maximize
@@ -101,7 +101,7 @@ def run_plan(
             )
         stored, path = read_plan(resume, kind), resume
         if stored is None:
-            raise ArgumentError(f"--resume: {path} holds no {kind.noun}. Name the folder of one.")
+            raise ArgumentError(f"--resume: {path} holds no {kind.noun}. Name the folder of a {kind.noun}.")
         plan = stored
     plan = running.ranked(plan)
     with opened(path, plan, resume is not None) as folder:
@@ -128,7 +128,7 @@ def check_metrics(names: Iterable[str], wanted: Iterable[tuple[str, str]]) -> No
     for option, metric in wanted:
         if there and metric not in there:
             raise ArgumentError(
-                f"{option}: no trial has {metric!r}; there are {', '.join(there)}. "
+                f"{option}: no trial has {metric!r}; the trials have {', '.join(there)}. "
                 f"All results are kept: use --resume with another {option}."
             )
 

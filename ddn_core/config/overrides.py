@@ -102,5 +102,6 @@ def _assign(table: dict[str, Any], keys: list[str], value: Any) -> None:
 def _index(place: list[Any], key: str, path: str) -> int:
     indices = {str(index): index for index in range(len(place))}
     if key not in indices:
-        raise ConfigError(f"{path}: there are {len(place)} entries, counted from 0; {key!r} is none of them")
+        entries = "entry" if len(place) == 1 else "entries"
+        raise ConfigError(f"{path}: the list has {len(place)} {entries}, counted from 0; {key!r} is not among them")
     return indices[key]

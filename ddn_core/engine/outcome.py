@@ -23,7 +23,7 @@ class Outcome:
         total_predicted_decrease: Sum of the predicted decreases of all groups. Since all groups contribute to the
             decrease of the loss, that decrease is compared with this sum.
         step_norm: Euclidean norm of the group's step, without `lr`, in param.
-        directions: Number of directions K. If the step was solved for without directions, the largest possible number,
+        directions: Number of directions K. If the step was computed without directions, the largest possible number,
             min(R, P).
         taken: Fraction of the step that the optimizer kept: 1 for the whole step, less if it was shortened, 0 if it was
             undone because the loss increased. All other attributes describe the whole step.
@@ -54,7 +54,7 @@ class Outcome:
     def ratio(self) -> float:
         """Actual over predicted decrease of the loss, for all groups together; 1 if the quadratic model is exact.
 
-        NaN if either decrease is NaN, or if no decrease was predicted: the ratio has no meaning then.
+        NaN if either decrease is NaN, or if no decrease was predicted, since the ratio then has no meaning.
         """
         predicted = self.total_predicted_decrease
         return self.actual_decrease / predicted if predicted > 0 else math.nan

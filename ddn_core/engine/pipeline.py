@@ -1,4 +1,4 @@
-"""The whole way from a capture to a damped step of one group, in order."""
+"""All stages from a capture to the damped Newton step of one group, in order."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from ddn_core.engine.terms import DecayedSource, StepTerms
 
 @dataclass(frozen=True)
 class Choice:
-    """Criterion and damping of a group, as functions; the engine knows no strategies.
+    """Criterion and damping of a group, as functions, because the engine does not import the strategy classes.
 
     Attributes:
         criterion: Returns the indices of the directions to keep; not called if there are no directions.
         damping: Returns the dampings of the kept directions, `[K]`; not called if none is kept.
         largest: Returns the number of leading eigenpairs that the criterion needs, `None` for all.
-        uniform_damping: Returns the damping of every direction, if all are kept and all are damped alike, `None`
+        uniform_damping: Returns the damping of every direction, if all are kept and have the same damping, `None`
             otherwise. With a uniform damping no eigenvectors are computed, unless they are read.
         keeps_all: Whether the criterion keeps every direction, whatever the spectrum.
     """
@@ -48,7 +48,7 @@ class Decomposition:
     Attributes:
         spectrum: Eigenvalues; its eigenvectors are those of the matrix that was decomposed.
         evecs: Gram eigenvectors with signs, outputs first, `[R, K]`.
-        vectors: Eigenvectors in parameter space, `[K, P]`, where the GGN was decomposed.
+        vectors: Eigenvectors in parameter space, `[K, P]`, if the GGN was decomposed.
     """
 
     spectrum: Spectrum
@@ -72,11 +72,11 @@ class Decomposition:
 
 @dataclass(frozen=True, eq=False)
 class GroupMemo:
-    """Results for a group that do not depend on the damping; the caller keeps them while it tries dampings.
+    """Results for a group that do not depend on the damping; the caller keeps them while it tries several dampings.
 
     Attributes:
-        curvature: Curvature of the group, with its matrix once that was computed.
-        decompositions: Eigenpairs, by the number of leading ones that were asked for.
+        curvature: Curvature of the group, which keeps its matrix once the matrix has been computed.
+        decompositions: Eigenpairs, by the requested number of leading ones.
     """
 
     curvature: GroupCurvature
@@ -113,7 +113,7 @@ def damped_newton_step(
         memo: Results of an earlier try with other dampings, which this try adds to.
 
     Raises:
-        NonFiniteError: The step has a NaN or an infinity in it.
+        NonFiniteError: The step has NaN or infinite entries.
     """
     clock = clock or StageClock(capture.seconds)
     memo = memo or GroupMemo.of(capture, parameters)
@@ -180,7 +180,7 @@ def group_directions(
     derivatives: Capture | None = None,
     terms: StepTerms | None = None,
 ) -> Directions:
-    """Return all directions of one group, or the leading ones, as strategies see them.
+    """Return all directions of one group, or the leading ones, as strategies receive them.
 
     Args:
         capture: Capture of the backward pass.

@@ -1,4 +1,4 @@
-"""The quadratic model of the loss, `gᵀm + ½ mᵀGm`, along any move of a group, be it a damped Newton step or not."""
+"""The quadratic model of the loss, `gᵀm + ½ mᵀGm`, along any move of a group, such as a step with momentum."""
 
 from __future__ import annotations
 

@@ -4,9 +4,9 @@ If every direction is kept and the gradient lies in their span, `g = V c`, the s
 
     s = -(G + δ I)⁻¹ g = -V (VᵀV + δ I)⁻¹ c.
 
-Levenberg (1944) and Marquardt (1963) damp least-squares problems so. With weight decay w, an anchor a (`terms.py`), and
-τ = δ + w, it is `s = a - (G + τ I)⁻¹ (g + G a + w (θ + a))`. On the side of the GGN that is solved as it stands. On the
-side of the Gram matrix the decay is not in the span of V; with the start `p = a - w/τ (θ + a)`
+Levenberg (1944) and Marquardt (1963) damp least-squares problems in this way. With weight decay w, an anchor a
+(`terms.py`), and τ = δ + w, it is `s = a - (G + τ I)⁻¹ (g + G a + w (θ + a))`. `GgnSide` solves this system directly.
+For `GramSide` the decay is not in the span of V; with the start `p = a - w/τ (θ + a)` the step is
 
     s = p - V (VᵀV + τ I)⁻¹ (c + Vᵀp).
 
@@ -30,7 +30,7 @@ from ddn_core.engine.step import Correction, DampedDirections, DirectionTable, G
 from ddn_core.engine.terms import StepTerms
 
 ROUNDING = 4.0
-"""Rounding of a matrix of R rows, over `√R ε trace`: dampings below it are left to the eigenvectors."""
+"""Bound on the damping, over `√R ε trace` for R rows; a step with a smaller damping is computed from eigenvectors."""
 
 CANCELS = 100.0
 """Damping, in mean eigenvalues, up to which `M x = b - δ x` loses two digits at most."""
@@ -41,19 +41,19 @@ EXACT_COLUMNS = 640
 
 @dataclass(frozen=True, eq=False)
 class GramSide:
-    """The Gram matrix VᵀV: coordinates are weights of the columns of V, and a vector v is seen as Vᵀv.
+    """The Gram matrix VᵀV: coordinates are weights of the columns of V, and Vᵀv represents a vector v.
 
-    The gradient is `V c` plus a rest; either is zero.
+    The gradient is either `V c`, with `outside_gradient` zero, or a vector outside the span of V, with c zero.
 
     Attributes:
         matrix: VᵀV, `[R, R]`.
         gradient: Coefficients c, `[R]`.
-        rest: Vᵀ times the rest, `[R]`.
+        outside_gradient: Vᵀ times the gradient that is not in the span of V, `[R]`.
     """
 
     matrix: Tensor
     gradient: Tensor
-    rest: Tensor
+    outside_gradient: Tensor
 
     @classmethod
     def of(cls, curvature: GroupCurvature) -> GramSide:
@@ -63,7 +63,7 @@ class GramSide:
 
     def right_side(self, terms: StepTerms, vectors: Tensor, factor: float) -> Tensor:
         """Return `c + Vᵀp`, with the start p of the step."""
-        return self.gradient + terms.start(vectors, self.rest, factor)
+        return self.gradient + terms.start(vectors, self.outside_gradient, factor)
 
     def projections(self, spectrum: Spectrum, vectors: Tensor) -> Tensor:
         """Return the inner products of the directions with vectors, `u_kᵀ Vᵀv / √λ_k`, `[..., K]`."""
@@ -72,7 +72,7 @@ class GramSide:
     def gammas(self, spectrum: Spectrum) -> Tensor:
         """Return the directional gradients of the loss, `[K]`."""
         inside = gammas_in_span(spectrum.evecs, spectrum.evals, spectrum.all_evals[-1], self.gradient, self.matrix)
-        return inside + self.projections(spectrum, self.rest)
+        return inside + self.projections(spectrum, self.outside_gradient)
 
     def sizes(self, solution: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return squared norm, slope and curvature of the step `-V solution`; `image` is the matrix times it."""
@@ -92,7 +92,7 @@ class GgnSide:
     gradient: Tensor
 
     def right_side(self, terms: StepTerms, vectors: Tensor, factor: float) -> Tensor:
-        """Return `g + G a + w (θ + a)`: this side knows all directions, so that the start is the anchor."""
+        """Return `g + G a + w (θ + a)`: this side has all directions, so the start is the anchor."""
         return self.gradient + self.matrix @ vectors[1] + terms.decay * vectors.sum(0)
 
     def projections(self, spectrum: Spectrum, vectors: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ class SolvedSummary:
         solution: Solution of the system.
         damping: Damping of all directions.
         decay: Weight decay.
-        vectors: Parameters and anchor as the side sees them, `[2, ...]`; `None` without terms.
+        vectors: Parameters and anchor as the side represents them, `[2, ...]`; `None` without terms.
         columns: Number of columns of V.
         dtype: Dtype of the numbers; matrix and solution can be more precise.
     """
@@ -132,7 +132,7 @@ class SolvedSummary:
 
     @property
     def count(self) -> int:
-        """Number of directions that there can be, min(R, P)."""
+        """Largest possible number of directions, min(R, P)."""
         return len(self.side.matrix)
 
     @cached_property
@@ -185,15 +185,15 @@ def solved_step(
     terms: StepTerms | None,
     clock: StageClock,
 ) -> GroupStep | None:
-    """Return the step with one damping for all directions, or `None` if a solve does not give it.
+    """Return the step with one damping for all directions, or `None` if a linear solve cannot compute it.
 
-    A solve does not give the step if the gradient is not in the span of V and the complement is not included, or if the
-    matrix is too ill-conditioned.
+    This is the case if the gradient is not in the span of V and the complement is not included, or if the matrix is too
+    ill-conditioned.
 
     Args:
         curvature: Curvature of the group.
         damping: Damping of all directions.
-        decompose: Returns the directions, if they are read.
+        decompose: Returns the directions; called only if they are read.
         terms: Weight decay and memory.
         clock: Takes the time of the stages.
     """

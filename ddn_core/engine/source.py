@@ -3,11 +3,11 @@
 With `V_nᵀ e_k = √λ_k u_k[(n, ·)]` no second pass over the data is needed: the directional curvatures of the samples
 of V are `λ[n, k] = N λ_k Σ_c u_k[(n, c)]²` (N only for a mean-reduced loss, whose V carries 1/√N), and where the
 gradient of a sample is a combination `g_n = V_n c_n` of its columns, `γ[n, k] = √λ_k Σ_c c[n, c] u_k[(n, c)]`:
-nothing is divided by √λ_k. For other samples W, `Wᵀ e_k = Wᵀ V u_k / √λ_k`, where λ_k is not numerically zero.
+without a division by √λ_k. For other samples W, `Wᵀ e_k = Wᵀ V u_k / √λ_k`, and λ_k is not numerically zero.
 
 Samples that are classified wrongly with confidence have coefficients that are many orders of magnitude larger than
-their gradients: 1e8 times at a probability of 1e-16. Rounding errors of u_k, times c, would be all that is left there.
-γ is taken from Vᵀ e_k then, whose rows have errors that are relative to the columns of V.
+their gradients: 1e8 times at a probability of 1e-16. The rounding errors of u_k, multiplied by c, would then exceed γ.
+For such samples γ is computed from Vᵀ e_k, whose rows have errors relative to the columns of V.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from ddn_core.engine.directions import Directions
 from ddn_core.engine.gram import GroupCurvature
 
 STEEP = 64.0
-"""Ratio of coefficients, times the norm of V, to what they make of V's columns, from which on rounding errors show."""
+"""Ratio of `‖V‖ ‖c‖` to the norm of the numbers `c_i ‖v_i‖` above which rounding errors of eigenvectors matter."""
 
 
 @dataclass(frozen=True, eq=False)
 class EngineSource:
-    """Computes what eigenpairs alone do not tell.
+    """Derivatives along directions, and moves in parameter space, computed from the factors of a group.
 
     Attributes:
         basis: Curvature of the group whose eigenvectors the directions are.
-        data: Curvature of the group that gammas and lambdas are read from: the same, or of another batch.
+        data: Curvature of the group that gives gammas and lambdas: the same, or that of another batch.
     """
 
     basis: GroupCurvature
@@ -95,7 +95,7 @@ class EngineSource:
         return self.data is self.basis
 
     def _projections(self, directions: Directions, samples: Sequence[int] | None) -> Tensor:
-        """Return Wᵀ e_k for the columns W of samples at some positions, or (None) for the per-sample gradients."""
+        """Return Wᵀ e_k for the columns W of the given samples; for `None`, W has the per-sample gradients."""
         capture = self.data.capture
         if self._own and samples is not None and same_samples(samples, capture.ggn_samples):
             return self.rows(directions.evecs) * directions.evals.sqrt()
@@ -132,10 +132,10 @@ def gammas_in_span(evecs: Tensor, evals: Tensor, largest: Tensor, span: Tensor, 
 
 
 def is_steep(coefficients: Tensor, norms: Tensor, largest: Tensor) -> Tensor:
-    """Return whether coefficients are far larger than what they make of the columns, along the last axis.
+    """Return whether `‖V‖ ‖c‖` is far larger than the norm of the numbers `c_i ‖v_i‖`, along the last axis.
 
     Args:
-        coefficients: Coefficients in columns.
+        coefficients: Coefficients c of the columns v_i.
         norms: Norms of the columns.
         largest: The largest eigenvalue of the Gram matrix; it is at most the number of columns times the largest norm².
     """

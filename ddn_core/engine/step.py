@@ -1,8 +1,8 @@
 """The directionally damped Newton step of a group (Dangel et al. 2022, section 2), with its figures along directions.
 
-A step is a start that knows no curvature (`terms.py`; zero without weight decay and memory) plus the correction that
-the damped curvature asks for. The correction comes from directions that were decomposed in this step, from those that
-are held from an earlier one, or from a solve without directions (`solved.py`).
+A step is the sum of a start, which does not depend on the curvature (`terms.py`; zero without weight decay and memory),
+and a correction, which the damped curvature adds. The correction comes from directions that were decomposed in this
+step, from those that are held from an earlier one, or from a solve without directions (`solved.py`).
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from ddn_core.errors import NonFiniteError
 
 
 class StepSummary(Protocol):
-    """Numbers of a step along its directions; holds none of the factors."""
+    """Figures of a step along its directions, without a reference to the factors."""
 
     @property
     def count(self) -> int:
-        """Number of chosen directions; min(R, P) where the step was solved for without directions."""
+        """Number of chosen directions; min(R, P) if the step was computed without directions."""
 
     @property
     def table(self) -> DirectionTable:
-        """One entry for each direction; decomposed now, where the step was solved for without directions."""
+        """One entry for each direction; decomposed when first read, if the step was computed without directions."""
 
     def norm(self) -> Tensor:
         """Return the Euclidean norm of the step along the directions, a scalar in param."""
@@ -95,7 +95,7 @@ class DirectionTable:
 
 @dataclass(frozen=True, eq=False)
 class DampedDirections(Directions):
-    """Chosen directions with their dampings: everything that the step of a group is made of.
+    """Chosen directions with their dampings, from which the step of a group is computed.
 
     Attributes:
         deltas: Dampings δ_k, `[K]`, loss/param²; +inf means that the step does not move along the direction.
@@ -137,14 +137,14 @@ class DampedDirections(Directions):
         """Return the step in parameter space, in the shapes of the group's parameters.
 
         Raises:
-            NonFiniteError: The step has a NaN or an infinity in it.
+            NonFiniteError: The step has NaN or infinite entries.
         """
         return checked_step(self.combine(self.coefficients))
 
 
 @dataclass(frozen=True, eq=False)
 class Correction:
-    """A step less its start: the part that the damped curvature asks for.
+    """The part of a step that the damped curvature adds to the start.
 
     Attributes:
         coordinates: Coordinates `[K]` of the correction: lengths along decomposed or held directions, or the solution
@@ -212,7 +212,7 @@ class GroupStep:
         summary: Figures of the step along its directions.
         reached: For each parameter, whether the loss reaches it.
         complement_factor: Factor on the slope outside of the directions, not positive.
-        uniform_damping: Damping of every direction, if the step was solved for without directions; `None` otherwise.
+        uniform_damping: Damping of every direction, if the step was computed without directions; `None` otherwise.
         decompose: Returns the chosen directions with their dampings; `None` if they are those of an earlier step.
     """
 
@@ -225,7 +225,7 @@ class GroupStep:
 
     @cached_property
     def directions(self) -> DampedDirections:
-        """The chosen directions with their dampings; decomposed now, if the step was solved for without directions."""
+        """The chosen directions with their dampings; decomposed now, if the step was computed without directions."""
         assert self.decompose is not None, "the directions of an earlier step are held by the caller"
         return self.decompose()
 
@@ -239,7 +239,7 @@ def checked_step(step: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Return a step, or raise.
 
     Raises:
-        NonFiniteError: The step has a NaN or an infinity in it.
+        NonFiniteError: The step has NaN or infinite entries.
     """
     if not all_finite(step):
         raise NonFiniteError("the step has NaN or infinite entries. Damp more, scale the loss, or use float64.")
@@ -247,6 +247,6 @@ def checked_step(step: Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """Return whether no tensor has a NaN or an infinity in it."""
+    """Return whether all entries of all tensors are finite."""
     # The sum is cheaper, but a sum of finite numbers can overflow.
     return all(bool(tensor.sum().isfinite()) or bool(torch.isfinite(tensor).all()) for tensor in tensors)

@@ -8,11 +8,11 @@ Decay enters gradient and curvature alike, γ̄_k + w e_kᵀθ and λ̄_k + w, b
 step towards the anchor rather than towards zero. The anchor is μ times the previous step (SPRING: Goldshlager,
 Abrahamsen, Lin 2024, arXiv 2401.10190). `step.py` has the length of the step along each direction.
 
-The orthogonal complement of the directions has no curvature but w, and is damped by the largest δ_k. The step there is
-the anchor, a_⊥. If the criterion keeps every direction, weights decay there too, `- w (θ + a)_⊥ / (w + max δ)`; if the
-gradient is followed there, the step is `a_⊥ - (g + w (θ + a))_⊥ / (w + max δ)`. With all directions and one damping for
-all, that is the whole damped Newton step `-(G + δ I)⁻¹ g`, also where the gradient is not in the span of V (Monte-Carlo
-samples).
+In the orthogonal complement of the directions the only curvature is w, and the damping is the largest δ_k. The step
+there is the anchor, a_⊥. If the criterion keeps every direction, weights decay there too,
+`- w (θ + a)_⊥ / (w + max δ)`; if the gradient is followed there, the step is
+`a_⊥ - (g + w (θ + a))_⊥ / (w + max δ)`. With all directions and one damping for all, that is the whole damped
+Newton step `-(G + δ I)⁻¹ g`, even if the gradient is not in the span of V (Monte-Carlo samples).
 """
 
 from __future__ import annotations

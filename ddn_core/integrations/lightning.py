@@ -1,7 +1,7 @@
 """PyTorch Lightning: a mixin for accumulated micro-batches, and for steps that need the loss after the step.
 
-Without either, automatic optimization works as it is: `configure_optimizers` returns the optimizer, Lightning calls
-`optimizer.step(closure)`, and the closure is called in a curvature block.
+If neither is needed, automatic optimization works without the mixin: `configure_optimizers` returns the optimizer,
+Lightning calls `optimizer.step(closure)`, and the closure is called in a curvature block.
 """
 
 from __future__ import annotations

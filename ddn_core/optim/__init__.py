@@ -6,7 +6,7 @@ One file each::
     passes.py       the backward passes between two steps
     planning.py     the planned update of a group: engine's step, momentum, clips, decoupled decay
     reuse.py        directions that are kept for several steps, and fresh gradients along them
-    fallback.py     parameters that no group takes, updated by an optimizer of torch
+    fallback.py     parameters outside of all groups, updated by an optimizer of torch
     update.py       applies the planned updates of all groups, or of none, and undoes them
     report.py       report of a step
     outcomes.py     outcomes that strategies observe

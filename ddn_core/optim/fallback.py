@@ -1,4 +1,4 @@
-"""Parameters that no group takes: an optimizer of torch updates them, in a group of our optimizer."""
+"""Parameters outside of all groups: an optimizer of torch updates them, in a group of our optimizer."""
 
 from __future__ import annotations
 

@@ -78,14 +78,14 @@ class DirectionalDampedNewton(Optimizer):
         Args:
             params: The model's parameters, with names (`model.named_parameters()`) where groups name them by globs.
             groups: Tables with `"params"` (globs on parameter names, or parameters; a parameter belongs to the first
-                group that names it), `"criterion"`, `"damping"` (strategy objects, config tables, or functions with
+                group that matches it), `"criterion"`, `"damping"` (strategy objects, config tables, or functions with
                 ViViT's signatures) and, optionally, the other settings of a config's group: `"lr"`, `"momentum"`,
                 `"weight_decay"`, ...; or a loaded config. One group with all directions and damping 1 by default.
             lr: Factor on the step, for groups without their own.
             curvature: Settings of the curvature, such as `{"kind": "ggn-mc", "mc_samples": 1, "seed": 0}`; by default
                 those of the config, or the exact GGN.
             step: Rules for a step that raises the loss, or is not finite, such as `{"on_increase": "undo"}`.
-            fallback: Optimizer of torch for parameters that no group takes, such as `{"kind": "sgd", "lr": 0.1}`.
+            fallback: Optimizer of torch for parameters outside of all groups, such as `{"kind": "sgd", "lr": 0.1}`.
             full_report: Whether `last_step` has the figures that take extra computation.
 
         Raises:
@@ -159,7 +159,7 @@ class DirectionalDampedNewton(Optimizer):
             accumulate: Whether the pass adds to earlier passes for the same purpose, rather than replaces them.
 
         Raises:
-            ArgumentError: `purpose` is none of these.
+            ArgumentError: `purpose` is unknown.
             CurvatureError: From `backward()`: the model or the loss function is not extended, a layer is not
                 supported, the loss is not finite (unless such steps are skipped). Gradients are then either unchanged
                 or complete.
@@ -216,9 +216,9 @@ class DirectionalDampedNewton(Optimizer):
 
         Raises:
             CurvatureError: There was no curvature pass since the last step.
-            NonFiniteError: A step is not finite; no parameter has been touched.
+            NonFiniteError: A step is not finite; no parameter has changed.
             ArgumentError: The loss after the step is needed, and there is no closure.
-            StrategyError: A criterion or damping raised, or returned something invalid; no parameter has been touched.
+            StrategyError: A criterion or damping raised, or returned an invalid value; no parameter has changed.
                 Or a strategy raised in `observe`, after the step.
         """
         if closure is not None and self._passes.is_empty:
@@ -243,12 +243,12 @@ class DirectionalDampedNewton(Optimizer):
 
     @property
     def skipped_steps(self) -> int:
-        """Number of steps that were not made since loss or step was not finite."""
+        """Number of steps that were skipped because the loss or the step was not finite."""
         return self._progress.skipped_steps
 
     @property
     def undone_steps(self) -> int:
-        """Number of steps that were undone since they raised the loss."""
+        """Number of steps that were undone because they raised the loss."""
         return self._progress.undone_steps
 
     def refreshes(self, index: int) -> bool:

@@ -25,27 +25,27 @@ DEFAULT_GROUP: Mapping[str, Any] = {
 """The group that an optimizer without `groups` uses: all directions, damping 1."""
 
 GROUP_DEFAULTS: Mapping[str, Any] = {name: entry.default for name, entry in GroupSettings.model_fields.items()}
-"""What a parameter group has, if it does not say."""
+"""Defaults of the settings of a parameter group."""
 
 GROUP_KEYS = (
     *("params", "criterion", "damping"),
     *GROUP_DEFAULTS,
     *("param_names", "initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum"),  # torch's and its schedulers'
 )
-"""What a parameter group may have."""
+"""Keys that a parameter group may have."""
 
 
 def is_fallback(group: Mapping[str, Any]) -> bool:
-    """Return whether an optimizer of torch moves a group."""
+    """Return whether an optimizer of torch updates a group."""
     return "fallback" in group
 
 
 def wanted_parameters(groups: Sequence[Mapping[str, Any]], is_due: Callable[[int], bool]) -> dict[int, WantedParameter]:
-    """Return the parameters that factors are wanted of, by `id`.
+    """Return the parameters whose factors the step needs, by `id`.
 
     Args:
         groups: The parameter groups.
-        is_due: Whether the directions of the group with a number are computed in this step.
+        is_due: Returns whether this step computes the directions of the group with the given number.
     """
     found = {}
     for index, group in enumerate(groups):
@@ -57,10 +57,10 @@ def wanted_parameters(groups: Sequence[Mapping[str, Any]], is_due: Callable[[int
 
 
 def named(params: Iterable[tuple[str, Parameter]] | Iterable[Parameter]) -> dict[str, Parameter]:
-    """Return parameters by name; those without one are named by their place, `"0"`, `"1"`, ...
+    """Return parameters by name; parameters without a name get their position as name, `"0"`, `"1"`, ...
 
     Raises:
-        ArgumentError: There is none, or something among them is no parameter.
+        ArgumentError: There is no parameter, or an object is not a parameter.
     """
     if isinstance(params, str | Tensor | Mapping) or not isinstance(params, Iterable):
         raise ArgumentError(f"params is a {type(params).__name__}. Pass model.named_parameters().")
@@ -72,7 +72,7 @@ def named(params: Iterable[tuple[str, Parameter]] | Iterable[Parameter]) -> dict
                 f"{parameter!r} is no parameter. Pass model.named_parameters(), and the parameter groups as `groups`."
             )
         if name in found:
-            raise ArgumentError(f"two parameters are named {name!r}. Give each a name of its own.")
+            raise ArgumentError(f"two parameters are named {name!r}. Give each its own name.")
         found[name] = parameter
     if not found:
         raise ArgumentError("there are no parameters. Pass model.named_parameters() of a model that has some.")
@@ -82,7 +82,7 @@ def named(params: Iterable[tuple[str, Parameter]] | Iterable[Parameter]) -> dict
 def group_parameters(
     parameters: Mapping[str, Parameter], groups: Sequence[Mapping[str, Any] | GroupConfig], has_fallback: bool
 ) -> tuple[list[dict[str, Any]], list[tuple[str, Parameter]]]:
-    """Return the groups with named parameters in place of globs or tensors, and the parameters that none takes.
+    """Return the groups with named parameters in place of globs or tensors, and the parameters outside of all groups.
 
     Args:
         parameters: The model's parameters by name.
@@ -115,12 +115,16 @@ def check_config(config: Config, lr: float) -> None:
     """Raise unless our optimizer can be made from a config.
 
     Raises:
-        ArgumentError: There is a learning rate beside it, or it names an optimizer of torch.
+        ArgumentError: A learning rate is given in addition, or the config names an optimizer of torch.
     """
     if lr != 1.0:
-        raise ArgumentError(f"lr = {lr!r} is given beside a config, whose groups have their own. Set it there.")
+        raise ArgumentError(
+            f"lr = {lr!r} is given in addition to a config. Set the learning rate of each group in the config."
+        )
     if config.optimizer is not None:
-        raise ArgumentError(f"the config names {config.optimizer.kind!r} of torch as its optimizer.")
+        raise ArgumentError(
+            f"the config names {config.optimizer.kind!r} of torch as its optimizer. Use a config with groups."
+        )
 
 
 def own_group(group: Mapping[str, Any], where: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,12 +154,12 @@ def _with_current_name(group: Mapping[str, Any], where: str) -> Mapping[str, Any
 
 
 def _check_group(group: Mapping[str, Any], where: str, defaults: Mapping[str, Any]) -> None:
-    """Raise unless a group has what it needs, and nothing else.
+    """Raise unless a group has all required keys, no unknown keys, and valid settings.
 
     Args:
-        group: The group, without what it has by default.
-        where: Its name in messages.
-        defaults: What it has by default.
+        group: The group, without defaults.
+        where: Name of the group in messages.
+        defaults: Default values of settings.
 
     Raises:
         ArgumentError: A key is missing or unknown, or the learning rate is no finite number or negative.
@@ -193,7 +197,10 @@ def _globs(index: int, group: Mapping[str, Any], names: Mapping[int, str], taken
             continue
         if id(entry) not in names:
             shape = f" of shape {list(entry.shape)}" if isinstance(entry, Tensor) else f" {entry!r}"
-            raise ArgumentError(f"group {index} names a parameter{shape} that is not among the optimizer's params.")
+            raise ArgumentError(
+                f"group {index} names a parameter{shape} that is not among the optimizer's params. Add it to `params`, "
+                "or delete it from the group."
+            )
         if id(entry) in taken_tensors:
             raise ArgumentError(
                 f"parameter {names[id(entry)]} is in group {taken_tensors[id(entry)]} and in group {index}. Put each "

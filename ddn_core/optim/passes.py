@@ -33,7 +33,7 @@ class StepCaptures:
 
     @property
     def has_other_curvatures(self) -> bool:
-        """Whether curvatures are measured on other samples than the directions, whose eigenvalues they then are not."""
+        """True if the curvatures are those of other samples than the directions, so that they are no eigenvalues."""
         one = self.directions
         return self.derivatives is not None or tuple(one.lambda_samples) != tuple(one.ggn_samples)
 
@@ -93,7 +93,7 @@ class CurvaturePasses:
             accumulate: Whether the pass is a further micro-batch, rather than a replacement of the last pass.
 
         Raises:
-            ArgumentError: The purpose is none of these.
+            ArgumentError: The purpose is unknown.
         """
         if purpose not in get_args(Purpose):
             raise ArgumentError(f"purpose is {purpose!r}. Use one of {', '.join(map(repr, get_args(Purpose)))}.")
@@ -106,7 +106,7 @@ class CurvaturePasses:
         try:
             yield
         except BaseException:
-            self._open.clear()  # there is no curvature for what the failed pass added to the gradients
+            self._open.clear()  # the gradients include those of the failed pass, which has no curvature
             raise
         finally:
             self._open = None
@@ -158,10 +158,10 @@ class CurvaturePasses:
 
     @property
     def failed(self) -> bool:
-        """Whether a pass was aborted and no other pass has replaced it."""
+        """True if a pass was aborted and no other pass has replaced it."""
         return bool(self._failed)
 
     @property
     def is_empty(self) -> bool:
-        """Whether there was no pass since the last step."""
+        """True if there was no pass since the last step."""
         return not (self._directions or self._derivatives or self.failed)

@@ -1,4 +1,4 @@
-"""The planned update of a group: from the engine's step, with momentum and clips, to where the parameters go."""
+"""The planned update of a group: the engine's step, with momentum and clips, and the new values of the parameters."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ddn_core.optim.report import StepReport
 from ddn_core.optim.reuse import HeldDirections
 
 BUFFER = "momentum_buffer"
-"""Key of a parameter's state: its part of momentum."""
+"""Key of a parameter's state: its momentum buffer."""
 
 PREVIOUS = "previous_step"
 """Key of a parameter's state: its part of the previous step, which memory pulls towards."""
@@ -111,7 +111,7 @@ def plan_group(
         held: Directions of an earlier step to be reused; `None` if this step computes its own.
         state: The optimizer's state by parameter.
         full_report: Whether the report has derivatives of each sample.
-        predict: Whether the report has the predicted decrease even if that takes a product with the factors.
+        predict: Whether the report has the predicted decrease even if this costs a product with the factors.
 
     Raises:
         NonFiniteError: The step, or a parameter after it, is not finite.

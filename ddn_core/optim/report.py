@@ -59,8 +59,8 @@ class StepReport:
     def predicted_decrease(self) -> float:
         """Decrease of the loss that the quadratic model predicts for `lr · clip` times the step.
 
-        NaN if momentum, memory or weight decay shaped the step and neither a strategy nor `full_report` nor `max_kl`
-        asked for the prediction, which then takes a product with the factors.
+        NaN if momentum, memory or weight decay changed the step, and neither a strategy nor `full_report` nor `max_kl`
+        needs the prediction, which then costs a product with the factors.
         """
         factor = self.lr * self.clip
         if self._model is not None:

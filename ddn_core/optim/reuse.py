@@ -13,7 +13,7 @@ from ddn_core.engine import Correction, DirectionTable, GroupStep, QuadraticMode
 from ddn_core.errors import ArgumentError
 
 TENSORS = ("all_evals", "evals", "lambdas", "deltas")
-"""Tensors that a state holds beside the eigenvectors."""
+"""Tensors that a state holds in addition to the eigenvectors."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ class HeldDirections:
         """Return the step for a gradient; its entries may be infinite or NaN.
 
         Args:
-            gradients: Gradient of the loss with respect to each parameter; `None` where the loss does not reach it.
+            gradients: Gradient of the loss for each parameter; `None` for a parameter that the loss does not reach.
             terms: Weight decay and memory.
         """
         dtype = self.evals.dtype

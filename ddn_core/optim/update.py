@@ -20,7 +20,7 @@ class PlannedUpdate(Protocol):
         """The group's parameters."""
 
     def targets(self, factor: float) -> Iterable[Tensor | None]:
-        """Return the parameters after a part of the step, from what they are now; `None` for one that stays."""
+        """Return the parameters after a part of the step from their current values; `None` for one that stays."""
 
     def commit(self) -> None:
         """Write the state that belongs to the step, such as momentum."""
@@ -65,7 +65,7 @@ def settle(
         if evaluate is not None:
             loss = evaluate()
             verdict = Verdict(1.0, loss, loss)
-            if before_update is not None and not loss <= before:  # NaN is not
+            if before_update is not None and not loss <= before:  # false for NaN
                 verdict = _shorten(plans, before_update, rules, before, loss, evaluate)
     except BaseException:
         if before_update is not None:

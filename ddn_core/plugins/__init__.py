@@ -1,6 +1,6 @@
 """Strategies and problems as plugins: contract, hooks, discovery, registry.
 
-component.py    what criteria, dampings and problems share: kind, fields, config table
+component.py    base class of criteria, dampings and problems: kind, fields, config table
 strategy.py     base classes of criteria and dampings (checks.py: checks on the tensors that they return)
 units.py        units of fields
 callables.py    plain functions with ViViT's signatures as strategies

@@ -21,7 +21,7 @@ class PluginRecord:
         name: Name of the plugin.
         entries: The entry points with this name; more than one is a conflict.
         components: Classes by family and kind; empty if the plugin is broken.
-        error: The error that the plugin could not be loaded because of.
+        error: The error that kept the plugin from loading; `None` if it was loaded.
         switched_off: The restriction that switched the plugin off, such as `DDN_PLUGINS=none`; the plugin is then not
             loaded.
     """

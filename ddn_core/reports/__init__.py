@@ -8,7 +8,7 @@ figures_runs.py        learning curves
 figures_steps.py       predicted and actual decrease, dampings, step norms
 figures_directions.py  spectrum over time, directions of a step, share of each direction
 figures_replay.py      candidates on recorded curvature: dampings and kept directions
-figures_promise.py     decrease of the loss and step norm that the candidates predict
+figures_decrease.py    predicted and expected decrease, and step norm, of the candidates
 tables.py              headline, settings, versions
 page.py                the sections as a page, with page.html.jinja, page.css and page.js
 """

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ddn_core.reports.curves import all_rounded, figure_text, plot_text, ranks_shown, rounded, spread_evenly
-from ddn_core.reports.figures_promise import group_switch, promise_section, step_switch
+from ddn_core.reports.figures_decrease import candidate_decrease_section, group_switch, step_switch
 from ddn_core.reports.figures_runs import keys_of
 from ddn_core.reports.palette import marker_style, series
 from ddn_core.reports.parts import Figure, Frame, Section, Table
@@ -30,7 +30,7 @@ def replay_sections(replay: Replay) -> list[Section]:
     notes = [] if len(steps) == len(every) else [f"{len(steps)} of {len(every)} recorded steps are shown by step."]
     return [
         _damping_section(replay, steps, groups, notes),
-        promise_section(replay, every, steps, groups),
+        candidate_decrease_section(replay, every, steps, groups),
         _table(replay),
     ]
 

@@ -1,6 +1,6 @@
 """The records of runs: events, checkpoints, run folders that are read back, and the comparison of several runs.
 
-events.py        a step, an evaluation, what is kept of them in memory
+events.py        a step, an evaluation, and the history of both in memory
 checkpoints.py   the state of a run in a file, written atomically and read without running code
 record.py        a run folder, read back: for leaderboards, plots and reports
 scores.py        the score of a run: last and best values, and the time to a target

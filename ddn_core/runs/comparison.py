@@ -72,7 +72,7 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Standing:
+class RankedConfig:
     """A config with its runs.
 
     Attributes:
@@ -141,7 +141,7 @@ class Comparison:
     """Configs with their runs.
 
     Attributes:
-        standings: The configs, the best first, by the median of the metric after the last epoch. Configs that lack the
+        ranking: The configs, the best first, by the median of the metric after the last epoch. Configs that lack the
             metric for a seed come after those that have it for all, configs without any value last.
         metric: The metric that ranks the configs.
         maximize: Whether larger values of the metric are better.
@@ -149,7 +149,7 @@ class Comparison:
         targets: The targets whose time is compared.
     """
 
-    standings: tuple[Standing, ...]
+    ranking: tuple[RankedConfig, ...]
     metric: str
     maximize: bool
     seeds: tuple[int, ...]
@@ -190,14 +190,14 @@ class Comparison:
         """Compare scores by config and seed; the other arguments are those of `of`."""
         if seeds is None:
             seeds = sorted({seed for found in scores.values() for seed in found})
-        standings = [Standing(name, {seed: found.get(seed) for seed in seeds}) for name, found in scores.items()]
-        standings.sort(key=lambda one: one.final(metric).sort_key(maximize))
-        return cls(tuple(standings), metric, maximize, tuple(seeds), tuple(targets))
+        ranking = [RankedConfig(name, {seed: found.get(seed) for seed in seeds}) for name, found in scores.items()]
+        ranking.sort(key=lambda one: one.final(metric).sort_key(maximize))
+        return cls(tuple(ranking), metric, maximize, tuple(seeds), tuple(targets))
 
     @property
     def metrics(self) -> list[str]:
         """The names of all metrics, first the one that ranks the configs."""
-        names = distinct(x.metrics for one in self.standings for x in one.scores.values() if x is not None)
+        names = distinct(x.metrics for one in self.ranking for x in one.scores.values() if x is not None)
         return sorted(names, key=lambda name: name != self.metric)
 
     def maximizes(self, metric: str) -> bool:
@@ -205,16 +205,16 @@ class Comparison:
         return self.maximize if metric == self.metric else not is_loss(metric)
 
     @property
-    def best(self) -> Standing | None:
+    def best(self) -> RankedConfig | None:
         """The first config, if it has the metric."""
-        return next((one for one in self.standings[:1] if one.finals(self.metric)), None)
+        return next((one for one in self.ranking[:1] if one.finals(self.metric)), None)
 
     @cached_property
     def pairings(self) -> list[Pairing]:
         """The best config against each of the others, seed by seed."""
         if self.best is None:
             return []
-        values = {one.name: one.finals(self.metric) for one in self.standings}
+        values = {one.name: one.finals(self.metric) for one in self.ranking}
         return pairings(self.best.name, values, self.seeds, self.maximize)
 
     @property
@@ -227,7 +227,7 @@ class Comparison:
         heading = ["config", "finished", *self.metrics, "steps", "seconds"]
         heading += [f"steps to {target}" for target in self.targets]
         rows = []
-        for one in self.standings:
+        for one in self.ranking:
             row = [one.name, f"{one.finished} of {len(one.scores)}"]
             row += [one.final(metric).text() for metric in self.metrics]
             row += [one.cost("step").text(6), one.cost("seconds").text()]

@@ -52,10 +52,10 @@ class RunRecord:
 
         Args:
             path: The folder.
-            name: What the run is called.
+            name: Name of the run in tables and plots.
 
         Raises:
-            ArgumentError: It is no run folder, or what is in it cannot be read.
+            ArgumentError: The folder is no run folder, or its files cannot be read.
         """
         folder = Path(path)
         try:

@@ -88,8 +88,12 @@ def check_answers_alike_twice(strategy: Strategy) -> None:
     torch.manual_seed(0)
     first = strategy(typical_directions())
     torch.manual_seed(1)
-    _compare(strategy(typical_directions()), first, "a second call answers differently")
-    _compare(_fresh(strategy)(typical_directions()), _fresh(strategy)(typical_directions()), "two equal ones differ")
+    _compare(strategy(typical_directions()), first, "a second call returns another result")
+    _compare(
+        _fresh(strategy)(typical_directions()),
+        _fresh(strategy)(typical_directions()),
+        "two equal strategies return different results",
+    )
 
 
 def check_keeps_dtype_and_device(strategy: Strategy) -> None:
@@ -98,7 +102,7 @@ def check_keeps_dtype_and_device(strategy: Strategy) -> None:
         directions = typical_directions(dtype=dtype)
         answer = strategy(directions)
         expected = dtype if isinstance(strategy, Damping) else torch.long
-        assert answer.dtype == expected, f"the answer is {answer.dtype} for directions of {dtype}"
+        assert answer.dtype == expected, f"the result is {answer.dtype} for directions of {dtype}"
         assert answer.device == directions.evals.device
 
 
@@ -115,7 +119,7 @@ def check_changes_no_input(strategy: Strategy) -> None:
 def check_takes_difficult_directions(strategy: Strategy) -> None:
     """The strategy accepts no direction, one direction, one sample, equal eigenvalues, no gradient and other limits."""
     for dtype in (torch.float32, torch.float64):
-        assert strategy(no_directions(dtype)).shape == (0,), "without directions the answer is not empty"
+        assert strategy(no_directions(dtype)).shape == (0,), "without directions the result is not empty"
         for name, directions in difficult_directions(dtype).items():
             try:
                 strategy(directions)
@@ -179,7 +183,9 @@ def check_shortcuts_are_true(strategy: Strategy) -> None:
             assert isinstance(leading, int) and leading >= 0, f"`leading_directions` returns {leading!r}"  # noqa: PT018
             start = max(0, len(directions) - leading)
             part = directions.select(range(start, len(directions)))
-            _compare(strategy(part) + start, chosen, f"from the {leading} leading directions alone, it selects others")
+            _compare(
+                strategy(part) + start, chosen, f"from the {leading} leading directions alone, `select` chooses others"
+            )
 
 
 def check_state_is_saved(strategy: Strategy) -> None:
@@ -196,14 +202,14 @@ def check_state_is_saved(strategy: Strategy) -> None:
         torch.save(first.state_dict(), file)
         file.seek(0)
         second.load_state_dict(torch.load(file, weights_only=True))
-        _compare(second(directions), first(directions), "after the state was loaded, it answers differently")
+        _compare(second(directions), first(directions), "after the state was loaded, the result differs")
     for outcome in _outcomes(strategy):
         first.notify(outcome)
         second.notify(outcome)
         _compare(
             second(directions),
             first(directions),
-            "after loading and more steps, it answers differently",
+            "after the state was loaded and more steps, the result differs",
         )
 
 
@@ -214,7 +220,7 @@ def check_copies_share_no_state(strategy: Strategy) -> None:
     other = first.model_copy(deep=True)
     for outcome in _outcomes(strategy):
         other.notify(outcome)
-    _compare(first(typical_directions()), before, "it adapted to an outcome that only its copy observed")
+    _compare(first(typical_directions()), before, "the strategy adapted to an outcome that only its copy observed")
 
 
 ALL_CHECKS = [value for name, value in list(globals().items()) if name.startswith("check_")]

@@ -4,12 +4,12 @@ The decrease that a quadratic model predicts for its own minimizer is too large:
 and directions whose curvature the samples underestimate look too promising (Tatzel et al. 2025, arXiv 2410.14325).
 With the gradients and the curvature of other samples, noise is as likely to harm as to help.
 
-The half that makes the step must know nothing of the other half, not even its eigenvectors: directions fitted to all
-samples would make the gradients of the two halves look unrelated. So each half has its own directions. They lie in the
-span of the recorded directions, in which column (c, n) of V has the coordinates `√λ_k u_k[(c, n)]` and the gradient of
-sample n has the coordinates `γ[n, k]`. Both are recorded. A step from half of the samples is noisier than a step from
-all of them, so the expected decrease is that of a batch of half the size. Directions that are missing in the trace are
-ignored.
+The half that makes the step must not use anything of the other half, not even its eigenvectors: directions fitted to
+all samples would make the gradients of the two halves look unrelated. So each half has its own directions. They lie in
+the span of the recorded directions, in which column (c, n) of V has the coordinates `√λ_k u_k[(c, n)]` and the gradient
+of sample n has the coordinates `γ[n, k]`. Both are recorded. A step from half of the samples is noisier than a step
+from all of them, so the expected decrease is that of a batch of half the size. Directions that are missing in the trace
+are ignored.
 """
 
 from __future__ import annotations

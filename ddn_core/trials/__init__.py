@@ -5,6 +5,6 @@ plan.py         the plan of all trials, and the task that each trial gives to th
 sweep.py        the plan of a sweep, its ranking and its tables
 comparison.py   the plan of a comparison, and its tables
 folder.py       the folder of a plan: its lock, and the results in it
-process.py      the process of one trial, from both ends, and the result that the trial leaves
+process.py      the process of one trial, as parent and child see it, and the result of the trial
 runner.py       several processes at a time
 """

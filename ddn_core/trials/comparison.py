@@ -14,13 +14,13 @@ from ddn_core.config import Config
 from ddn_core.errors import ArgumentError
 from ddn_core.files import write_atomically
 from ddn_core.plugins.registry import Registry
-from ddn_core.runs.comparison import Comparison, Standing
+from ddn_core.runs.comparison import Comparison, RankedConfig
 from ddn_core.runs.events import EvaluationEvent
 from ddn_core.runs.record import RunRecord
 from ddn_core.runs.scores import Score, Target, finite, values_of
 from ddn_core.tables import Row, csv_text
 from ddn_core.trials.folder import TABLE, TrialFolder
-from ddn_core.trials.plan import SEED, TRIALS, Source, Task, TrialPlan, shown, trial_config
+from ddn_core.trials.plan import SEED, TRIALS, Source, Task, TrialPlan, option_text, trial_config
 from ddn_core.trials.process import Result
 
 CONFIGS = "configs"
@@ -137,7 +137,7 @@ class ComparisonTables:
     def write(self, results: Mapping[int, Result]) -> None:
         """Write a row for each run, a row for each evaluation, and the leaderboard."""
         comparison = self.comparison(results)
-        scores = {one.name: one.scores for one in comparison.standings}
+        scores = {one.name: one.scores for one in comparison.ranking}
         metrics = sorted(comparison.metrics)
         rows: list[Row] = []
         curves: list[Row] = []
@@ -210,13 +210,13 @@ def leaderboard(comparison: Comparison, notes: Sequence[str]) -> dict[str, Any]:
         "maximize": comparison.maximize,
         "seeds": list(comparison.seeds),
         "notes": list(notes),
-        "standings": [_standing(one, comparison) for one in comparison.standings],
+        "standings": [_ranked_table(one, comparison) for one in comparison.ranking],
         "pairings": [asdict(one) for one in comparison.pairings],
         "statement": comparison.statement,
     }
 
 
-def _standing(one: Standing, comparison: Comparison) -> dict[str, Any]:
+def _ranked_table(one: RankedConfig, comparison: Comparison) -> dict[str, Any]:
     def reached(target: Target) -> dict[str, Any]:
         return {"reached": one.reached(target), **{cost: one.until(target, of).table() for cost, of in _COSTS.items()}}
 
@@ -272,7 +272,7 @@ def _notes(names: Sequence[str], configs: Sequence[Config]) -> list[str]:
         places = [_problem(config) if field in _LOADING else config.training.model_dump() for config in configs]
         values = [place.get(field) for place in places]
         if any(value != values[0] for value in values):
-            listed = ", ".join(f"{name} {shown(value)}" for name, value in zip(names, values, strict=True))
+            listed = ", ".join(f"{name} {option_text(value)}" for name, value in zip(names, values, strict=True))
             notes.append(f"{what} ({listed})")
     return notes
 

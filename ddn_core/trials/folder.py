@@ -1,7 +1,6 @@
 """The folder of a plan: the lock that keeps other commands out, and the results of the trials that have ended.
 
-A trial has ended if its result exists. Everything else that a trial without a result left behind is of one that was
-cut off.
+A trial has ended if its result exists. If a trial left other files but no result, it was cut off.
 """
 
 from __future__ import annotations

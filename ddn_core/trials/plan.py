@@ -107,16 +107,16 @@ class TrialPlan(BaseModel, ABC):
     def differences(self, other: Self) -> list[str]:
         """Return a line for each thing that gives another plan other trials; a different metric does not."""
         was, now = ({source.name: source for source in plan.sources.values()} for plan in (self, other))
-        lines = [] if list(was) == list(now) else [f"the configs: {', '.join(was)} there, {', '.join(now)} now"]
+        lines = [] if list(was) == list(now) else [f"the configs: {', '.join(was)} in the folder, {', '.join(now)} now"]
         for name in was:
             if name in now and was[name].text != now[name].text:
-                lines.append(f"{name}: {now[name].config} does not hold what {was[name].config} held")
+                lines.append(f"{name}: the content of {now[name].config} differs from {was[name].config} in the folder")
         for field, option in self.options.items():
             before, after = getattr(self, field), getattr(other, field)
             if before != after:
-                lines.append(f"{option}: {shown(before)} there, {shown(after)} now")
+                lines.append(f"{option}: {option_text(before)} in the folder, {option_text(after)} now")
         if not lines and self.tasks(Path()) != other.tasks(Path()):
-            lines.append("the trials: the same options now lead to other trials")
+            lines.append("the trials: the same options now give other trials")
         return lines
 
 
@@ -146,7 +146,7 @@ def trial_config(config: Path, overrides: Sequence[str], assignments: Sequence[s
     return loaded
 
 
-def shown(value: object) -> str:
+def option_text(value: object) -> str:
     """Return the value of an option as text, for a line about a difference."""
     if isinstance(value, tuple):
         return " ".join(map(str, value)) or "none"

@@ -1,4 +1,4 @@
-"""The process of one trial, from both ends, and the result that the trial leaves.
+"""The process of one trial, as parent and child see it, and the result of the trial.
 
 The parent holds the child's standard input open and never writes to it. However the parent ends, the system closes
 that end, a read in the child returns, and the child kills itself.

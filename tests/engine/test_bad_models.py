@@ -348,7 +348,7 @@ def test_a_term_beside_the_loss_that_depends_on_the_output(own_class):
     output = model(torch.rand(6, 4))
     loss = loss_function(output, torch.rand(6, 3)) + output.square().mean()
     with (
-        pytest.raises(CurvatureError, match="something beside it depends on the output"),
+        pytest.raises(CurvatureError, match="something else depends on the output, too"),
         backpack(*computation.get_extensions(), extension_hook=computation.get_extension_hook([group])),
     ):
         loss.backward()

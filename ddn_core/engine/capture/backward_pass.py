@@ -99,7 +99,7 @@ def check_only_loss(current: BackwardPass, module: Module, gradient: Tensor) -> 
         if bool(difference > 1e-4 * expected.abs().max()):
             raise CurvatureError(
                 f"the gradient at the model output, of layer {type(module).__name__}, is not that of the loss module "
-                f"{current.loss.name}: something beside it depends on the output, and its curvature would be missing. "
+                f"{current.loss.name}: something else depends on the output, too, and its curvature would be missing. "
                 "Call backward on the result of the loss module, or on a constant times that result."
             )
 

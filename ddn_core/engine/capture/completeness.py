@@ -127,7 +127,7 @@ def _raise_for_deviations(current: BackwardPass, compared: Sequence[Comparison])
         names = " and ".join(current.wanted[id(parameter)].name for parameter in spec.parameters)
         raise CurvatureError(
             f"the per-sample gradients of {names} do not add up to its gradient, so that its curvature would be wrong. "
-            "Either something beside the loss depends on the parameter (a penalty that is added to the loss, a hook), "
-            "or its layer does not compute what its class does (pruning, spectral normalization, a hook), or "
+            "Either something other than the loss depends on the parameter (a penalty that is added to the loss, a "
+            "hook), or its layer does not compute what its class does (pruning, spectral normalization, a hook), or "
             "forward was called again before backward. Remove the cause."
         )

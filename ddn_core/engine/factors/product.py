@@ -16,8 +16,8 @@ feature, which is 1 everywhere. There are three contractions for the inner produ
 | pairs | `Σ_l S[n]_l · (Σ_l' K_ll' S[n']_l')`, `K = A[n] A[n']ᵀ + 1` | B² (L² f + A o L² + A² o L) / 2 |
 | formed | V for a slice of outputs at a time, `V Vᵀ` | R o f L + R² o f / 2 |
 
-The first contraction is that of ViViT (Dangel et al. 2022, section 3). The second one takes pairs of samples: the inner
-products K of the features at two positions carry the root from the positions of one sample to those of the other. The
+The first contraction is that of ViViT (Dangel et al. 2022, section 3). The second one works on pairs of samples: the
+matrix K of inner products of their features maps the root of one sample to the positions of the other. The
 numbers of operations are for one group, and are summed over the groups.
 """
 

@@ -15,7 +15,9 @@ from ddn_core.traces import Replay, Replayed
 _DIGITS = 4
 
 
-def promise_section(replay: Replay, every: Sequence[int], steps: Sequence[int], groups: Sequence[int]) -> Section:
+def candidate_decrease_section(
+    replay: Replay, every: Sequence[int], steps: Sequence[int], groups: Sequence[int]
+) -> Section:
     """Return decrease and step norm of the candidates, by step and over steps, for all groups together and for each."""
     choice = group_switch("summed", groups, together=True)
     sets = [[group] for group in groups] if len(groups) == 1 else [list(groups), *([group] for group in groups)]
@@ -48,7 +50,7 @@ def promise_section(replay: Replay, every: Sequence[int], steps: Sequence[int], 
     ]
     return Section(
         "replay-decrease",
-        "What the candidates promise",
+        "Decrease of the loss by the candidates",
         text,
         figures,
         [choice, step_switch(steps)],
