@@ -10,7 +10,9 @@ import subprocess
 import sys
 import time
 import warnings
+from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -65,8 +67,74 @@ def ddn_process(*arguments, cwd=None):
 # Every process is forked from a server that has imported these already.
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
-    ["torch", "backpack", "matplotlib.backends.backend_agg", "sklearn.datasets", "ddn_core.cli.app", "ddn_core.optim"]
+    [
+        *("torch", "backpack", "matplotlib.backends.backend_agg", "sklearn.datasets"),
+        *("ddn_core.cli.app", "ddn_core.optim", "pytest"),
+    ]
 )
+
+
+class ForkedTrial:
+    """The process of a trial as `subprocess.Popen` gives it, without the seconds that it takes to import torch.
+
+    It is called and it ends as the process that it stands for, and it dies with its parent, too.
+
+    Attributes:
+        pid: Number of the process.
+        stdin: Its standard input, which the parent holds open.
+    """
+
+    def __init__(self, command, *, stdout, stderr, env, **_options) -> None:
+        """Start it with the arguments of `subprocess.Popen` that the parent of a trial gives."""
+        from ddn_core.trials.process import _CHILD
+
+        lifeline, self.stdin = _SERVER.Pipe(duplex=False)
+        streams = [lifeline, *(Connection(os.dup(file.fileno()), readable=False) for file in (stdout, stderr))]
+        arguments = command[len(_CHILD) :]
+        self._process = _SERVER.Process(target=_trial, args=(arguments, env, os.getcwd(), streams))
+        self._process.start()
+        self.pid = self._process.pid
+        for stream in streams:
+            stream.close()
+
+    def poll(self):
+        """Return the exit status; `None` while the process runs."""
+        return self._process.exitcode
+
+    def wait(self):
+        """Return the exit status when the process has ended."""
+        self._process.join()
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        """Kill the process."""
+        self._process.kill()
+
+
+@contextlib.contextmanager
+def forked_trials():
+    """Start trials as forks of the server."""
+    from ddn_core.trials import process
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(process, "subprocess", SimpleNamespace(Popen=ForkedTrial, PIPE=subprocess.PIPE))
+        yield
+
+
+def _trial(arguments, environment, folder, streams) -> None:
+    os.setsid()
+    for number, stream in enumerate(streams):
+        os.dup2(stream.fileno(), number)
+        stream.close()
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    sys.argv = ["ddn", *arguments]
+    from ddn_core.cli import main
+    from ddn_core.trials.process import die_with_parent
+
+    die_with_parent()
+    main()
 
 
 class PausedRun:

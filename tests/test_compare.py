@@ -23,6 +23,7 @@ from ddn_core.trials import process as trials_process
 from ddn_core.trials.comparison import ComparisonPlan, Contest
 from ddn_core.trials.folder import TrialFolder
 from ddn_core.trials.process import Result
+from tests.commands import forked_trials
 from tests.test_readme import ELSEWHERE, run_python
 from tests.trial_helpers import (
     code_with,
@@ -378,13 +379,14 @@ def compared(tmp_path_factory):
     (place / "broken.toml").write_text("curvature = { subsampling_ggn = [999] }\n" + NEWTON_TOML)
     options = ["newton.toml", "adam.toml", "broken.toml", "--seeds", "2", "--out", "out"]
     options += ["--target", "accuracy=0.2", "--target", "train_loss=1e-9"]
-    result = compare(*options, cwd=place)
+    with forked_trials():
+        result = compare(*options, cwd=place)
     assert result.exit_code == 0, result.stderr
     assert result.stderr == ""
     return place, options, result.stdout
 
 
-@pytest.mark.xdist_group("compare")
+@pytest.mark.xdist_group("forked")
 def test_a_comparison_and_its_tables(compared):
     place, _, output = compared
     runs = rows(place / "out/results.csv")
@@ -423,7 +425,7 @@ def test_a_comparison_and_its_tables(compared):
     assert max(map(len, table.splitlines())) <= 80
 
 
-@pytest.mark.xdist_group("compare")
+@pytest.mark.xdist_group("forked")
 def test_the_end_of_an_epoch_has_a_training_loss_if_its_last_step_was_evaluated(compared):
     place, _, _ = compared
     inner, end, *_ = RunRecord.read(place / "out/runs/adam/seed-5").evaluations
@@ -432,7 +434,7 @@ def test_the_end_of_an_epoch_has_a_training_loss_if_its_last_step_was_evaluated(
     assert inner.train_loss == end.train_loss
 
 
-@pytest.mark.xdist_group("compare")
+@pytest.mark.xdist_group("forked")
 def test_a_seed_begins_alike_in_every_config(compared):
     """The same parameters and the same batch: the same loss before the first step, bit by bit."""
     place, _, _ = compared
@@ -444,7 +446,7 @@ def test_a_seed_begins_alike_in_every_config(compared):
     assert first["newton", 5] == first["adam", 5] != first["newton", 6] == first["adam", 6]
 
 
-@pytest.mark.xdist_group("compare")
+@pytest.mark.xdist_group("forked")
 def test_the_documentation_reads_a_comparison_back(compared, tmp_path, monkeypatch):
     place, _, _ = compared
     monkeypatch.chdir(tmp_path)
@@ -454,7 +456,7 @@ def test_the_documentation_reads_a_comparison_back(compared, tmp_path, monkeypat
     assert {one.name for one in namespace["comparison"].ranking} == {"newton", "adam", "broken"}
 
 
-@pytest.mark.xdist_group("compare")
+@pytest.mark.xdist_group("forked")
 def test_another_metric_only_ranks_anew_and_another_comparison_is_refused(compared):
     place, options, _ = compared
     before = {path: path.read_bytes() for path in (place / "out/runs").rglob("*") if path.is_file()}
@@ -482,9 +484,11 @@ def test_another_metric_only_ranks_anew_and_another_comparison_is_refused(compar
     assert before == {path: path.read_bytes() for path in (place / "out/runs").rglob("*") if path.is_file()}
 
 
+@pytest.mark.xdist_group("forked")
 def test_if_all_fail_the_status_says_so(tmp_path):
     (tmp_path / "c.toml").write_text("curvature = { subsampling_ggn = [999] }\n" + NEWTON_TOML)
-    result = compare("c.toml", "--seeds", "1", cwd=tmp_path)
+    with forked_trials():
+        result = compare("c.toml", "--seeds", "1", cwd=tmp_path)
     assert result.exit_code == 1, result.stderr
     assert "1 trial failed" in result.stdout
     assert "subsampling_ggn has index" in result.stdout
@@ -594,7 +598,7 @@ def test_a_run_that_failed_begins_anew_and_one_that_was_cut_off_does_not(tmp_pat
     assert not task.run.exists()  # a run that had not begun
 
 
-@pytest.mark.xdist_group("compare")
+@pytest.mark.xdist_group("forked")
 def test_the_report_has_the_leaderboard_first_and_then_the_curves(compared):
     place, _, output = compared
     text = (place / "out/report.html").read_text(encoding="utf-8")

@@ -34,6 +34,9 @@ browser_needed = pytest.mark.skipif(
 LIMIT = 120_000
 """Milliseconds after which a page that does nothing is an error, on a machine that is busy with something else, too."""
 
+WIDTH = 1280
+"""Width of a page when it is opened, in pixels."""
+
 EVIL = "<script>alert(1)</script>"
 NEWTON = """
 [problem]
@@ -121,28 +124,52 @@ def browser():
         opened.close()
 
 
-@pytest.fixture
-def show(browser, pages):
-    """Open a report, and fail if it tells of an error or asks for anything but itself."""
-    opened, errors, asked = [], [], []
+class Shown:
+    """Reports that are open in a browser, and what they ask for and tell of; it takes seconds to open one."""
 
-    def open_page(name, width=1280, scheme="light"):
-        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    def __init__(self, browser, paths):
+        self.browser, self.paths = browser, paths
+        self.pages, self.errors, self.asked = {}, [], []
+
+    def open(self, name, scheme):
+        page = self.browser.new_page(viewport={"width": WIDTH, "height": 900}, color_scheme=scheme)
         page.set_default_timeout(LIMIT)
-        opened.append(page)
-        page.on("console", lambda message: errors.append(message.text))
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(pages[name].as_uri())
+        page.on("console", lambda message: self.errors.append(message.text))
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("request", lambda request: self.asked.append(request.url))
+        page.goto(self.paths[name].as_uri())
         page.wait_for_selector("html[data-ready]", timeout=LIMIT, state="attached")
-        return page
+        self.pages[name, scheme] = page
+
+
+@pytest.fixture(scope="module")
+def shown(browser, pages):
+    return Shown(browser, pages)
+
+
+@pytest.fixture
+def show(shown, request):
+    """Show a report as it is when it has been opened, and fail if it tells of an error or asks for anything but itself.
+
+    Tests share the page of a report. Each leaves it as it found it; after one that failed it is opened anew.
+    """
+    failed, used, loaded = request.session.testsfailed, set(), []
+
+    def open_page(name, scheme="light"):
+        if (name, scheme) not in shown.pages:
+            shown.open(name, scheme)
+            loaded.append(shown.paths[name].as_uri())
+        used.add((name, scheme))
+        return shown.pages[name, scheme]
 
     yield open_page
-    for page in opened:
-        page.close()
+    if request.session.testsfailed > failed:
+        for one in used:
+            shown.pages.pop(one).close()
+    (errors, asked), shown.errors, shown.asked = (shown.errors, shown.asked), [], []
     assert errors == []
     assert all(url.startswith(("file:", "data:", "blob:")) for url in asked)
-    assert len([url for url in asked if url.startswith("file:")]) == len(opened)
+    assert [url for url in asked if url.startswith("file:")] == loaded
 
 
 PLOTS = {"every": 15, "newton": 15, "nan": 3, "one": 14, "adam": 3, "replay": 5}
@@ -218,6 +245,8 @@ def test_legends_hide_and_show(show):
     _until(page, "document.getElementById('spectrum-rank')._fullData[0].visible === 'legendonly'")
     page.locator("#theme").click()
     assert page.evaluate("document.getElementById('spectrum-rank')._fullData[0].visible") == "legendonly"
+    entry.click()
+    _until(page, "document.getElementById('spectrum-rank')._fullData[0].visible === true")
 
 
 @browser_needed
@@ -252,6 +281,8 @@ def test_the_horizontal_axis_is_chosen(show):
     seconds = _values(page, "test-loss", "x")[-1]
     assert seconds == sorted(seconds)
     assert seconds != epochs[-1]
+    page.get_by_role("button", name="Step", exact=True).click()
+    assert _values(page, "training-loss", "x") == steps
 
 
 @browser_needed
@@ -271,6 +302,9 @@ def test_run_and_step_are_chosen(show):
     assert "(1 of 1)" in page.locator("#directions output").inner_text()  # a run of one step
     page.locator("#spectrum select").select_option(label="one, group 1")
     assert len(_values(page, "spectrum-rank", "x")) == 1
+    for part in ("#directions", "#spectrum"):
+        page.locator(f"{part} select").select_option(label="newton, group 0")
+    assert _values(page, "slopes", "y") == first
 
 
 CONTRASTS = """() => {
@@ -324,6 +358,7 @@ def test_text_can_be_read(show, name):
     readable(DARK)
     page.locator("#theme").click()
     readable(LIGHT)
+    page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = false; })")
 
 
 @browser_needed
@@ -335,6 +370,8 @@ def test_a_dark_system_gives_a_dark_page(show):
     _until(page, f"document.querySelector('.plot').layout.paper_bgcolor === '{LIGHT['ground']}'")
     assert page.locator("#theme").inner_text() == "Dark"
     assert page.evaluate(CONTRASTS)["poor"] == []
+    page.emulate_media(color_scheme="dark")
+    _until(page, f"document.querySelector('.plot').layout.paper_bgcolor === '{DARK['ground']}'")
 
 
 def _rgb(color):
@@ -345,21 +382,22 @@ def _rgb(color):
 @pytest.mark.parametrize(
     ("name", "widths"),
     [
-        ("every", (1280, 400)),
+        ("every", (400,)),
         pytest.param("every", (2000, 768), marks=pytest.mark.slow),
-        pytest.param("replay", (2000, 1280, 768, 400), marks=pytest.mark.slow),
+        pytest.param("replay", (2000, 768, 400), marks=pytest.mark.slow),
     ],
 )
 def test_any_width_does(show, name, widths):
     page = show(name)
     page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
-    for width in widths:
+    for width in (*widths, WIDTH):
         page.set_viewport_size({"width": width, "height": 900})
         _until(
             page,
             "[...document.querySelectorAll('.plot')].every((one) => Math.abs(one._fullLayout.width - one.clientWidth) < 2)",
         )
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = false; })")
 
 
 def _data(path):

@@ -62,7 +62,7 @@ weight_decay = 1e-4
 """
 TIMES = ("seconds", "step_seconds")
 
-pytestmark = pytest.mark.xdist_group("resume")
+pytestmark = pytest.mark.xdist_group("forked")
 
 
 @pytest.fixture(scope="module")

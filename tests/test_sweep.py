@@ -24,6 +24,7 @@ from ddn_core.trials.process import Process, Result
 from ddn_core.trials.runner import Share
 from ddn_core.trials.space import MOST, Choices, Range, combinations, dimensions, literal, plain
 from ddn_core.trials.sweep import Search, SweepPlan, ranking
+from tests.commands import forked_trials
 from tests.trial_helpers import code_with, ddn, hold, interrupt, kill, release, start, table, trainer, wait_for
 
 CONFIG = """
@@ -332,7 +333,7 @@ def swept(tmp_path_factory):
     return place, options, output
 
 
-@pytest.mark.xdist_group("sweep")
+@pytest.mark.xdist_group("forked")
 def test_one_failing_run_does_not_stop_the_rest(swept):
     place, _, output = swept
     good, bad = table(place / "out/results.csv")
@@ -353,7 +354,7 @@ def test_one_failing_run_does_not_stop_the_rest(swept):
     assert "Run finished" in (place / "out/trials/0000/output.log").read_text()
 
 
-@pytest.mark.xdist_group("sweep")
+@pytest.mark.xdist_group("forked")
 def test_the_best_config_trains_to_the_same(swept):
     place, _, _ = swept
     result = ddn("train", "out/best.json", "--out", "again", cwd=place)
@@ -363,7 +364,7 @@ def test_the_best_config_trains_to_the_same(swept):
     )
 
 
-@pytest.mark.xdist_group("sweep")
+@pytest.mark.xdist_group("forked")
 def test_another_sweep_into_the_folder_is_refused(swept):
     place, options, _ = swept
     before = contents(place / "out")
@@ -385,7 +386,7 @@ def test_another_sweep_into_the_folder_is_refused(swept):
     assert contents(place / "out") == before
 
 
-@pytest.mark.xdist_group("sweep")
+@pytest.mark.xdist_group("forked")
 def test_what_has_ended_is_not_run_again_unless_it_failed_and_one_asks(swept):
     place, options, _ = swept
     before = contents(place / "out" / "trials")
@@ -399,7 +400,8 @@ def test_what_has_ended_is_not_run_again_unless_it_failed_and_one_asks(swept):
     assert "no trial has 'acuracy'; the trials have train_loss, test_loss, accuracy." in result.stderr
     assert not (place / "out" / "best.json").exists()
 
-    result = sweep("--resume", "out", "--metric", "accuracy", "--maximize", "--retry-failed", cwd=place)
+    with forked_trials():
+        result = sweep("--resume", "out", "--metric", "accuracy", "--maximize", "--retry-failed", cwd=place)
     assert result.exit_code == 0
     assert "accuracy after the last epoch, more is better" in result.stdout
     assert (place / "out" / "best.json").exists()
