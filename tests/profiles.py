@@ -1,4 +1,4 @@
-"""How many examples hypothesis draws in property tests, and whether they are the same each time.
+"""Profiles of hypothesis: the number of examples, and whether they are the same in each run.
 
 `make test` uses the profile `default`: few examples, the same each time. `make test-all` uses `thorough`: more of them,
 again the same. `make fuzz` uses `fuzz`: many new ones each time, and a failure prints the decorator that reproduces it.

@@ -1,4 +1,4 @@
-"""What a strategy can know beyond the directions, as the optimizer and the computations give it."""
+"""The context that the optimizer and the computations pass to strategies with the directions."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ BEYOND = (
     "is installed: pip install",
     "is no requirement",
 )
-"""What is said of two fields together, or of the machine; a JSON Schema cannot say it."""
+"""Errors about two fields together, or about the machine, which no JSON Schema can express."""
 
 
 def verdict(table):

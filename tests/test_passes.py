@@ -88,7 +88,7 @@ def test_micro_batches_make_the_step_of_the_whole_batch(name, criterion, reducti
 
 @pytest.mark.parametrize("kind", ["ggn", "ggn-mc"])
 def test_micro_batches_carry_gammas_and_lambdas_of_every_sample(kind):
-    """What a damping sees of accumulated batches is what it would see of the whole batch."""
+    """A damping gets the same tensors from accumulated batches as from the whole batch."""
     model, loss_function, inputs, targets = _problem()
     seen = []
 

@@ -217,7 +217,7 @@ BUILT_IN = [
 
 @pytest.mark.parametrize("cls", BUILT_IN, ids=lambda cls: f"{cls.family} {cls.kind}")
 def test_examples_are_valid(cls):
-    """What `ddn plugins show` prints can be pasted into a config."""
+    """The example that `ddn plugins show` prints can be pasted into a config."""
     made = TypeAdapter({"criterion": AnyCriterion, "damping": AnyDamping, "problem": AnyProblem}[cls.family])
     expected = made.validate_python(example(cls))
     assert type(expected) is cls

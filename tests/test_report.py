@@ -1,4 +1,4 @@
-"""What `last_step` tells, and what it costs."""
+"""Figures of `last_step`, and their cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a group makes of its damped Newton step, against a reference of dense matrices in float64."""
+"""Settings of a group that shape its step, against a reference of dense matrices in float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What torch's own optimizers do, ours does: the same test for each of them, side by side."""
+"""Conventions of torch's optimizers, which ours keeps: the same test for each of them, side by side."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is held, and for how long: nothing of a step outlives it."""
+"""Lifetime of tensors: none of a step outlives it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _held(monkeypatch):
 
 @pytest.fixture
 def _no_collector():
-    """What lives after this has been held by something, or by a cycle of references."""
+    """Delete and collect; an object that survives is referenced from elsewhere, or by a cycle."""
     gc.collect()
     gc.disable()
     yield
