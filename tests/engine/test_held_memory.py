@@ -38,7 +38,7 @@ def _held(monkeypatch):
 
 @pytest.fixture
 def _no_collector():
-    """Delete and collect; an object that survives is referenced from elsewhere, or by a cycle."""
+    """Switch the collector off: an object that survives is referenced from elsewhere, or by a cycle of references."""
     gc.collect()
     gc.disable()
     yield
