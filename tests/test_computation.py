@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import gc
+import pickle
 import warnings
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -404,3 +406,28 @@ def test_results_of_unknown_groups(mlp):
     _pass(computation, [group], *mlp)
     with pytest.raises(KeyError, match="no result"):
         computation.get_directions(dict(group))
+
+
+def test_replaced_directions_forget_derivatives_and_damped_ones_keep_dampings_of_the_chosen(mlp):
+    model, *rest = _extended(mlp)
+    group = _group(model.parameters(), lambda evals: list(range(len(evals) - 5, len(evals))), lambda *args: 2 * args[0])
+    computation = DirectionalDampedNewtonComputation()
+    _pass(computation, [group], model, *rest)
+    directions = computation.get_directions(group)
+    gammas = directions.gammas
+    fewer = replace(directions, evals=directions.evals[:2], evecs=directions.evecs[:, :2])
+    torch.testing.assert_close(fewer.gammas, gammas[:, :2])
+    assert directions.gammas is gammas
+    chosen = directions.select([3, 1])
+    torch.testing.assert_close(chosen.deltas, 2 * directions.evals[[3, 1]])
+    torch.testing.assert_close(chosen.coefficients, directions.coefficients[[3, 1]])
+
+
+def test_a_step_along_directions_can_be_pickled(mlp):
+    model, *rest = _extended(mlp)
+    group = _group(model.parameters(), {"kind": "top-k", "k": 2})
+    computation = DirectionalDampedNewtonComputation()
+    _pass(computation, [group], model, *rest)
+    step = pickle.loads(pickle.dumps(computation._results[id(group)]))
+    torch.testing.assert_close(step.moves, computation.get_result(group))
+    torch.testing.assert_close(step.directions.deltas, computation.get_directions(group).deltas)

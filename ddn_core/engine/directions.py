@@ -65,7 +65,7 @@ class Directions:
     vectors: Tensor | None = field(default=None, repr=False)
     fallbacks: tuple[str, ...] = ()
     context: Context = field(default_factory=Context)
-    _known: dict[Derivative, Tensor] = field(default_factory=dict, repr=False)
+    _known: dict[Derivative, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def from_tensors(
@@ -110,7 +110,9 @@ class Directions:
             known["loss_gammas"] = loss_gammas
         if loss_lambdas is not None:
             known["loss_lambdas"] = loss_lambdas
-        return cls(evals, evecs, every, reduction, _NoSource(), context=context, _known=known)
+        directions = cls(evals, evecs, every, reduction, _NoSource(), context=context)
+        directions._known.update(known)
+        return directions
 
     def __len__(self) -> int:
         """Return the number of directions, K."""
@@ -159,13 +161,14 @@ class Directions:
     def select(self, indices: Sequence[int] | Tensor) -> Self:
         """Return the directions at the given indices, in the given order."""
         chosen = torch.as_tensor(indices, dtype=torch.long, device=self.evals.device)
-        return replace(
+        selected = replace(
             self,
             evals=self.evals[chosen],
             evecs=self.evecs[:, chosen],
             vectors=None if self.vectors is None else self.vectors[chosen],
-            _known={name: derivative[..., chosen] for name, derivative in self._known.items()},
         )
+        selected._known.update({name: derivative[..., chosen] for name, derivative in self._known.items()})
+        return selected
 
 
 class _NoSource:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -148,7 +149,9 @@ def damped_newton_step(
         gradient = data.gradient_in_parameters() if terms is not None and terms.include_complement else None
         correction = Correction.along(table, directions.combine, terms, projections, factor)
         moves = checked_step(correction.step(terms, gradient, data.reached))
-    return GroupStep(moves, table, basis.reached, factor, decompose=lambda: directions)
+    return GroupStep(
+        moves, table, basis.reached, factor, decompose=partial(DampedDirections.of, directions, directions.deltas)
+    )
 
 
 @torch.no_grad()

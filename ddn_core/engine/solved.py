@@ -48,18 +48,19 @@ class GramSide:
     Attributes:
         matrix: VᵀV, `[R, R]`.
         gradient: Coefficients c, `[R]`.
-        outside_gradient: Vᵀ times the gradient that is not in the span of V, `[R]`.
+        outside_gradient: Vᵀg for a gradient that is not in the span of V, `[R]`; `None` for one that is.
     """
 
     matrix: Tensor
     gradient: Tensor
-    outside_gradient: Tensor
+    outside_gradient: Tensor | None = None
 
     @classmethod
     def of(cls, curvature: GroupCurvature) -> GramSide:
         """Return this side of the curvature of a group."""
-        span, zero = curvature.gradient_coefficients, curvature.capture.zeros(curvature.capture.columns)
-        return cls(curvature.gram, *((zero, curvature.projected_gradient) if span is None else (span, zero)))
+        if (coefficients := curvature.gradient_coefficients) is not None:
+            return cls(curvature.gram, coefficients)
+        return cls(curvature.gram, curvature.capture.zeros(curvature.capture.columns), curvature.projected_gradient)
 
     def right_side(self, terms: StepTerms, vectors: Tensor, factor: float) -> Tensor:
         """Return `c + Vᵀp`, with the start p of the step."""
@@ -72,11 +73,20 @@ class GramSide:
     def gammas(self, spectrum: Spectrum) -> Tensor:
         """Return the directional gradients of the loss, `[K]`."""
         inside = gammas_in_span(spectrum.evecs, spectrum.evals, spectrum.all_evals[-1], self.gradient, self.matrix)
-        return inside + self.projections(spectrum, self.outside_gradient)
+        outside = self.outside_gradient
+        return inside if outside is None else inside + self.projections(spectrum, outside)
 
-    def sizes(self, solution: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return squared norm, slope and curvature of the step `-V solution`; `image` is the matrix times it."""
-        return (solution @ image).clamp(min=0), -(self.gradient @ image), image.square().sum()
+    def norm(self, solved: SolvedSummary) -> Tensor:
+        """Return the Euclidean norm of the step `-V solution`."""
+        return (solved.solution @ solved.image).clamp(min=0).sqrt()
+
+    def slope(self, solved: SolvedSummary) -> Tensor:
+        """Return the derivative of the loss along the step."""
+        return -(self.gradient @ solved.image)
+
+    def curvature(self, solved: SolvedSummary) -> Tensor:
+        """Return the curvature of the quadratic model along the step."""
+        return solved.image.square().sum()
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,9 +113,17 @@ class GgnSide:
         """Return the directional gradients of the loss, `[K]`."""
         return self.projections(spectrum, self.gradient)
 
-    def sizes(self, solution: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return squared norm, slope and curvature of the step `-solution`; `image` is the matrix times it."""
-        return solution.square().sum(), -(self.gradient @ solution), solution @ image
+    def norm(self, solved: SolvedSummary) -> Tensor:
+        """Return the Euclidean norm of the step `-solution`."""
+        return solved.solution.square().sum().sqrt()
+
+    def slope(self, solved: SolvedSummary) -> Tensor:
+        """Return the derivative of the loss along the step."""
+        return -(self.gradient @ solved.solution)
+
+    def curvature(self, solved: SolvedSummary) -> Tensor:
+        """Return the curvature of the quadratic model along the step."""
+        return solved.solution @ solved.image
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,25 +175,22 @@ class SolvedSummary:
 
     def norm(self) -> Tensor:
         """Return the Euclidean norm of the step along the directions, a scalar in param."""
-        return self.table.norm() if self.vectors is not None else self._sizes[0].sqrt()
+        return self.table.norm() if self.vectors is not None else self.side.norm(self).to(self.dtype)
 
     def slope(self) -> Tensor:
         """Return the derivative of the loss along that step, a scalar in loss."""
-        return self.table.slope() if self.vectors is not None else self._sizes[1]
+        return self.table.slope() if self.vectors is not None else self.side.slope(self).to(self.dtype)
 
     def curvature(self) -> Tensor:
         """Return the curvature of the quadratic model along that step, a scalar in loss."""
-        return self.table.curvature() if self.vectors is not None else self._sizes[2]
+        return self.table.curvature() if self.vectors is not None else self.side.curvature(self).to(self.dtype)
 
     @cached_property
-    def _sizes(self) -> tuple[Tensor, ...]:
-        """Squared norm, slope and curvature of a step without terms."""
-        matrix, solution = self.side.matrix, self.solution
-        if self.damping <= CANCELS * float(matrix.diagonal().mean()):
-            image = self.side.gradient - self.damping * solution
-        else:
-            image = matrix @ solution
-        return tuple(size.to(self.dtype) for size in self.side.sizes(solution, image))
+    def image(self) -> Tensor:
+        """The matrix times the solution of a step without terms."""
+        if self.damping <= CANCELS * float(self.side.matrix.diagonal().mean()):
+            return self.side.gradient - self.damping * self.solution
+        return self.side.matrix @ self.solution
 
 
 def solved_step(
@@ -197,11 +212,11 @@ def solved_step(
         terms: Weight decay and memory.
         clock: Takes the time of the stages.
     """
-    in_span, on_parameters = curvature.gradient_coefficients is not None, curvature.is_ggn_smaller
+    in_span, is_ggn_smaller = curvature.gradient_coefficients is not None, curvature.is_ggn_smaller
     if not curvature.factors or not (in_span or (terms is not None and terms.include_complement)):
         return None
     with clock.stage("gram"):
-        side = GgnSide(*curvature.ggn_and_gradient) if on_parameters else GramSide.of(curvature)
+        side = GgnSide(*curvature.ggn_and_gradient) if is_ggn_smaller else GramSide.of(curvature)
     matrix, dtype = side.matrix, curvature.capture.dtype
     check_finite(matrix)
     decay = 0.0 if terms is None else terms.decay
@@ -209,21 +224,26 @@ def solved_step(
     if shift <= ROUNDING * len(matrix) ** 0.5 * curvature.precision * trace:
         return None
     with clock.stage("spectrum"):
-        factor, vectors, right = (0.0 if on_parameters else -1 / shift), None, side.gradient
+        factor, vectors, right = (0.0 if is_ggn_smaller else -1 / shift), None, side.gradient
         if terms is not None:
-            own = terms.vectors(dtype)
-            vectors = (curvature.flatten(own) if on_parameters else curvature.project(own).T).to(matrix.dtype)
+            vectors = _projected(curvature, terms).to(matrix.dtype)
             right = side.right_side(terms, vectors, factor)
-        is_small = len(matrix) <= EXACT_COLUMNS or shift < 1e-3 * trace
-        solution = _solve(matrix, shift, right, torch.float64 if is_small else matrix.dtype)
+        needs_float64 = len(matrix) <= EXACT_COLUMNS or shift < 1e-3 * trace
+        solution = _solve(matrix, shift, right, torch.float64 if needs_float64 else matrix.dtype)
     if solution is None:
         return None
     with clock.stage("step"):
-        outside = None if in_span or on_parameters else curvature.gradient_in_parameters()
+        outside = None if in_span or is_ggn_smaller else curvature.gradient_in_parameters()
         correction = Correction(-solution.to(dtype), curvature.combine_coordinates, factor)
         moves = checked_step(correction.step(terms, outside, curvature.reached))
     summary = SolvedSummary(side, solution, damping, decay, vectors, curvature.capture.columns, dtype)
     return GroupStep(moves, summary, curvature.reached, factor, damping, decompose)
+
+
+def _projected(curvature: GroupCurvature, terms: StepTerms) -> Tensor:
+    """Return parameters and anchor as the smaller side represents them: Vᵀθ and Vᵀa, or θ and a, `[2, ...]`."""
+    vectors = terms.vectors(curvature.capture.dtype)
+    return curvature.flatten(vectors) if curvature.is_ggn_smaller else curvature.project(vectors).T
 
 
 def _solve(matrix: Tensor, shift: float, right: Tensor, dtype: torch.dtype) -> Tensor | None:

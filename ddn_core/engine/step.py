@@ -50,7 +50,7 @@ class DirectionTable:
         evals: Eigenvalues of the chosen directions, `[K]`, loss/param².
         gammas: Directional gradients of the loss, weight decay included, `[K]`, loss/param.
         lambdas: Directional curvatures of the loss, weight decay included, `[K]`, loss/param².
-        deltas: Dampings, `[K]`, loss/param²; +inf means that the step does not move along the direction.
+        deltas: Dampings, `[K]`, loss/param²; +inf means that the step along the direction is that to the anchor.
         fallbacks: Eigensolvers that were tried beyond the first.
         anchors: Inner products of the directions with the anchor, `[K]`, param; `None` for zero.
     """
@@ -104,9 +104,17 @@ class DampedDirections(Directions):
     deltas: Tensor = field(kw_only=True)
 
     @classmethod
-    def of(cls, directions: Directions, deltas: Tensor) -> DampedDirections:
-        """Return the directions with these dampings; derivatives that were computed are shared."""
-        return cls(**{entry.name: getattr(directions, entry.name) for entry in fields(Directions)}, deltas=deltas)
+    def of(cls, directions: Directions, deltas: Tensor) -> Self:
+        """Return the directions with these dampings, and with the derivatives that were computed."""
+        given = {entry.name: getattr(directions, entry.name) for entry in fields(Directions) if entry.init}
+        damped = cls(**given, deltas=deltas)
+        damped._known.update(directions._known)
+        return damped
+
+    def select(self, indices: Sequence[int] | Tensor) -> Self:
+        """Return the directions at the given indices with their dampings, in the given order."""
+        chosen = torch.as_tensor(indices, dtype=torch.long, device=self.deltas.device)
+        return self.of(super().select(chosen), self.deltas[chosen])
 
     def table(self, anchors: Tensor | None = None) -> DirectionTable:
         """Return the step along the directions, one entry for each.
@@ -126,7 +134,7 @@ class DampedDirections(Directions):
 
     @property
     def coefficients(self) -> Tensor:
-        """Length of the step along each direction, `-γ̄_k / (λ̄_k + δ_k)`, `[K]`, param."""
+        """Length of a step without memory along each direction, `-γ̄_k / (λ̄_k + δ_k)`, `[K]`, param."""
         return self.table().coefficients
 
     def combine(self, lengths: Tensor) -> tuple[Tensor, ...]:
@@ -134,7 +142,7 @@ class DampedDirections(Directions):
         return tuple(vectors[0] for vectors in self.source.move(self, lengths[:, None]))
 
     def step(self) -> tuple[Tensor, ...]:
-        """Return the step in parameter space, in the shapes of the group's parameters.
+        """Return the step without memory and complement, in the shapes of the group's parameters.
 
         Raises:
             NonFiniteError: The step has NaN or infinite entries.
@@ -194,12 +202,12 @@ class Correction:
         moves = self.combine(self.coordinates)
         if terms is None:
             return moves
-        vectors, slopes = terms.vectors(moves[0].dtype), gradient or [None] * len(moves)
+        pairs, slopes = terms.pairs(moves[0].dtype), gradient or [None] * len(moves)
         return tuple(
             move + terms.start(pair, None if slope is None else slope.to(move.dtype), self.complement_factor)
             if is_reached
             else move
-            for move, pair, slope, is_reached in zip(moves, vectors, slopes, reached, strict=True)
+            for move, pair, slope, is_reached in zip(moves, pairs, slopes, reached, strict=True)
         )
 
 

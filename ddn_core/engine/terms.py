@@ -18,6 +18,7 @@ Newton step `-(G + δ I)⁻¹ g`, even if the gradient is not in the span of V (
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -46,9 +47,14 @@ class StepTerms:
 
     def vectors(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
         """Return θ and the anchor, `[2, *shape]` for each parameter."""
-        anchors = self.anchor or [torch.zeros_like(parameter) for parameter in self.parameters]
-        pairs = zip(self.parameters, anchors, strict=True)
-        return tuple(torch.stack([own.detach().to(dtype), anchor.to(dtype)]) for own, anchor in pairs)
+        return tuple(self.pairs(dtype))
+
+    def pairs(self, dtype: torch.dtype) -> Iterator[Tensor]:
+        """Yield θ and the anchor, `[2, *shape]`, for one parameter after the other, since they are copies."""
+        anchors = self.anchor or [None] * len(self.parameters)
+        for parameter, anchor in zip(self.parameters, anchors, strict=True):
+            own = parameter.detach().to(dtype)
+            yield torch.stack([own, torch.zeros_like(own) if anchor is None else anchor.to(dtype)])
 
     def complement_factor(self, deltas: Tensor, keeps_all: bool) -> float:
         """Return the factor on the slope in the complement, `-1 / (w + max δ)`; 0 if the step ignores that slope.
@@ -89,18 +95,14 @@ class DecayedSource:
     terms: StepTerms
 
     @cached_property
-    def _vectors(self) -> tuple[Tensor, ...]:
-        return self.terms.vectors(self.source.basis.capture.dtype)
-
-    @cached_property
     def _images(self) -> Tensor:
         """Vᵀ θ and Vᵀ a, `[R, 2]`."""
-        return self.source.basis.project(self._vectors)
+        return self.source.basis.project(self._vectors())
 
     def projections(self, directions: Directions) -> Tensor:
         """Return e_kᵀ θ and e_kᵀ a, `[2, K]`."""
         if directions.vectors is not None:
-            return self.source.basis.flatten(self._vectors) @ directions.vectors.T
+            return self.source.basis.flatten(self._vectors()) @ directions.vectors.T
         return (self.source.rows(directions.evecs).T @ self._images / directions.evals.sqrt()[:, None]).T
 
     def gammas(self, directions: Directions) -> Tensor:
@@ -125,6 +127,9 @@ class DecayedSource:
     def move(self, directions: Directions, lengths: Tensor) -> tuple[Tensor, ...]:
         """Return `Σ_k lengths[k, j] e_k`, `[J, *parameter.shape]` for each parameter."""
         return self.source.move(directions, lengths)
+
+    def _vectors(self) -> tuple[Tensor, ...]:
+        return self.terms.vectors(self.source.basis.capture.dtype)
 
     def _decay_per_sample(self, directions: Directions, samples: int) -> float:
         return self.terms.decay / (samples if directions.reduction == "sum" else 1)

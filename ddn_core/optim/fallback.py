@@ -55,7 +55,7 @@ class FallbackUpdate:
         inner.state = defaultdict(dict, {own: copy.deepcopy(state[p]) for p, own in pairs if p in state})
         try:
             inner.step()
-            check_targets(self._copies)
+            check_targets(self.targets(1.0))
         except Exception as error:
             kind = NonFiniteError if isinstance(error, NonFiniteError) else CurvatureError
             raise kind(f"{where}: {error} No parameter has been touched.") from error
@@ -67,8 +67,10 @@ class FallbackUpdate:
         return [own.detach() if factor == 1.0 else p.detach().lerp(own.detach(), factor) for p, own in pairs]
 
     def commit(self) -> None:
-        """Write the state that torch's optimizer has after the step."""
-        self._state.update(self._new_state)
+        """Write the state that torch's optimizer has after the step; its tensors are new, its tables are not."""
+        for parameter, state in self._new_state.items():
+            self._state[parameter].clear()
+            self._state[parameter].update(state)
 
 
 def _copy(parameter: Tensor) -> Tensor:

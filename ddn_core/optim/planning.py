@@ -13,6 +13,7 @@ from torch import Tensor
 from ddn_core.engine import (
     Choice,
     Context,
+    Directions,
     GroupStep,
     QuadraticModel,
     StageClock,
@@ -132,36 +133,24 @@ def plan_group(
                 captures.directions, group["params"], choice, context, captures.derivatives, terms, clock, memo
             )
         with clock.stage("step"), torch.no_grad():
+            held_next = None
             if is_kept:
                 held_next = HeldDirections.of(step) if held is None else held.older()
             moves, new_state = _with_momentum(step, group, state)
-            norm, model, is_shaped = None, None, terms is not None or bool(group["momentum"])
-            if is_shaped:
-                norm = torch.stack([move.square().sum() for move in moves]).sum().sqrt()
+            is_shaped = terms is not None or bool(group["momentum"])
             is_predicted = predict or full_report or group["max_kl"] is not None
+            model = None
             if is_predicted and (is_shaped or captures.has_other_curvatures):
                 model = _model(captures, group, held, terms, moves)
-            lr = float(group["lr"])
-            clip = _clip(group, lr, step.summary, model, norm)
             directions = step.directions if full_report and held is None else None
+            report = _report(group, step, moves if is_shaped else None, model, directions, held is None, clock)
             plan = GroupUpdate(
                 parameters=group["params"],
                 moves=[move if is_reached else None for move, is_reached in zip(moves, step.reached, strict=True)],
-                factor=lr * clip,
-                decay=lr * float(group["decoupled_weight_decay"]),
-                report=StepReport(
-                    lr=lr,
-                    clip=clip,
-                    uniform_damping=step.uniform_damping,
-                    seconds=clock.seconds,
-                    refreshed=held is None,
-                    sample_gammas=None if directions is None else directions.gammas,
-                    sample_lambdas=None if directions is None else directions.lambdas,
-                    _summary=step.summary,
-                    _norm=norm,
-                    _model=model,
-                ),
-                held=held_next if is_kept else None,
+                factor=report.lr * report.clip,
+                decay=report.lr * float(group["decoupled_weight_decay"]),
+                report=report,
+                held=held_next,
                 state=state,
                 new_state=new_state,
             )
@@ -230,6 +219,44 @@ def _with_momentum(
         return moves, new_state
     pairs = zip(moves, step.reached, strict=True)
     return [move if is_reached else torch.zeros_like(move) for move, is_reached in pairs], new_state
+
+
+def _report(
+    group: Mapping[str, Any],
+    step: GroupStep,
+    shaped_moves: Sequence[Tensor] | None,
+    model: QuadraticModel | None,
+    directions: Directions | None,
+    is_fresh: bool,
+    clock: StageClock,
+) -> StepReport:
+    """Return the report of a step, with the clip that its group asks for.
+
+    Args:
+        group: The parameter group.
+        step: The damped Newton step.
+        shaped_moves: The step with momentum and terms; `None` if there are none.
+        model: Quadratic model of the loss along it, if that was computed.
+        directions: Directions whose per-sample derivatives are reported, if any.
+        is_fresh: Whether the directions were computed for this step.
+        clock: Seconds by stage.
+    """
+    norm = None
+    if shaped_moves is not None:
+        norm = torch.stack([move.square().sum() for move in shaped_moves]).sum().sqrt()
+    lr = float(group["lr"])
+    return StepReport(
+        lr=lr,
+        clip=_clip(group, lr, step.summary, model, norm),
+        uniform_damping=step.uniform_damping,
+        seconds=clock.seconds,
+        refreshed=is_fresh,
+        sample_gammas=None if directions is None else directions.gammas,
+        sample_lambdas=None if directions is None else directions.lambdas,
+        _summary=step.summary,
+        _norm=norm,
+        _model=model,
+    )
 
 
 def _clip(

@@ -41,6 +41,7 @@ class HeldDirections:
     @classmethod
     def of(cls, step: GroupStep) -> HeldDirections:
         """Return the directions of a step."""
+        assert step.uniform_damping is None, "a solved step has another factor on the slope outside of its directions"
         directions = step.directions
         return cls(
             eigenvectors=directions.eigenvectors(),
