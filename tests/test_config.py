@@ -385,7 +385,7 @@ def assert_loads_or_tells(table):
             assert re.match(rf"{key}(\.{key})*: .", line), line
 
 
-@examples(150)
+@examples(75)
 @given(mutations())
 def test_any_mutation_loads_or_gives_a_config_error(table):
     assert_loads_or_tells(table)

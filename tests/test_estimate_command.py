@@ -111,12 +111,12 @@ def test_each_group_s_eigensolver_holds_its_own_matrix():
 def test_nothing_of_the_model_s_size_is_allocated():
     with torch.device("meta"):
         model = nn.Sequential(nn.Linear(10**5, 10**5), nn.ReLU(), nn.Linear(10**5, 10))
-        inputs, targets = torch.empty(10**5, 10**5), torch.empty(10**5, dtype=torch.long)
+        inputs, targets = torch.empty(10**4, 10**5), torch.empty(10**4, dtype=torch.long)
     plan, _ = estimate(model, nn.CrossEntropyLoss(), inputs, targets, [_request(model)])
-    assert plan.columns == 10**6
-    assert plan.bytes > 10**13
+    assert plan.columns == 10**5
+    assert plan.bytes > 10**11
     with pytest.raises(MemoryBudgetError, match=r"of at most \d+ samples"):
-        estimate(model, nn.CrossEntropyLoss(), inputs, targets, [_request(model)], memory_budget=10**11)
+        estimate(model, nn.CrossEntropyLoss(), inputs, targets, [_request(model)], memory_budget=10**10)
 
 
 SUBSAMPLINGS = {

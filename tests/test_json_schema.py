@@ -228,7 +228,7 @@ def mutated(rng, table):
     return table
 
 
-@pytest.mark.parametrize("configs", [300, pytest.param(1500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("configs", [150, pytest.param(1500, marks=pytest.mark.slow)])
 def test_the_schema_and_the_reader_agree_on_generated_configs(configs):
     rng = random.Random(0)
     counts = {True: 0, False: 0, None: 0}

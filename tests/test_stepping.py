@@ -165,7 +165,7 @@ def test_steps_are_those_of_the_reference(given, name, criterion, damping):
     compare(name, CRITERIA[criterion], DAMPINGS[damping], lr=0.5, **given)
 
 
-@examples(40)
+@examples(20)
 @given(
     name=st.sampled_from(list(MODELS)),
     criterion=st.sampled_from(list(CRITERIA)),

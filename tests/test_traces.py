@@ -300,7 +300,7 @@ def test_a_half_is_what_its_samples_alone_give(tmp_path, reduction, decay, seed)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-@examples(20)
+@examples(10)
 @given(damping=st.floats(0.05, 10), lr=st.floats(0.1, 2), seed=st.integers(0, 1000))
 def test_the_expected_decrease_is_that_of_the_quadratic_model_of_the_other_half(reduction, damping, lr, seed):
     """From dense matrices of autograd: the step of one half, the slope and the curvature of the other."""

@@ -173,11 +173,12 @@ def test_the_example_runs():
     assert doctest.DocTestRunner().run(example) == doctest.TestResults(0, 5)
 
 
-def test_training_needs_no_command_line():
+def test_training_needs_no_command_line_and_imports_no_integration():
     code = (
         "import sys; sys.modules.update(dict.fromkeys(('typer', 'rich', 'matplotlib', 'plotly')))\n"
         "from ddn_core.training import train\n"
-        f"print(train({TABLE!r}, overrides=['training.epochs=1']).finished)"
+        f"print(train({TABLE!r}, overrides=['training.epochs=1']).finished)\n"
+        "assert not {'lightning', 'tensorboard'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "True\n"

@@ -132,7 +132,7 @@ def test_columns_of_a_wide_linear_layer_are_never_formed(monkeypatch):
     assert columns.project((weight, bias)).shape == (12, 2)
 
 
-@examples(50)
+@examples(25)
 @given(
     samples=st.integers(1, 40), per_sample=st.integers(1, 12), block_rows=st.integers(1, 50), seed=st.integers(0, 2**16)
 )

@@ -250,7 +250,7 @@ def test_a_constant_that_would_spoil_the_curvature_is_refused(scale):
     assert all(parameter.grad is None for parameter in problem.model.parameters())
 
 
-@examples(60)
+@examples(30)
 @given(
     size=st.integers(1, 12),
     rank=st.integers(0, 12),

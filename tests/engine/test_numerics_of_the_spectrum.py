@@ -123,7 +123,7 @@ def _assert_leading(matrix, evals, evecs, count):
     assert bool((overlaps.abs() <= bound).all())
 
 
-@examples(60)
+@examples(30)
 @given(
     name=st.sampled_from(sorted(SPECTRA)),
     size=st.integers(24, 100),

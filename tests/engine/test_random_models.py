@@ -42,7 +42,7 @@ def problems(draw):
     return model, (samples, *positions, widths[0]), seed, loss, reduction, draw(subsets), draw(subsets), per_parameter
 
 
-@examples(40)
+@examples(20)
 @given(problems())
 def test_random_problems_match_the_twin(problem):
     model, shape, seed, loss, reduction, grad, ggn, per_parameter = problem
