@@ -283,6 +283,15 @@ def test_unassigned_parameters_and_idle_groups():
     assert problems[1].startswith("groups: no group matches b. ")
 
 
+def test_a_group_whose_globs_match_nothing_is_reported_once():
+    assignment = assign_parameters(["a"], [["*"], ["nothing"]])
+    assert assignment.idle_globs == [(1, 0, "nothing")]
+    assert assignment.idle_groups == []
+    assert assignment.problems(needed=["a"]) == [
+        "groups.1.params.0: 'nothing' matches no parameter. Correct the glob, or delete it."
+    ]
+
+
 @given(
     st.lists(st.text("ab.", min_size=1, max_size=4), unique=True, max_size=6),
     st.lists(st.lists(st.text("ab.*?", min_size=1, max_size=3), min_size=1, max_size=3), min_size=1, max_size=3),
@@ -295,6 +304,19 @@ def test_every_parameter_is_taken_once_or_told(names, globs):
         assert got == [name for name in names if name in got]  # the model's order
         if not got:
             assert group in assignment.idle_groups or any(place[0] == group for place in assignment.idle_globs)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"groups": tomllib.loads(DESIGN)["groups"]},
+        {"fallback": {"kind": "sgd", "lr": 0.1}},
+    ],
+    ids=["groups", "fallback"],
+)
+def test_an_optimizer_of_torch_excludes_groups_and_fallback(table):
+    with pytest.raises(ConfigError, match="optimizer: it moves all parameters; delete groups and fallback"):
+        parse_config({"optimizer": {"kind": "adam", "lr": 0.1}, **table})
 
 
 # round trip

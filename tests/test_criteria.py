@@ -66,6 +66,15 @@ def test_eigengap_is_the_largest_ratio(evals, most):
     assert kept == list(range(len(evals) - len(kept), len(evals)))
 
 
+@given(spectra, st.integers(1, 5))
+def test_eigengap_needs_no_more_than_the_leading_directions(evals, most):
+    directions = directions_of(evals)
+    leading = directions_of(evals[-criterion("eigengap", most=most).leading_directions(directions.context) :])
+    left_out = len(directions) - len(leading)
+    kept = [left_out + index for index in select(leading, "eigengap", most=most)]
+    assert kept == select(directions, "eigengap", most=most)
+
+
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=7), st.sampled_from([0.3, 0.9, 1.0]), st.integers(1, 7))
 def test_gradient_overlap_is_the_smallest_set(gradient, fraction, most):
     gradient = [round(value, 3) for value in gradient]

@@ -359,6 +359,19 @@ def test_foreign_state_is_refused_and_nothing_changed(mlp):
         two.load_state_dict(first.state_dict())
 
 
+def test_a_state_that_fits_only_the_first_group_changes_no_strategy(mlp):
+    def start(criterion):
+        groups = [{**GROUP, "params": ["0.*"], "damping": Adapting()}, {**GROUP, "criterion": criterion}]
+        return DirectionalDampedNewton(mlp[0].named_parameters(), groups)
+
+    first, second = start({"kind": "all"}), start({"kind": "top-k"})
+    first.param_groups[0]["damping"]._value = 4.0
+    before = second.param_groups[0]["damping"]._value
+    with pytest.raises(StrategyError, match="group 1 was saved with criterion"):
+        second.load_state_dict(first.state_dict())
+    assert second.param_groups[0]["damping"]._value == before != 4.0
+
+
 def test_state_of_an_optimizer_of_torch_is_refused(mlp):
     optimizer = DirectionalDampedNewton(mlp[0].named_parameters())
     with pytest.raises(DdnError, match="not saved by"):

@@ -340,6 +340,28 @@ def test_no_pass_is_made_for_curvature_that_nobody_wants(monkeypatch):
     assert [count for count in propagated if count] == [2, 2]
 
 
+def test_a_reused_step_predicts_with_the_weight_decay_once():
+    """The held curvatures include the decay, and the model adds the decay of the whole move: it must not count twice."""
+    decay = 0.4
+    given = {"every": 2, "weight_decay": decay}
+    model, loss_function, X, y = problem("wide")
+    reference = Reference(
+        copy.deepcopy(model), copy.deepcopy(loss_function), X, y, CRITERIA["top"], DAMPINGS["uniform"], **given
+    )
+    group = {"params": ["*"], "criterion": CRITERIA["top"], "damping": DAMPINGS["uniform"], **given}
+    optimizer = DirectionalDampedNewton(model.named_parameters(), [group], full_report=True)
+    train_step(optimizer, model, loss_function, X, y)
+    reference.step()
+    slopes = reference.gradient() + decay * reference.theta
+    train_step(optimizer, model, loss_function, X, y)
+    reference.step()
+    vectors, lambdas, _ = reference.kept
+    move = reference.previous
+    curvature = (lambdas - decay) @ (vectors.T @ move).square() + decay * move.square().sum()
+    assert not optimizer.last_step[0].refreshed
+    assert optimizer.last_step[0].predicted_decrease == pytest.approx(-float(slopes @ move + curvature / 2), rel=1e-6)
+
+
 def test_reused_directions_need_a_gradient():
     model, loss_function, X, y = problem("wide")
     group = {"params": ["*"], "criterion": CRITERIA["top"], "damping": DAMPINGS["uniform"], "every": 2}

@@ -101,6 +101,17 @@ def test_shortening_halves_until_the_loss_falls(extended):
     assert optimizer.undone_steps == 0
 
 
+def test_a_shortened_step_shortens_decoupled_weight_decay(extended):
+    group = {**GROUP, "lr": 0.5, "decoupled_weight_decay": 0.4}
+    rules = {"on_increase": "shorten", "attempts": 5, "shrink": 0.25}
+    optimizer = DirectionalDampedNewton(extended[0].named_parameters(), [group], step=rules)
+    twin = copy.deepcopy(extended[0])
+    before, losses = flat(extended[0]), iter([9.0, 8.0, 0.25])
+    train_step(optimizer, extended, lambda: next(losses))
+    train_step(DirectionalDampedNewton(twin.named_parameters(), [group]), (extend(twin), *extended[1:]))
+    torch.testing.assert_close(flat(extended[0]) - before, (flat(twin) - before) / 16)
+
+
 def test_dampings_are_asked_anew_after_they_observed_the_failure(extended):
     Doubling.seen.clear()
     rules = {"on_increase": "damp", "attempts": 4}
