@@ -124,6 +124,9 @@ def browser():
         opened.close()
 
 
+REMOVE_HINTS = "document.querySelectorAll('.plotly-notifier').forEach((one) => one.remove())"
+
+
 class Shown:
     """Reports that are open in a browser, and what they ask for and tell of; it takes seconds to open one."""
 
@@ -159,6 +162,8 @@ def show(shown, request):
         if (name, scheme) not in shown.pages:
             shown.open(name, scheme)
             loaded.append(shown.paths[name].as_uri())
+        else:  # a hint that plotly showed in an earlier test, and that fades by the clock
+            shown.pages[name, scheme].evaluate(REMOVE_HINTS)
         used.add((name, scheme))
         return shown.pages[name, scheme]
 
