@@ -9,7 +9,7 @@ SOURCES := ddn_core ddn_plugins benchmarks tests docs
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all fuzz lint format types wheel docs bench lock clean
+.PHONY: help demo test test-all test-slow fuzz lint format types wheel docs bench lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
@@ -20,7 +20,9 @@ demo: $(VENV)/run.done ## Install, and train an MLP on the digits
 test: $(VENV)/dev.done $(VENV)/browser.done ## Install what the tests need, and run all but the slow ones
 	$(PYTEST) -m "not slow"
 
-test-all: test wheel ## Run the slow tests too, the property tests with more examples, and what make wheel does
+test-all: test wheel test-slow ## Run all tests, and what make wheel does
+
+test-slow: $(VENV)/dev.done ## Run the slow tests, and the property tests with more examples
 	HYPOTHESIS_PROFILE=thorough $(PYTEST) -m "slow or hypothesis"
 
 fuzz: $(VENV)/dev.done ## Run the property tests with many new examples; a failure prints what reproduces it
