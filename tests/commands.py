@@ -140,8 +140,8 @@ def _trial(arguments, environment, folder, streams) -> None:
 class PausedRun:
     """`ddn train` in a process of its own that stops at a chosen access to a file, and waits.
 
-    Nothing depends on how fast the process is: it says that it has stopped, and it goes on when it is told to. The clock
-    by which checkpoints are due is replaced: it advances by 8 ms each time the trainer reads it.
+    Nothing depends on the speed of the process: it announces its stop, and continues on request. The clock that decides
+    when a checkpoint is due is replaced: it advances by 8 ms each time the trainer reads it.
 
     Attributes:
         paused: Whether the process reached the moment; otherwise it has ended.
