@@ -119,10 +119,13 @@ def release(place):
 
 def wait_for(path, process):
     """Wait until a path exists, which a process creates."""
-    while not path.exists():
+    for _ in range(15_000):  # five minutes at least: a process that hangs fails the test rather than the whole run
+        if path.exists():
+            return
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=0.02)
             assert path.exists(), process.stderr.read()
+    raise AssertionError(f"{path} is missing")
 
 
 def kill(process, folder):
