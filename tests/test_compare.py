@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import statistics
 from itertools import product
 
@@ -457,8 +458,8 @@ def test_the_documentation_reads_a_comparison_back(compared, tmp_path, monkeypat
 
 
 @pytest.mark.xdist_group("forked")
-def test_another_metric_only_ranks_anew_and_another_comparison_is_refused(compared):
-    place, options, _ = compared
+def test_another_metric_only_ranks_anew_and_another_comparison_is_refused(compared, tmp_path):
+    place, options = shutil.copytree(compared[0], tmp_path / "copy"), compared[1]
     before = {path: path.read_bytes() for path in (place / "out/runs").rglob("*") if path.is_file()}
     result = compare("--resume", "out", "--metric", "accuracy", "--maximize", "--target", "test_loss=2.0", cwd=place)
     assert result.exit_code == 0, result.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import tomllib
@@ -387,8 +388,8 @@ def test_another_sweep_into_the_folder_is_refused(swept):
 
 
 @pytest.mark.xdist_group("forked")
-def test_what_has_ended_is_not_run_again_unless_it_failed_and_one_asks(swept):
-    place, options, _ = swept
+def test_what_has_ended_is_not_run_again_unless_it_failed_and_one_asks(swept, tmp_path):
+    place, options = shutil.copytree(swept[0], tmp_path / "copy"), swept[1]
     before = contents(place / "out" / "trials")
     result = sweep(*options, cwd=place)
     assert result.exit_code == 0

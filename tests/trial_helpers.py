@@ -98,6 +98,7 @@ def code_with(trainer):
 
 def start(*arguments, cwd, code=CODE, path=None):
     """Start a command as a process of its own, which a test can signal."""
+    code = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {code}"  # a shell may ignore it
     paths = [str(path)] if path else []
     paths += [os.environ["PYTHONPATH"]] if "PYTHONPATH" in os.environ else []
     environment = {**os.environ, **ENVIRONMENT, "COLUMNS": "250", "PYTHONPATH": os.pathsep.join(paths)}
