@@ -2,54 +2,141 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
 
+from ddn_core.engine.capture.families import family_of
 from ddn_core.engine.factors import (
-    FAMILIES,
+    ConcatenatedColumns,
+    EmbeddingFamily,
+    FactorInput,
     FormedColumns,
-    LayerInput,
+    LinearFamily,
     ParameterLayout,
     ProductColumns,
+    WeightFamily,
     mirror,
     product,
 )
-from ddn_core.engine.factors.concatenated import ConcatenatedColumns
 from tests.profiles import examples
 
-LAYERS = {
-    "linear": (lambda: nn.Linear(4, 5), (4,)),
-    "linear with an axis": (lambda: nn.Linear(3, 2), (6, 3)),
-    "linear with two axes": (lambda: nn.Linear(9, 6), (2, 1, 9)),
-    "convolution": (lambda: nn.Conv2d(2, 3, (3, 2), stride=(2, 1), padding=1, dilation=(1, 2)), (2, 4, 5)),
-    "grouped convolution": (lambda: nn.Conv1d(4, 6, 2, groups=2), (4, 5)),
-    "convolution of three axes": (lambda: nn.Conv3d(1, 2, 2, padding=1), (1, 2, 3, 2)),
-    "convolution to one pixel": (lambda: nn.Conv2d(3, 2, 3), (3, 3, 3)),
-    "transposed": (lambda: nn.ConvTranspose1d(4, 6, 3, stride=2, padding=1, output_padding=1, groups=2), (4, 3)),
-    "batch norm": (lambda: nn.BatchNorm2d(3).eval(), (3, 2, 2)),
-    "batch norm without axes": (lambda: nn.BatchNorm1d(4).eval(), (4,)),
+FLOAT = torch.float64
+
+
+@dataclass(frozen=True, eq=False)
+class Operation:
+    """An operation with a weight: its family, its parameters, and the operation itself."""
+
+    family: WeightFamily
+    parameters: dict[str, Tensor]
+    run: Callable[[Tensor, dict[str, Tensor]], Tensor]
+    shape: tuple[int, ...]  # of the input of one sample
+    tokens: int | None = None  # number of tokens, for an input of integers
+
+    def inputs(self, samples):
+        """Return random inputs."""
+        if self.tokens is None:
+            return torch.randn(samples, *self.shape, dtype=FLOAT)
+        return torch.randint(self.tokens, (samples, *self.shape))
+
+
+def _layer(make, shape):
+    layer = make().double()
+    return Operation(
+        family_of(layer),
+        dict(layer.named_parameters()),
+        lambda values, parameters: functional_call(layer, parameters, (values,)),
+        shape,
+    )
+
+
+def _random(**shapes):
+    return {name: torch.randn(shape, dtype=FLOAT, requires_grad=True) for name, shape in shapes.items()}
+
+
+def _product(family, shape, run):
+    """Return a product with a weight matrix, and a bias, which `run` gets as `[o]`, or `[g, 1, o]` with groups."""
+    groups, outputs, _ = family.matrix_shape
+    bias = (groups, 1, outputs) if groups > 1 else (outputs,)
+    return Operation(
+        family,
+        _random(weight=family.weight_shape, bias=groups * outputs),
+        lambda values, given: run(values, given["weight"]) + given["bias"].reshape(bias),
+        shape,
+    )
+
+
+def _embedding(padding_idx=None):
+    family = EmbeddingFamily(5, 3, FLOAT, padding_idx)
+    return Operation(
+        family,
+        _random(weight=(5, 3)),
+        lambda values, given: functional.embedding(values, given["weight"], padding_idx),
+        (4,),
+        tokens=5,
+    )
+
+
+OPERATIONS = {
+    "linear": lambda: _layer(lambda: nn.Linear(4, 5), (4,)),
+    "linear with an axis": lambda: _layer(lambda: nn.Linear(3, 2), (6, 3)),
+    "linear with two axes": lambda: _layer(lambda: nn.Linear(9, 6), (2, 1, 9)),
+    "matrix product": lambda: _product(LinearFamily(1, 5, 4, (4, 5), True), (4,), torch.matmul),
+    "matrix product with an axis": lambda: _product(LinearFamily(1, 2, 3, (3, 2), True), (6, 3), torch.matmul),
+    "product with a vector": lambda: _product(LinearFamily(1, 1, 4, (4,)), (3, 4), lambda x, w: (x @ w)[..., None]),
+    "batched matrix product": lambda: _product(LinearFamily(2, 5, 4, (2, 4, 5), True), (2, 3, 4), torch.matmul),
+    "batched, with one position": lambda: _product(LinearFamily(2, 3, 4, (2, 4, 3), True), (2, 1, 4), torch.matmul),
+    "batched, with outputs first": lambda: _product(
+        LinearFamily(3, 2, 4, (3, 2, 4)), (3, 6, 4), lambda x, w: x @ w.transpose(1, 2)
+    ),
+    "batched, with one group": lambda: _product(LinearFamily(1, 3, 2, (1, 2, 3), True), (1, 4, 2), torch.matmul),
+    "scale": lambda: _product(LinearFamily(4, 1, 1, (4,)), (4, 3, 1), lambda x, w: x * w[:, None, None]),
+    "convolution": lambda: _layer(
+        lambda: nn.Conv2d(2, 3, (3, 2), stride=(2, 1), padding=1, dilation=(1, 2)), (2, 4, 5)
+    ),
+    "grouped convolution": lambda: _layer(lambda: nn.Conv1d(4, 6, 2, groups=2), (4, 5)),
+    "convolution of three axes": lambda: _layer(lambda: nn.Conv3d(1, 2, 2, padding=1), (1, 2, 3, 2)),
+    "convolution to one pixel": lambda: _layer(lambda: nn.Conv2d(3, 2, 3), (3, 3, 3)),
+    "transposed": lambda: _layer(
+        lambda: nn.ConvTranspose1d(4, 6, 3, stride=2, padding=1, output_padding=1, groups=2), (4, 3)
+    ),
+    "batch norm": lambda: _layer(lambda: nn.BatchNorm2d(3).eval(), (3, 2, 2)),
+    "batch norm without axes": lambda: _layer(lambda: nn.BatchNorm1d(4).eval(), (4,)),
+    "embedding": _embedding,
+    "embedding with padding": lambda: _embedding(padding_idx=2),
 }
+NAMES = (["weight", "bias"], ["weight"], ["bias"])
+ROLES = [
+    pytest.param(name, names, id=f"{name}-{'-'.join(names)}")
+    for name in OPERATIONS
+    for names in (NAMES if "embedding" not in name else [["weight"]])
+]
 
 
-def _columns(layer, inputs, per_sample, names, seed=0):
-    """Return columns by family, the same by autograd, and their layout."""
+def _columns(operation, inputs, per_sample, names, seed=0):
+    """Return columns by family, and the same by autograd."""
     torch.manual_seed(seed)
-    family = FAMILIES[type(layer)]
-    outputs = layer(inputs)
-    root = torch.randn(len(inputs), per_sample, *outputs.shape[1:], dtype=torch.float64)
+    family, given = operation.family, operation.parameters
+    outputs = operation.run(inputs, given)
+    root = torch.randn(len(inputs), per_sample, *outputs.shape[1:], dtype=FLOAT)
     expected = []
     for n in range(len(inputs)):
         for a in range(per_sample):
-            parameters = [getattr(layer, name) for name in names]
-            gradients = torch.autograd.grad(layer(inputs[n : n + 1]), parameters, root[n : n + 1, a])
+            parameters = [given[name] for name in names]
+            gradients = torch.autograd.grad(operation.run(inputs[n : n + 1], given), parameters, root[n : n + 1, a])
             expected.append(torch.cat([gradient.flatten() for gradient in gradients]))
-    arranged = family.root(layer, root)
+    arranged = family.root(root)
     arranged = arranged if "weight" in names else arranged.sum(-1, keepdim=True)
-    layer_input = LayerInput(layer, family, inputs, tuple(names))
-    return ProductColumns(arranged, layer_input, slice_elements=100), torch.stack(expected)
+    factor_input = FactorInput(family, inputs, tuple(names))
+    return ProductColumns(arranged, factor_input, slice_elements=100), torch.stack(expected)
 
 
 def _vectors(parts):
@@ -61,10 +148,10 @@ def _formed(columns):
 
 
 def _gram(columns):
-    gram = torch.zeros(columns.count, columns.count, dtype=torch.float64)
+    gram = torch.zeros(columns.count, columns.count, dtype=FLOAT)
     vector, products = (
-        torch.randn(1, columns.size, dtype=torch.float64),
-        torch.zeros(columns.count, dtype=torch.float64),
+        torch.randn(1, columns.size, dtype=FLOAT),
+        torch.zeros(columns.count, dtype=FLOAT),
     )
     columns.accumulate(gram, columns.layout.split(vector), products)
     torch.testing.assert_close(products, columns.formed() @ vector[0])
@@ -72,18 +159,16 @@ def _gram(columns):
 
 
 @pytest.mark.parametrize("contraction", ["counted", "pairs", "formed"])
-@pytest.mark.parametrize("names", [["weight", "bias"], ["weight"], ["bias"]], ids=str)
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(("name", "names"), ROLES)
 def test_products(name, names, contraction, monkeypatch):
-    make, shape = LAYERS[name]
     torch.manual_seed(0)
-    layer, samples, per_sample = make().double(), 5, 3
+    operation, samples, per_sample = OPERATIONS[name](), 5, 3
     if contraction != "counted":
         only = (lambda *sizes: ("outer" if sizes[-1] == 1 else "pairs", 0.0)) if contraction == "pairs" else None
         monkeypatch.setattr(product, "cheapest_contraction", only or (lambda *_: ("formed", 0.0)))
     monkeypatch.setattr("ddn_core.engine.factors.columns.BLOCK_ROWS", 4)
-    columns, expected = _columns(layer, torch.randn(samples, *shape, dtype=torch.float64), per_sample, names)
-    others, their_expected = _columns(layer, torch.randn(2, *shape, dtype=torch.float64), 1, names, seed=1)
+    columns, expected = _columns(operation, operation.inputs(samples), per_sample, names)
+    others, their_expected = _columns(operation, operation.inputs(2), 1, names, seed=1)
 
     torch.testing.assert_close(_formed(columns), expected)
     torch.testing.assert_close(_gram(columns), expected @ expected.T)
@@ -92,9 +177,9 @@ def test_products(name, names, contraction, monkeypatch):
     torch.testing.assert_close(columns.inner(formed), expected @ their_expected.T)
     torch.testing.assert_close(formed.inner(columns), their_expected @ expected.T)
     for count in (1, 2, 5):  # fewer and more than columns of a sample
-        weights = torch.randn(columns.count, count, dtype=torch.float64)
+        weights = torch.randn(columns.count, count, dtype=FLOAT)
         torch.testing.assert_close(_vectors(columns.combine(weights)), weights.T @ expected)
-        vectors = torch.randn(count, columns.size, dtype=torch.float64)
+        vectors = torch.randn(count, columns.size, dtype=FLOAT)
         parts = columns.layout.split(vectors)
         torch.testing.assert_close(columns.project(parts), expected @ _vectors(parts).T)
         torch.testing.assert_close(columns.layout.join(parts), vectors)
@@ -103,31 +188,58 @@ def test_products(name, names, contraction, monkeypatch):
     torch.testing.assert_close(_formed(columns.select(some)), expected[rows])
 
 
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_the_response_to_a_probe_is_its_product_with_the_features(name):
+    torch.manual_seed(0)
+    operation = OPERATIONS[name]()
+    values = operation.inputs(3)
+    probe, response = operation.family.probe(values)
+    assert probe.shape == operation.family.matrix_shape[::2]
+    features = operation.family.features_of(values)
+    torch.testing.assert_close(response, (features @ probe[..., None])[..., 0])
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_weights_and_matrices_are_each_other(name):
+    torch.manual_seed(0)
+    operation = OPERATIONS[name]()
+    weights = torch.randn(2, *operation.parameters["weight"].shape, dtype=FLOAT)
+    matrices = operation.family.to_matrices(weights)
+    assert matrices.shape == (2, *operation.family.matrix_shape)
+    torch.testing.assert_close(operation.family.to_weights(matrices), weights, rtol=0, atol=0)
+
+
+def test_the_padding_has_zero_features():
+    values = torch.tensor([[2, 0, 2, 4]])
+    features = EmbeddingFamily(5, 3, FLOAT, padding_idx=2).features_of(values)
+    assert features.dtype == FLOAT
+    assert features[0, 0].tolist() == [[0] * 5, [1, 0, 0, 0, 0], [0] * 5, [0, 0, 0, 0, 1]]
+
+
 @pytest.mark.parametrize("name", ["linear", "convolution", "batch norm"])
 def test_concatenated_batches_are_one_batch(name):
-    make, shape = LAYERS[name]
-    layer = make().double()
+    operation = OPERATIONS[name]()
     parts = [
-        _columns(layer, torch.randn(samples, *shape, dtype=torch.float64), 2, ["weight", "bias"], seed=samples)[0]
-        for samples in (3, 1, 4)
+        _columns(operation, operation.inputs(samples), 2, ["weight", "bias"], seed=samples)[0] for samples in (3, 1, 4)
     ]
     parts[1] = FormedColumns(parts[1].formed().reshape(1, 2, -1), parts[1].layout)
     whole, rows = ConcatenatedColumns(parts), torch.cat([part.formed() for part in parts])
     torch.testing.assert_close(whole.formed(), rows)
     torch.testing.assert_close(_gram(whole), rows @ rows.T)
     torch.testing.assert_close(whole.inner(parts[0]), rows @ parts[0].formed().T)
-    weights = torch.randn(16, 3, dtype=torch.float64)
+    weights = torch.randn(16, 3, dtype=FLOAT)
     torch.testing.assert_close(whole.layout.join(whole.combine(weights)), weights.T @ rows)
     torch.testing.assert_close(whole.select([1, 3, 6]).formed(), rows[[2, 3, 6, 7, 12, 13]])
 
 
 def test_columns_of_a_wide_linear_layer_are_never_formed(monkeypatch):
     """Without a sequence axis the inner products come from two small Gram matrices."""
-    columns, _ = _columns(nn.Linear(50, 60).double(), torch.rand(4, 50, dtype=torch.float64), 3, ["weight", "bias"])
+    operation = _layer(lambda: nn.Linear(50, 60), (50,))
+    columns, _ = _columns(operation, operation.inputs(4), 3, ["weight", "bias"])
     monkeypatch.setattr(product, "form", lambda *_: pytest.fail("the columns were formed"))
     assert columns.contraction == "outer"
-    columns.accumulate(torch.zeros(12, 12, dtype=torch.float64), None, None)
-    weight, bias = columns.combine(torch.rand(12, 2, dtype=torch.float64))
+    columns.accumulate(torch.zeros(12, 12, dtype=FLOAT), None, None)
+    weight, bias = columns.combine(torch.rand(12, 2, dtype=FLOAT))
     assert (weight.shape, bias.shape) == ((2, 60, 50), (2, 60))
     assert columns.project((weight, bias)).shape == (12, 2)
 
@@ -138,17 +250,19 @@ def test_columns_of_a_wide_linear_layer_are_never_formed(monkeypatch):
 )
 def test_upper_blocks_and_their_mirror_are_the_whole(samples, per_sample, block_rows, seed):
     generator = torch.Generator().manual_seed(seed)
-    values = torch.randn(samples, per_sample, 7, dtype=torch.float64, generator=generator)
+    values = torch.randn(samples, per_sample, 7, dtype=FLOAT, generator=generator)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ddn_core.engine.factors.columns.BLOCK_ROWS", block_rows)
         gram = _gram(FormedColumns(values, ParameterLayout(torch.Size([7]))))
     torch.testing.assert_close(gram, values.flatten(0, 1) @ values.flatten(0, 1).T)
 
 
-def test_a_sum_that_is_off_by_a_little_anywhere_is_noticed():
-    columns, expected = _columns(
-        nn.Conv1d(4, 6, 2).double(), torch.rand(5, 4, 5, dtype=torch.float64), 1, ["weight", "bias"]
-    )
+@pytest.mark.parametrize(
+    "name", ["grouped convolution", "matrix product", "batched matrix product", "embedding with padding"]
+)
+def test_a_sum_that_is_off_by_a_little_anywhere_is_noticed(name):
+    operation = OPERATIONS[name]()
+    columns, expected = _columns(operation, operation.inputs(5), 1, list(operation.parameters))
     total = columns.formed().sum(0, keepdim=True)
     deviation, scale = columns.check_sum(columns.layout.split(total))
     assert float(deviation) <= 1e-12 * float(scale)
@@ -162,11 +276,11 @@ def test_a_sum_that_is_off_by_a_little_anywhere_is_noticed():
 @pytest.mark.parametrize("width", [8, 200])
 def test_a_sum_is_that_of_its_columns_though_the_probe_hardly_sees_the_input(width):
     """As where all units are saturated: an input, the same for all samples, to which probe and bias add up to zero."""
-    family, layer = FAMILIES[nn.Linear], nn.Linear(width, 6)
-    probe, _ = family.probe(layer, torch.rand(1, width), width)
+    family = LinearFamily(1, 6, width, (6, width))
+    probe, _ = family.probe(torch.rand(1, width))
     inputs = (-product.BIAS_PROBE * probe[0] / probe[0].square().sum()).expand(50, width).contiguous()
     root = torch.randn(50, 1, 6) + 3
-    columns = ProductColumns(family.root(layer, root), LayerInput(layer, family, inputs, ("weight", "bias")))
+    columns = ProductColumns(family.root(root), FactorInput(family, inputs, ("weight", "bias")))
     weight, bias = (root[:, 0].T @ inputs)[None], root[:, 0].sum(0)[None]
     deviation, scale = columns.check_sum((weight, bias))
     bound = torch.finfo(torch.float32).eps ** 0.5

@@ -16,13 +16,7 @@ from ddn_core.engine.capture.factor_specs import FactorSpec
 from ddn_core.engine.capture.jacobians import transposed_jacobian
 from ddn_core.engine.capture.plan import CapturePlan
 from ddn_core.engine.capture.tape import Key, LayerCall, keys_leading_to
-from ddn_core.engine.factors import (
-    Columns,
-    FormedColumns,
-    ProductColumns,
-    form,
-)
-from ddn_core.engine.factors.layout import LayerLayout
+from ddn_core.engine.factors import Columns, FormedColumns, ProductColumns, WeightLayout, form
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -33,7 +27,7 @@ class _Builder:
     def __init__(self, spec: FactorSpec, root: Tensor, whole: bool, slice_elements: int) -> None:
         groups, outputs, features, positions = spec.shape
         self._spec, self._slice_elements = spec, slice_elements
-        self._input = spec.layer_input(root.dtype)
+        self._input = spec.factor_input(root.dtype)
         self._forms = spec.is_kept_formed
         last = (outputs, features) if self._forms else (outputs, positions)
         self._store = None if whole and not self._forms else root.new_empty(*root.shape[:2], groups, *last)
@@ -55,8 +49,7 @@ class _Builder:
         """Return the columns, after all chunks were added."""
         assert self._store is not None
         if self._forms:
-            layout = LayerLayout(self._spec.call.layer, self._spec.family, self._spec.names, self._store.shape[3])
-            return FormedColumns(self._store.flatten(2), layout)
+            return FormedColumns(self._store.flatten(2), WeightLayout(self._spec.family, self._spec.names))
         return ProductColumns(self._store, self._input, self._slice_elements)
 
     def _form(self, place: Tensor, samples: slice, values: Tensor) -> None:

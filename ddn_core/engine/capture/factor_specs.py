@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from ddn_core.engine.capture.families import family_of
 from ddn_core.engine.capture.layers import check_parameter
 from ddn_core.engine.capture.tape import LayerCall
-from ddn_core.engine.factors import FAMILIES, LayerFamily, LayerInput, ProductColumns
+from ddn_core.engine.factors import FactorInput, ProductColumns, WeightFamily
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,10 +30,10 @@ class FactorSpec:
     names: tuple[str, ...]
     must_form: bool = False
 
-    @property
-    def family(self) -> LayerFamily:
+    @cached_property
+    def family(self) -> WeightFamily:
         """Family of the layer."""
-        return FAMILIES[type(self.call.layer)]
+        return family_of(self.call.layer)
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
@@ -44,34 +44,30 @@ class FactorSpec:
     def shape(self) -> tuple[int, int, int, int]:
         """Numbers of groups, outputs, features and positions."""
         output = self.call.output
-        _, _, groups, outputs, positions = self.family.root(self.call.layer, output[:1, None]).shape
-        weight: Any = self.call.layer.weight
-        features = weight.numel() // (groups * outputs) if "weight" in self.names else 0
-        return groups, outputs, features + ("bias" in self.names), positions if "weight" in self.names else 1
+        positions = self.family.root(output[:1, None]).shape[-1]
+        groups, outputs, features = self.family.matrix_shape
+        if "weight" not in self.names:
+            features, positions = 0, 1
+        return groups, outputs, features + ("bias" in self.names), positions
 
     def root(self, backpropagated: Tensor) -> Tensor:
         """Return the columns at the layer output, `[b, a, *output]`, as the root `[b, a, g, o, L]`.
 
         Without the weight, the positions are summed, L = 1.
         """
-        root = self.family.root(self.call.layer, backpropagated)
+        root = self.family.root(backpropagated)
         return root if "weight" in self.names else root.sum(-1, keepdim=True)
 
-    def layer_input(self, dtype: torch.dtype) -> LayerInput:
+    def factor_input(self, dtype: torch.dtype) -> FactorInput:
         """Return the layer's input, in the given dtype if it is floating-point."""
         values = self.call.inputs[0]
-        return LayerInput(
-            self.call.layer,
-            self.family,
-            values.to(dtype) if values.is_floating_point() else values,
-            self.names,
-        )
+        return FactorInput(self.family, values.to(dtype) if values.is_floating_point() else values, self.names)
 
     def per_sample_gradients(self, dtype: torch.dtype) -> ProductColumns:
         """Return the per-sample gradients, with the normalization of the loss."""
         assert self.call.output_gradient is not None  # the layer has parameters
         root = self.root(self.call.output_gradient.to(dtype)[:, None])
-        return ProductColumns(root, self.layer_input(dtype))
+        return ProductColumns(root, self.factor_input(dtype))
 
     @property
     def is_kept_formed(self) -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch.nn import Module
 
+from ddn_core.engine.capture.families import FAMILIES, family_of
 from ddn_core.engine.capture.jacobians import JACOBIANS
-from ddn_core.engine.factors import FAMILIES
 from ddn_core.errors import CurvatureError
 
 
@@ -18,7 +18,7 @@ def check_layer(layer: Module) -> None:
     if type(layer) not in JACOBIANS:
         raise unsupported_layer(layer)
     if type(layer) in FAMILIES:
-        FAMILIES[type(layer)].check(layer)
+        family_of(layer)  # checks the configuration
 
 
 def check_parameter(layer: Module, name: str) -> None:

@@ -13,9 +13,9 @@ import torch
 
 from ddn_core.engine.capture.factor_plan import FactorPlan, plan_factor
 from ddn_core.engine.capture.factor_specs import FactorSpec
+from ddn_core.engine.capture.families import FAMILIES
 from ddn_core.engine.capture.subsampling import ChosenSamples
 from ddn_core.engine.capture.tape import LayerCall, keys_leading_to
-from ddn_core.engine.factors import FAMILIES
 from ddn_core.engine.factors.product import SLICE_ELEMENTS
 from ddn_core.errors import MemoryBudgetError
 

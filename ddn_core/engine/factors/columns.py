@@ -12,7 +12,7 @@ from torch import Tensor
 from ddn_core.engine.factors.layout import Layout
 
 ParameterVectors = tuple[Tensor, ...]
-"""K vectors in the space of a layer's parameters: `[K, *parameter.shape]` for each parameter."""
+"""K vectors in the space of a factor's parameters: `[K, *parameter.shape]` for each parameter."""
 
 BLOCKS = 8
 """Number of blocks of rows of a large Gram matrix: with blocks, little more than half of the matrix is computed."""
@@ -21,7 +21,7 @@ BLOCK_ROWS = 96
 
 
 class Columns(ABC):
-    """`B · A` vectors in the space of a layer's parameters, which need not be formed.
+    """`B · A` vectors in the space of a factor's parameters, which need not be formed.
 
     B is the number of samples. A is the number of columns per sample: C model outputs, M Monte-Carlo samples, or 1 for
     a gradient. Column `(n, a)` has the flat index `n · A + a`, so that the columns of one sample are adjacent.

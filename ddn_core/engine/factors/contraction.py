@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ddn_core.engine.factors.layer_input import LayerInput
+from ddn_core.engine.factors.factor_input import FactorInput
 
 Contraction = Literal["outer", "pairs", "formed"]
 
@@ -24,10 +24,10 @@ def form(root: Tensor, features: Tensor) -> Tensor:
     return columns.reshape(samples, groups, per_sample, outputs, features.shape[-1]).transpose(1, 2)
 
 
-def form_whole(root: Tensor, layer_input: LayerInput) -> Tensor:
+def form_whole(root: Tensor, factor_input: FactorInput) -> Tensor:
     """Return the columns, `[B, A, g, o, f + 1]` with the feature of the bias, `[B, A, g, o, f]` without a bias."""
-    parts = [form(root, layer_input.features())] if layer_input.has_weight else []
-    if layer_input.has_bias:
+    parts = [form(root, factor_input.features())] if factor_input.has_weight else []
+    if factor_input.has_bias:
         parts.append(root.sum(-1, keepdim=True))
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
@@ -55,7 +55,7 @@ def cheapest_contraction(
 def add_outer_products(
     block: Tensor, root: Tensor, features: Tensor, roots: Tensor, others: Tensor, bias: float
 ) -> None:
-    """Add `(S Sᵀ) ∘ (A Aᵀ + bias)` to a block `[b · a, B · A]` of a Gram matrix, for layers with one position.
+    """Add `(S Sᵀ) ∘ (A Aᵀ + bias)` to a block `[b · a, B · A]` of a Gram matrix, for operations with one position.
 
     Args:
         block: Block of a Gram matrix.

@@ -1,51 +1,61 @@
-"""Embeddings: linear layers on one-hot features."""
+"""Embeddings: products of the weight with one-hot features."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import one_hot
 
-from ddn_core.engine.factors.family import LayerFamily
-from ddn_core.errors import CurvatureError
+from ddn_core.engine.factors.family import WeightFamily
 
 
-class EmbeddingFamily(LayerFamily):
-    """A feature for each token of the vocabulary, a position for each entry of the input."""
+@dataclass(frozen=True)
+class EmbeddingFamily(WeightFamily):
+    """A feature for each token of the vocabulary, a position for each entry of the input.
 
-    def check(self, layer: nn.Embedding) -> None:
-        """Check that the layer has no setting that changes the gradient of its weight.
+    Attributes:
+        tokens: Number of tokens.
+        width: Number of entries of the vector of a token.
+        dtype: Dtype of the features, which is that of the columns.
+        padding_idx: Token without features: its vector gets no gradient. `None` if every token has one.
+    """
 
-        Raises:
-            CurvatureError: `padding_idx`, `max_norm`, `scale_grad_by_freq` or `sparse` is set.
-        """
-        defaults = {"padding_idx": None, "max_norm": None, "scale_grad_by_freq": False, "sparse": False}
-        for setting, default in defaults.items():
-            if getattr(layer, setting) != default:
-                raise CurvatureError(f"Embedding with {setting} set is not supported. Leave {setting} at {default}.")
+    tokens: int
+    width: int
+    dtype: torch.dtype = torch.float32
+    padding_idx: int | None = None
 
-    def groups(self, layer: nn.Embedding) -> int:
-        """Return 1."""
-        return 1
+    @property
+    def matrix_shape(self) -> tuple[int, int, int]:
+        """Shape `(1, width, tokens)`."""
+        return 1, self.width, self.tokens
 
-    def root(self, layer: nn.Embedding, backpropagated: Tensor) -> Tensor:
-        """Return the root `[b, a, 1, embedding, L]`."""
+    def root(self, backpropagated: Tensor) -> Tensor:
+        """Return the root `[b, a, 1, width, L]` of columns `[b, a, *positions, width]`."""
         samples, columns = backpropagated.shape[:2]
-        return backpropagated.reshape(samples, columns, 1, -1, layer.embedding_dim).transpose(-1, -2)
+        return backpropagated.reshape(samples, columns, 1, -1, self.width).transpose(-1, -2)
 
-    def features(self, layer: nn.Embedding, values: Tensor) -> Tensor:
-        """Return the one-hot tokens of the input, `[b, 1, L, tokens]`."""
-        chosen = one_hot(values.reshape(values.shape[0], 1, -1), layer.num_embeddings)
-        return chosen.to(torch.promote_types(layer.weight.dtype, torch.float32))
+    def features_of(self, values: Tensor) -> Tensor:
+        """Return the one-hot tokens of an input `[b, *positions]`, as `[b, 1, L, tokens]`, zero for the padding."""
+        features = one_hot(values.reshape(values.shape[0], 1, -1), self.tokens).to(self.dtype)
+        if self.padding_idx is not None:
+            features[..., self.padding_idx] = 0
+        return features
 
-    def to_weights(self, layer: nn.Embedding, matrices: Tensor) -> Tensor:
-        """Return weight vectors `[K, tokens, embedding]`."""
+    def to_weights(self, matrices: Tensor) -> Tensor:
+        """Return weight vectors `[K, tokens, width]`."""
         return matrices[:, 0].transpose(1, 2)
 
-    def to_matrices(self, layer: nn.Embedding, weights: Tensor) -> Tensor:
-        """Return weight matrices `[K, 1, embedding, tokens]`."""
+    def to_matrices(self, weights: Tensor) -> Tensor:
+        """Return weight matrices `[K, 1, width, tokens]`."""
         return weights.transpose(1, 2)[:, None]
 
-    def apply(self, layer: nn.Embedding, values: Tensor, matrix: Tensor) -> Tensor:
-        """Return the columns of the weight matrix at the input's tokens, `[b, 1, o, L]`."""
-        return matrix[0][:, values.reshape(values.shape[0], -1)].transpose(0, 1)[:, None]
+    def apply(self, values: Tensor, matrix: Tensor) -> Tensor:
+        """Return the columns of the matrix at the input's tokens, `[b, 1, o, L]`."""
+        tokens = values.reshape(values.shape[0], -1)
+        found = matrix[0][:, tokens].transpose(0, 1)
+        if self.padding_idx is not None:
+            found = found.masked_fill((tokens == self.padding_idx)[:, None], 0)
+        return found[:, None]

@@ -1,4 +1,4 @@
-"""A factor: the rows of V that belong to the parameters of one layer and one group."""
+"""A factor: the rows of V that belong to the parameters of one operation and one group."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Formed columns: for layers with few parameters, and for parameters that several layers share."""
+"""Formed columns: for operations with few parameters, and for parameters that several operations share."""
 
 from __future__ import annotations
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Size, Tensor
-from torch.nn import Module
 
-from ddn_core.engine.factors.family import LayerFamily
+from ddn_core.engine.factors.family import WeightFamily
 
 
 class Layout(ABC):
@@ -26,37 +25,35 @@ class Layout(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class LayerLayout(Layout):
-    """Layout of a layer's weight and bias, or one of them, in the order `[g, o, f]`; the bias is the last feature.
+class WeightLayout(Layout):
+    """Layout of weight and bias, or one of them, in the order `[g, o, f]`; the bias is the last feature.
 
     Attributes:
-        layer: Layer.
-        family: Family of the layer.
-        names: Names of the parameters: `("weight", "bias")`, or one of them.
-        outputs: Number of outputs of each group.
+        family: Family of the operation.
+        names: Roles of the parameters in the operation: `("weight", "bias")`, or one of them.
     """
 
-    layer: Module
-    family: LayerFamily
+    family: WeightFamily
     names: tuple[str, ...]
-    outputs: int
 
     def split(self, vectors: Tensor) -> tuple[Tensor, ...]:
-        """Return columns as vectors for weight and bias."""
-        matrices = vectors.reshape(len(vectors), self.family.groups(self.layer), self.outputs, -1)
+        """Return columns as vectors for weight and bias; those for the bias are `[K, g · o]`."""
+        groups, outputs, _ = self.family.matrix_shape
+        matrices = vectors.reshape(len(vectors), groups, outputs, -1)
         features = matrices.shape[-1] - ("bias" in self.names)
         parts = {"bias": matrices[..., features:].reshape(len(vectors), -1)}
         if "weight" in self.names:
-            parts["weight"] = self.family.to_weights(self.layer, matrices[..., :features])
+            parts["weight"] = self.family.to_weights(matrices[..., :features])
         return tuple(parts[name] for name in self.names)
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
         """Return vectors for weight and bias as columns."""
         given = dict(zip(self.names, parts, strict=True))
-        count, groups = len(parts[0]), self.family.groups(self.layer)
-        matrices = [self.family.to_matrices(self.layer, given["weight"])] if "weight" in given else []
+        count = len(parts[0])
+        groups, outputs, _ = self.family.matrix_shape
+        matrices = [self.family.to_matrices(given["weight"])] if "weight" in given else []
         if "bias" in given:
-            matrices.append(given["bias"].reshape(count, groups, self.outputs, 1))
+            matrices.append(given["bias"].reshape(count, groups, outputs, 1))
         return torch.cat(matrices, dim=-1).reshape(count, -1)
 
 

@@ -1,37 +1,67 @@
-"""Linear layers, also with axes between the batch axis and the features."""
+"""Products with weight matrices: linear layers, matrix products, batched matrix products, and scales of channels."""
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from dataclasses import dataclass
 
-from ddn_core.engine.factors.family import LayerFamily, spread_numbers
+from torch import Tensor
+
+from ddn_core.engine.factors.family import WeightFamily, spread_numbers
 
 
-class LinearFamily(LayerFamily):
-    """One group, and a position for each index of the axes between the batch axis and the features."""
+@dataclass(frozen=True)
+class LinearFamily(WeightFamily):
+    """A product of the input's features with a weight matrix for each group, at every position.
 
-    def groups(self, layer: nn.Linear) -> int:
-        """Return 1."""
-        return 1
+    The input is `[b, g, *positions, f]`, and the output is `[b, g, *positions, o]`. If there is one group, both may
+    lack the axis of groups. The positions may have any number of axes, also none.
 
-    def root(self, layer: nn.Linear, backpropagated: Tensor) -> Tensor:
-        """Return the root `[b, a, 1, out, L]`."""
+    A linear layer has one group and the weight `[o, f]`. `x @ W` has the weight `[f, o]`, and is transposed. A batched
+    matrix product has a group for each matrix, and the weight `[g, f, o]` or `[g, o, f]`. A scale of channels has a
+    group with one output and one feature for each channel.
+
+    Attributes:
+        groups: Number of groups, g.
+        outputs: Number of outputs of each group, o.
+        features: Number of features of each group, f.
+        weight_shape: Shape of the weight, whose entries are in the order `[g, o, f]`, or `[g, f, o]` if transposed.
+        transposed: True if the features come before the outputs in the weight's axes.
+    """
+
+    groups: int
+    outputs: int
+    features: int
+    weight_shape: tuple[int, ...]
+    transposed: bool = False
+
+    @property
+    def matrix_shape(self) -> tuple[int, int, int]:
+        """Shape `(g, o, f)`."""
+        return self.groups, self.outputs, self.features
+
+    def root(self, backpropagated: Tensor) -> Tensor:
+        """Return the root `[b, a, g, o, L]` of columns `[b, a, g, *positions, o]`, without the axis g if g = 1."""
         samples, columns = backpropagated.shape[:2]
-        return backpropagated.reshape(samples, columns, 1, -1, layer.out_features).transpose(-1, -2)
+        return backpropagated.reshape(samples, columns, self.groups, -1, self.outputs).transpose(-1, -2)
 
-    def features(self, layer: nn.Linear, values: Tensor) -> Tensor:
-        """Return the input, `[b, 1, L, in]`."""
-        return values.reshape(values.shape[0], 1, -1, layer.in_features)
+    def features_of(self, values: Tensor) -> Tensor:
+        """Return the input `[b, g, *positions, f]`, without the axis g if g = 1, as `[b, g, L, f]`."""
+        return values.reshape(values.shape[0], self.groups, -1, self.features)
 
-    def to_weights(self, layer: nn.Linear, matrices: Tensor) -> Tensor:
-        """Return weight vectors `[K, out, in]`."""
-        return matrices[:, 0]
+    def to_weights(self, matrices: Tensor) -> Tensor:
+        """Return weight vectors `[K, *weight_shape]`."""
+        ordered = matrices.transpose(-1, -2) if self.transposed else matrices
+        return ordered.reshape(len(matrices), *self.weight_shape)
 
-    def to_matrices(self, layer: nn.Linear, weights: Tensor) -> Tensor:
-        """Return weight matrices `[K, 1, out, in]`."""
-        return weights[:, None]
+    def to_matrices(self, weights: Tensor) -> Tensor:
+        """Return weight matrices `[K, g, o, f]`."""
+        if self.transposed:
+            return weights.reshape(len(weights), self.groups, self.features, self.outputs).transpose(-1, -2)
+        return weights.reshape(len(weights), self.groups, self.outputs, self.features)
 
-    def probe(self, layer: nn.Linear, values: Tensor, features: int) -> tuple[Tensor, Tensor]:
+    def probe(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Return a probe and its response."""
-        probe = spread_numbers(features, values)
+        if self.groups > 1:
+            return super().probe(values)
+        probe = spread_numbers(self.features, values)
         return probe[None], (values @ probe).reshape(len(values), 1, -1)

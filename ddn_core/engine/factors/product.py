@@ -1,13 +1,13 @@
-"""Columns as a product of a layer's backpropagated root and its input: the form of every layer with a weight.
+"""Columns as a product of an operation's backpropagated root and its input: the form of every family.
 
-Let `S[n, a, g, o, l]` be the root at the output of a layer, and `A[n, g, l, f]` the features of its input. g runs over
-the groups of a convolution, o over the outputs and f over the features of a group, and l over the L positions at which
-the layer is applied. Then column `(n, a)` is
+Let `S[n, a, g, o, l]` be the root at the output of an operation, and `A[n, g, l, f]` the features of its input. g runs
+over the groups, o over the outputs and f over the features of a group, and l over the L positions at which the
+operation is applied. Then column `(n, a)` is
 
     V[n, a][g, o, f] = Σ_l S[n, a, g, o, l] A[n, g, l, f].
 
-A linear layer has f = in and L = 1, or a sequence axis. A convolution has the unfolded input, f = in · kernel. Batch
-normalization has a group for each channel with o = f = 1. An embedding has one-hot features. The bias is one more
+A linear layer has f = in and L = 1, or a sequence axis. A convolution has the unfolded input, f = in · kernel. A scale
+of channels has a group for each channel with o = f = 1. An embedding has one-hot features. The bias is one more
 feature, which is 1 everywhere. There are three contractions for the inner products, of which the cheapest is used:
 
 | contraction | products | operations |
@@ -37,8 +37,8 @@ from ddn_core.engine.factors.contraction import (
     form,
     form_whole,
 )
-from ddn_core.engine.factors.layer_input import LayerInput, feature_count
-from ddn_core.engine.factors.layout import LayerLayout
+from ddn_core.engine.factors.factor_input import FactorInput
+from ddn_core.engine.factors.layout import WeightLayout
 
 FEATURE_ELEMENTS = 2**20
 """Largest number of elements of an input that is unfolded at a time."""
@@ -60,23 +60,23 @@ SLICE_ELEMENTS = 2**22
 
 
 class ProductColumns(Columns):
-    """Columns that are held as the backpropagated root and the layer input."""
+    """Columns that are held as the backpropagated root and the input of the operation."""
 
-    def __init__(self, root: Tensor, layer_input: LayerInput, slice_elements: int = SLICE_ELEMENTS) -> None:
+    def __init__(self, root: Tensor, factor_input: FactorInput, slice_elements: int = SLICE_ELEMENTS) -> None:
         """Keep root and input; nothing is computed yet.
 
         Args:
-            root: Columns at the layer output, `[B, A, g, o, L]`.
-            layer_input: Input of the layer for the same samples.
+            root: Columns at the operation's output, `[B, A, g, o, L]`.
+            factor_input: Input of the operation for the same samples.
             slice_elements: Largest number of elements of the columns that are formed at a time.
         """
         self._root = root
         self._slice_elements = slice_elements
-        self._input = layer_input
+        self._input = factor_input
         self.samples, self.per_sample, self._groups, self._outputs, self._positions = root.shape
-        self._features = feature_count(layer_input, self._groups * self._outputs)
-        self.size = self._groups * self._outputs * (self._features + layer_input.has_bias)
-        self.layout = LayerLayout(layer_input.layer, layer_input.family, layer_input.names, self._outputs)
+        self._features = factor_input.feature_count
+        self.size = self._groups * self._outputs * (self._features + factor_input.has_bias)
+        self.layout = WeightLayout(factor_input.family, factor_input.names)
 
     @property
     def contraction(self) -> Contraction:
@@ -124,7 +124,7 @@ class ProductColumns(Columns):
 
     def combine(self, weights: Tensor) -> ParameterVectors:
         """Return linear combinations of the columns."""
-        count, layer_input = weights.shape[1], self._input
+        count, family = weights.shape[1], self._input.family
         found = {}
         if self._positions > 1 and count > self.per_sample:
             parts = [
@@ -137,13 +137,11 @@ class ProductColumns(Columns):
             root = self._root.reshape(self.samples, self.per_sample, -1)
             roots = (stacked @ root).reshape(self.samples, count, *self._root.shape[2:])
             found["bias"] = roots.sum((0, -1)).reshape(count, -1)
-            if layer_input.has_weight:
-                matrices = layer_input.family.weight_gradient(
-                    layer_input.layer, layer_input.values, roots.transpose(0, 1)
-                )
-        if layer_input.has_weight:
-            found["weight"] = layer_input.family.to_weights(layer_input.layer, matrices)
-        return tuple(found[name] for name in layer_input.names)
+            if self._input.has_weight:
+                matrices = family.weight_gradient(self._input.values, roots.transpose(0, 1))
+        if self._input.has_weight:
+            found["weight"] = family.to_weights(matrices)
+        return tuple(found[name] for name in self._input.names)
 
     def project(self, vectors: ParameterVectors) -> Tensor:
         """Return the inner products with vectors, `[count, K]`."""
@@ -154,10 +152,10 @@ class ProductColumns(Columns):
             for outputs, columns in self._slices():
                 result.addmm_(columns, self._slice_of(vectors, outputs).T)
         elif "weight" in given:
-            weights = self._input.family.to_matrices(self._input.layer, given["weight"])
+            weights = self._input.family.to_matrices(given["weight"])
             root = self._root.reshape(self.samples, self.per_sample, -1)
             for number, matrix in enumerate(weights):
-                response = self._input.family.apply(self._input.layer, self._input.values, matrix)
+                response = self._input.family.apply(self._input.values, matrix)
                 result[:, number] = (root @ response.reshape(self.samples, -1, 1)).reshape(-1)
         if "bias" in given:
             result.addmm_(self._bias_columns(), given["bias"].reshape(count, -1).T)
@@ -190,8 +188,8 @@ class ProductColumns(Columns):
         given = dict(zip(self._input.names, total, strict=True))
         root = self._root[:, 0]
         if "weight" in given:
-            probe, responses = self._input.family.probe(self._input.layer, self._input.values, self._features)
-            expected = self._input.family.to_matrices(self._input.layer, given["weight"])[0] @ probe[..., None]
+            probe, responses = self._input.family.probe(self._input.values)
+            expected = self._input.family.to_matrices(given["weight"])[0] @ probe[..., None]
         else:
             expected = root.new_zeros(self._groups, self._outputs, 1)
             responses = root.new_zeros(self.samples, self._groups, self._positions)
@@ -214,7 +212,7 @@ class ProductColumns(Columns):
 
     def _slice_of(self, vectors: ParameterVectors, outputs: slice) -> Tensor:
         """Return the entries of weight vectors that belong to a slice of outputs, `[K, size of the slice]`."""
-        matrices = self._input.family.to_matrices(self._input.layer, vectors[self._input.names.index("weight")])
+        matrices = self._input.family.to_matrices(vectors[self._input.names.index("weight")])
         return matrices[:, :, outputs].reshape(len(matrices), -1)
 
     def _slices(self) -> Iterator[tuple[slice, Tensor]]:
