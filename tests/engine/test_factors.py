@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from ddn_core.engine.capture.families import family_of
 from ddn_core.engine.factors import (
+    Columns,
     ConcatenatedColumns,
     EmbeddingFamily,
     FactorInput,
@@ -22,6 +23,7 @@ from ddn_core.engine.factors import (
     LinearFamily,
     ParameterLayout,
     ProductColumns,
+    SummedColumns,
     WeightFamily,
     mirror,
     product,
@@ -287,3 +289,102 @@ def test_a_sum_is_that_of_its_columns_though_the_probe_hardly_sees_the_input(wid
     assert float(deviation) <= bound * float(scale)
     deviation, scale = columns.check_sum((weight, 1.001 * bias))
     assert float(deviation) > bound * float(scale)
+
+
+SHAPE = torch.Size([4, 3])
+USES = {
+    "linear": lambda weight, shape: _use(weight, LinearFamily(1, 4, 3, SHAPE), (*shape, 3), lambda x, w: x @ w.T),
+    "transposed": lambda weight, shape: _use(weight, LinearFamily(1, 3, 4, SHAPE, True), (*shape, 4), torch.matmul),
+    "scale": lambda weight, shape: _use(
+        weight, LinearFamily(12, 1, 1, SHAPE), (12, *shape, 1), lambda x, w: x * w.reshape(12, *[1] * len(shape), 1)
+    ),
+    "embedding": lambda weight, shape: _use(weight, EmbeddingFamily(4, 3, FLOAT), shape or (1,), functional.embedding),
+    "padded": lambda weight, shape: _use(
+        weight, EmbeddingFamily(4, 3, FLOAT, 1), shape or (1,), lambda x, w: functional.embedding(x, w, padding_idx=1)
+    ),
+}
+"""Uses of one parameter `[4, 3]`, with the given axes of positions."""
+
+
+def _use(weight, family, shape, run):
+    tokens = 4 if isinstance(family, EmbeddingFamily) else None
+    return Operation(family, {"weight": weight}, lambda values, given: run(values, given["weight"]), shape, tokens)
+
+
+def _sum(uses, samples, per_sample, forms, seed):
+    """Return the summed columns of some uses of one parameter, of which some are formed, and the same by autograd."""
+    weight = torch.randn(SHAPE, dtype=FLOAT, requires_grad=True)
+    summands, total = [], torch.zeros(samples * per_sample, 12, dtype=FLOAT)
+    for number, ((name, shape), formed) in enumerate(zip(uses, forms, strict=True)):
+        operation = USES[name](weight, shape)
+        torch.manual_seed(seed + number)
+        columns, expected = _columns(operation, operation.inputs(samples), per_sample, ["weight"], seed + number)
+        total += expected
+        summands.append(_as_formed(columns) if formed else columns)
+    return SummedColumns(summands, SHAPE), total
+
+
+def _as_formed(columns: Columns) -> FormedColumns:
+    return FormedColumns(columns.formed().reshape(columns.samples, columns.per_sample, -1), columns.layout)
+
+
+@given(
+    uses=st.lists(
+        st.tuples(st.sampled_from(sorted(USES)), st.sampled_from([(), (1,), (3,), (2, 2)])), min_size=1, max_size=4
+    ),
+    samples=st.integers(1, 6),
+    per_sample=st.integers(1, 4),
+    data=st.data(),
+    seed=st.integers(0, 2**16),
+)
+def test_summed_columns_are_the_sum(uses, samples, per_sample, data, seed):
+    torch.manual_seed(seed)
+    forms = data.draw(st.lists(st.booleans(), min_size=len(uses), max_size=len(uses)))
+    columns, expected = _sum(uses, samples, per_sample, forms, seed)
+    assert (columns.samples, columns.per_sample, columns.size) == (samples, per_sample, 12)
+    torch.testing.assert_close(columns.formed(), expected)
+    torch.testing.assert_close(_gram(columns), expected @ expected.T)
+    for count in (1, 5):  # fewer and more than columns of a sample
+        weights = torch.randn(columns.count, count, dtype=FLOAT)
+        (combined,) = columns.combine(weights)
+        assert combined.shape == (count, *SHAPE)
+        torch.testing.assert_close(combined.flatten(1), weights.T @ expected)
+        torch.testing.assert_close(columns.project((combined,)), expected @ combined.flatten(1).T)
+    some = data.draw(st.lists(st.integers(0, samples - 1), min_size=1, max_size=4))
+    rows = expected.reshape(samples, per_sample, -1)
+    torch.testing.assert_close(columns.select(some).formed(), rows[some].flatten(0, 1))
+    coefficients = torch.randn(samples, per_sample, dtype=FLOAT)
+    contracted = columns.contracted(coefficients)
+    assert contracted.per_sample == 1
+    torch.testing.assert_close(contracted.formed(), (coefficients[:, None] @ rows)[:, 0])
+
+
+@examples(25)
+@given(
+    first=st.lists(st.sampled_from(sorted(USES)), min_size=1, max_size=3),
+    second=st.lists(st.sampled_from(sorted(USES)), min_size=1, max_size=3),
+    shape=st.sampled_from([(), (3,)]),
+    seed=st.integers(0, 2**16),
+)
+def test_inner_products_of_every_pair_of_kinds(first, second, shape, seed):
+    """Products, formed columns, sums and concatenations of one parameter, whatever the order of their entries."""
+    torch.manual_seed(seed)
+    kinds: list[tuple[Columns, Tensor]] = []
+    for uses, samples, per_sample in ((first, 3, 2), (second, 5, 1)):
+        whole, total = _sum([(use, shape) for use in uses], samples, per_sample, [False] * len(uses), seed)
+        one, alone = _sum([(uses[0], shape)], samples, per_sample, [False], seed)
+        kinds += [(whole, total), (one._summands[0], alone), (_as_formed(one._summands[0]), alone)]
+        both = ConcatenatedColumns([one._summands[0], whole, _as_formed(whole)])
+        rows = torch.cat([alone, total, total])
+        torch.testing.assert_close(_formed(both), rows)
+        torch.testing.assert_close(_gram_of_rows(both), rows @ rows.T)
+        kinds.append((both, rows))
+    for columns, expected in kinds:
+        for others, theirs in kinds:
+            torch.testing.assert_close(columns.inner(others), expected @ theirs.T)
+
+
+def _gram_of_rows(columns):
+    gram = torch.zeros(columns.count, columns.count, dtype=FLOAT)
+    columns.accumulate(gram, None, None)
+    return mirror(gram)

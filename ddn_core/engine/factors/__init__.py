@@ -1,6 +1,6 @@
 """The rows of V that belong to the parameters of an operation, kept in the structured form that the operation gives.
 
-`columns.py` declares the operations of every form; `product.py`, `formed.py` and `concatenated.py` are the
+`columns.py` declares the operations of every form; `product.py`, `formed.py`, `summed.py` and `concatenated.py` are the
 forms. `family.py` declares what the engine needs to know about a family of operations with a weight, and each family
 has its own file. `factor.py` has `Factor`, which the rest of the engine uses.
 """
@@ -18,6 +18,7 @@ from ddn_core.engine.factors.formed import FormedColumns
 from ddn_core.engine.factors.layout import Layout, ParameterLayout, WeightLayout
 from ddn_core.engine.factors.linear import LinearFamily
 from ddn_core.engine.factors.product import ProductColumns
+from ddn_core.engine.factors.summed import SummedColumns
 
 __all__ = [
     "BatchNormFamily",
@@ -33,6 +34,7 @@ __all__ = [
     "ParameterLayout",
     "ParameterVectors",
     "ProductColumns",
+    "SummedColumns",
     "TransposedConvolutionFamily",
     "WeightFamily",
     "WeightLayout",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from ddn_core.engine.factors.family import WeightFamily
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class BatchNormFamily(WeightFamily):
     """A group for each channel, with one output, and with the normalized input as its one feature.
 
@@ -21,8 +21,8 @@ class BatchNormFamily(WeightFamily):
     """
 
     channels: int
-    mean: Tensor
-    variance: Tensor
+    mean: Tensor = field(compare=False)
+    variance: Tensor = field(compare=False)
     eps: float
 
     @property

@@ -49,7 +49,7 @@ class ConcatenatedColumns(Columns):
 
     def formed(self) -> Tensor:
         """Return the columns, `[count, size]`."""
-        return torch.cat([batch.formed() for batch in self._batches])
+        return torch.cat([self.layout.rearrange(batch.formed(), batch.layout) for batch in self._batches])
 
     def select(self, samples: Sequence[int]) -> ConcatenatedColumns:
         """Return the columns of the given samples, numbered through the batches; the numbers must ascend."""

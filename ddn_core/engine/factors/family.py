@@ -12,7 +12,8 @@ class WeightFamily(ABC):
     """The geometry of an operation with a weight: its root, its features, and the conversion of weights to matrices.
 
     Shapes: b samples, a columns for each sample, g groups, o outputs and f features of each group, L positions. A
-    weight matrix `[g, o, f]` has the weight's entries, in the order of the columns.
+    weight matrix `[g, o, f]` has the weight's entries, in the order of the columns. Families that compare equal order
+    the entries equally.
     """
 
     @property

@@ -13,7 +13,7 @@ from ddn_core.engine.factors.family import WeightFamily
 
 
 class Layout(ABC):
-    """Mapping between the entries of a column and parameters."""
+    """Mapping between the entries of a column and parameters; layouts that compare equal order the entries equally."""
 
     @abstractmethod
     def split(self, vectors: Tensor) -> tuple[Tensor, ...]:
@@ -23,8 +23,12 @@ class Layout(ABC):
     def join(self, parts: Sequence[Tensor]) -> Tensor:
         """Return vectors `[K, *parameter.shape]` for each parameter as columns `[K, size]`: the inverse of `split`."""
 
+    def rearrange(self, vectors: Tensor, source: Layout) -> Tensor:
+        """Return columns `[K, size]` of another layout of the same parameters as columns of this layout."""
+        return vectors if source == self else self.join(source.split(vectors))
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True)
 class WeightLayout(Layout):
     """Layout of weight and bias, or one of them, in the order `[g, o, f]`; the bias is the last feature.
 
@@ -57,7 +61,7 @@ class WeightLayout(Layout):
         return torch.cat(matrices, dim=-1).reshape(count, -1)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class ParameterLayout(Layout):
     """Layout of one parameter, with its entries in their own order."""
 

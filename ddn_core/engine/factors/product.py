@@ -99,7 +99,7 @@ class ProductColumns(Columns):
                     products.addmv_(self._bias_columns(), vector[-1][0])
             return
         features = self._input.features()
-        for samples, rows in self._row_blocks():
+        for samples, rows in self._row_blocks(self._positions > 1):
             block, rest = gram[rows, rows.start :], slice(samples.start, None)
             self._add_products(block, self._root[samples], features[samples], rest, features[rest])
         if vector is not None and products is not None:
@@ -109,10 +109,12 @@ class ProductColumns(Columns):
         """Return the inner products, `[count, other.count]`."""
         if not isinstance(other, ProductColumns):
             return other.inner(self).T
+        if other.layout != self.layout:
+            return other._inner_by_forming(self).T if other.count < self.count else self._inner_by_forming(other)
         result = self._root.new_zeros(self.count, other.count)
         features, others = self._input.features(), other._input.features()
         if self.contraction != "formed":
-            for samples, rows in self._row_blocks():
+            for samples, rows in self._row_blocks(self._positions > 1 or other._positions > 1):
                 other._add_products(result[rows], self._root[samples], features[samples], slice(None), others)
             return result
         for outputs, columns in self._slices():
@@ -210,6 +212,15 @@ class ProductColumns(Columns):
             sizes = sizes + ROUNDING * torch.finfo(root.dtype).eps ** 0.5 * terms
         return norm(found - expected), norm(root.flatten(1), dim=1) @ sizes
 
+    def _inner_by_forming(self, other: ProductColumns) -> Tensor:
+        """Return the inner products with columns of another layout; these columns are formed some samples at a time."""
+        width = max(1, self._slice_elements // (self.per_sample * self.size))
+        parts = []
+        for start in range(0, self.samples, width):
+            some = self.select(range(start, min(start + width, self.samples)))
+            parts.append(other.project(self.layout.split(some.formed())).T)
+        return torch.cat(parts)
+
     def _slice_of(self, vectors: ParameterVectors, outputs: slice) -> Tensor:
         """Return the entries of weight vectors that belong to a slice of outputs, `[K, size of the slice]`."""
         matrices = self._input.family.to_matrices(vectors[self._input.names.index("weight")])
@@ -249,9 +260,12 @@ class ProductColumns(Columns):
         """Return the columns of the bias, `[count, g · o]`."""
         return self._root.sum(-1).reshape(self.count, -1)
 
-    def _row_blocks(self) -> Iterator[tuple[slice, slice]]:
-        """Yield blocks of samples, each with its rows of the Gram matrix."""
-        single = self._positions > 1  # the contraction by pairs takes one sample at a time
+    def _row_blocks(self, single: bool) -> Iterator[tuple[slice, slice]]:
+        """Yield blocks of samples, each with its rows of the Gram matrix.
+
+        Args:
+            single: True for blocks of one sample, which the contraction by pairs takes.
+        """
         width = 1 if single else max(1, block_length(self.count, OUTER_BLOCKS, OUTER_ROWS) // self.per_sample)
         for start in range(0, self.samples, width):
             stop = min(start + width, self.samples)
