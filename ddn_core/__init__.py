@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         DirectionalDerivativesComputation,
         EighComputation,
         EigvalshComputation,
+        curvature,
     )
     from ddn_core.config import load_config
     from ddn_core.optim import DirectionalDampedNewton
@@ -25,6 +26,7 @@ __all__ = [
     "DirectionalDerivativesComputation",
     "EighComputation",
     "EigvalshComputation",
+    "curvature",
     "load_config",
 ]
 
@@ -34,6 +36,7 @@ _MODULES = {
     "DirectionalDerivativesComputation": "ddn_core.computation",
     "EighComputation": "ddn_core.computation",
     "EigvalshComputation": "ddn_core.computation",
+    "curvature": "ddn_core.computation",
     "load_config": "ddn_core.config",
 }
 

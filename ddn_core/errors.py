@@ -61,7 +61,7 @@ class ArgumentError(DdnError, ValueError):
 
 
 class CurvatureError(DdnError, RuntimeError):
-    """Curvature could not be computed in a backward pass, because of the model, the loss or a layer."""
+    """Curvature could not be computed in a backward pass, because of the model or the loss."""
 
 
 class MemoryBudgetError(CurvatureError):

@@ -319,8 +319,8 @@ def test_a_closure_that_returns_no_loss_is_told(returned):
 def test_adaptive_dampings_survive_convergence(kind, dtype):
     """Trained to rounding level, and then given other data: they go on, and learn it too."""
     torch.manual_seed(0)
-    model = extend(nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 2)).to(dtype))
-    loss_function = extend(nn.MSELoss())
+    model = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 2)).to(dtype)
+    loss_function = nn.MSELoss()
     optimizer = optimizer_of(model, {"kind": kind}, lr=1.0)
     for _ in range(2):
         X, y = torch.randn(8, 4, dtype=dtype), torch.randn(8, 2, dtype=dtype)

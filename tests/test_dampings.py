@@ -393,14 +393,13 @@ def test_where_there_is_no_curvature_there_is_no_step_without_damping():
 @pytest.mark.parametrize("samples", [4, 30], ids=["fewer columns than parameters", "more"])
 def test_relative_to_the_trace_is_known_without_an_eigenvalue(samples):
     """Trace of the dense GGN over min(R, P); the same number with the criterion that needs eigenvectors."""
-    from backpack import extend
     from torch import nn
 
     from ddn_core import DirectionalDampedNewton
     from ddn_core.testing import dense_ggn
 
     torch.manual_seed(0)
-    model, loss_function = extend(nn.Sequential(nn.Linear(4, 5)).double()), extend(nn.CrossEntropyLoss())
+    model, loss_function = nn.Sequential(nn.Linear(4, 5)).double(), nn.CrossEntropyLoss()
     X, y = torch.rand(samples, 4).double(), torch.randint(0, 5, (samples,))
     mean = float(dense_ggn(model, loss_function, X, y).trace()) / min(25, 5 * samples)
     table = {"kind": "relative", "fraction": 0.1, "of": "trace"}

@@ -9,7 +9,6 @@ import warnings
 
 import pytest
 import torch
-from backpack import extend
 from torch import nn
 from torch.nn.utils import parameters_to_vector
 from torch.utils.data import DataLoader, TensorDataset
@@ -50,8 +49,8 @@ class Plain(LightningModule):
     def __init__(self, group=GROUP, **settings):
         super().__init__()
         torch.manual_seed(0)
-        self.model = extend(nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3)))
-        self.loss_function = extend(nn.CrossEntropyLoss())
+        self.model = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3))
+        self.loss_function = nn.CrossEntropyLoss()
         self.group, self.settings = group, settings
 
     def training_step(self, batch, index):

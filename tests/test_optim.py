@@ -11,7 +11,6 @@ from typing import ClassVar
 
 import pytest
 import torch
-from backpack import extend
 from pydantic import PrivateAttr
 from torch import nn
 from torch.nn.utils import parameters_to_vector
@@ -27,35 +26,34 @@ GROUP = {"params": ["*"], "criterion": {"kind": "all"}, "damping": {"kind": "con
 
 
 @pytest.fixture
-def extended(mlp):
+def problem(mlp):
     model, loss_function, inputs, targets = mlp
-    return extend(model.double()), extend(loss_function), inputs.double(), targets
+    return model.double(), loss_function, inputs.double(), targets
 
 
-def train_step(optimizer, extended, closure=None):
-    model, loss_function, inputs, targets = extended
+def train_step(optimizer, problem, closure=None):
+    model, loss_function, inputs, targets = problem
     optimizer.zero_grad()
-    with optimizer.curvature():
-        loss = loss_function(model(inputs), targets)
-        loss.backward()
+    loss = loss_function(model(inputs), targets)
+    optimizer.backward(loss)
     optimizer.step(closure)
     return float(loss.detach())
 
 
-def test_step_is_the_damped_newton_step(extended):
-    model, loss_function, inputs, targets = extended
+def test_step_is_the_damped_newton_step(problem):
+    model, loss_function, inputs, targets = problem
     twin = dense_twin(model, loss_function, inputs, targets)
     kept = (twin.evals > 1e-12 * twin.evals.max()).nonzero()[:, 0].tolist()
     before = parameters_to_vector(model.parameters()).detach().clone()
-    train_step(DirectionalDampedNewton(model.named_parameters(), [GROUP], lr=0.7), extended)
+    train_step(DirectionalDampedNewton(model.named_parameters(), [GROUP], lr=0.7), problem)
     after = parameters_to_vector(model.parameters()).detach()
     torch.testing.assert_close(after - before, 0.7 * twin.step(kept, 0.5), rtol=1e-6, atol=1e-9)
 
 
-def test_loss_goes_down(extended):
+def test_loss_goes_down(problem):
     group = {**GROUP, "damping": {"kind": "constant", "value": 0.1}}
-    optimizer = DirectionalDampedNewton(extended[0].named_parameters(), [group], lr=0.5)
-    losses = [train_step(optimizer, extended) for _ in range(60)]
+    optimizer = DirectionalDampedNewton(problem[0].named_parameters(), [group], lr=0.5)
+    losses = [train_step(optimizer, problem) for _ in range(60)]
     assert losses[-1] < 0.3 * losses[0]
 
 
@@ -63,14 +61,14 @@ def test_groups_by_globs_tensors_and_config_agree(mlp):
     torch_model, loss_function, inputs, targets = mlp
     results = []
     for kind in ("globs", "tensors", "config"):
-        model = extend(copy.deepcopy(torch_model))
+        model = copy.deepcopy(torch_model)
         head = {"criterion": {"kind": "top-k", "k": 2}, "damping": {"kind": "constant", "value": 0.1}, "lr": 0.5}
         rest = {"criterion": {"kind": "all"}, "damping": {"kind": "constant", "value": 1.0}}
         globs = [{"params": ["2.*"], **head}, {"params": ["*"], **rest}]
         tensors = [{"params": list(model[2].parameters()), **head}, {"params": list(model[0].parameters()), **rest}]
         groups = {"globs": globs, "tensors": tensors, "config": parse_config({"groups": globs})}[kind]
         optimizer = DirectionalDampedNewton(model.named_parameters(), groups=groups)
-        train_step(optimizer, (model, extend(loss_function), inputs, targets))
+        train_step(optimizer, (model, loss_function, inputs, targets))
         assert [group["lr"] for group in optimizer.param_groups] == [0.5, 1.0]
         assert [group["param_names"] for group in optimizer.param_groups] == [
             ["2.weight", "2.bias"],
@@ -111,9 +109,8 @@ def test_lr_of_groups(mlp):
         DirectionalDampedNewton(mlp[0].named_parameters(), config, lr=0.5)
 
 
-@pytest.mark.filterwarnings("ignore:Full backward hook is firing")  # torch's, of a pass that is not ours
-def test_gradients_stay_and_zero_grad_clears_them(extended):
-    model, loss_function, inputs, targets = extended
+def test_gradients_stay_and_zero_grad_clears_them(problem):
+    model, loss_function, inputs, targets = problem
     plain = copy.deepcopy(model)
     optimizer = DirectionalDampedNewton(model.named_parameters())
     with optimizer.curvature():
@@ -125,28 +122,27 @@ def test_gradients_stay_and_zero_grad_clears_them(extended):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_scheduler_changes_the_step(extended):
-    optimizer = DirectionalDampedNewton(extended[0].named_parameters(), lr=1.0)
+def test_scheduler_changes_the_step(problem):
+    optimizer = DirectionalDampedNewton(problem[0].named_parameters(), lr=1.0)
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5)
     for expected in (1.0, 0.5, 0.25):
         assert optimizer.param_groups[0]["lr"] == expected
-        before = parameters_to_vector(extended[0].parameters()).detach().clone()
-        train_step(optimizer, extended)
-        moved = float((parameters_to_vector(extended[0].parameters()).detach() - before).norm())
+        before = parameters_to_vector(problem[0].parameters()).detach().clone()
+        train_step(optimizer, problem)
+        moved = float((parameters_to_vector(problem[0].parameters()).detach() - before).norm())
         assert moved == pytest.approx(expected * float(optimizer.last_step[0].step_norm), rel=1e-6)
         scheduler.step()
 
 
-@pytest.mark.filterwarnings("ignore:Full backward hook is firing")  # torch's, of a pass that is not ours
-def test_step_without_a_curvature_pass(extended):
-    model, loss_function, inputs, targets = extended
+def test_step_without_a_curvature_pass(problem):
+    model, loss_function, inputs, targets = problem
     optimizer = DirectionalDampedNewton(model.named_parameters())
     with pytest.raises(CurvatureError, match="needs a curvature pass since the last step"):
         optimizer.step()
     loss_function(model(inputs), targets).backward()  # a backward pass outside of curvature()
     with pytest.raises(CurvatureError, match="needs a curvature pass"):
         optimizer.step()
-    train_step(optimizer, extended)
+    train_step(optimizer, problem)
     with pytest.raises(CurvatureError, match="needs a curvature pass"):
         optimizer.step()  # the one before has used it up
     with optimizer.curvature():
@@ -155,41 +151,41 @@ def test_step_without_a_curvature_pass(extended):
         optimizer.step()
 
 
-def test_a_second_pass_replaces_the_first(extended):
-    model, loss_function, inputs, targets = extended
+def test_a_second_pass_replaces_the_first(problem):
+    model, loss_function, inputs, targets = problem
     twin = copy.deepcopy(model)
     optimizer = DirectionalDampedNewton(model.named_parameters())
     with optimizer.curvature():
         loss_function(model(inputs + 1), targets).backward()
-    train_step(optimizer, extended)
-    train_step(DirectionalDampedNewton(twin.named_parameters()), (extend(twin), *extended[1:]))
+    train_step(optimizer, problem)
+    train_step(DirectionalDampedNewton(twin.named_parameters()), (twin, *problem[1:]))
     assert torch.equal(parameters_to_vector(model.parameters()), parameters_to_vector(twin.parameters()))
 
 
-def test_frozen_and_unreached_parameters(extended):
-    model = extended[0]
+def test_frozen_and_unreached_parameters(problem):
+    model = problem[0]
     model[0].weight.requires_grad_(False)
     unused = nn.Linear(2, 2).double()
     optimizer = DirectionalDampedNewton([*model.named_parameters(), ("unused.weight", unused.weight)])
     frozen, kept = model[0].weight.clone(), unused.weight.detach().clone()
-    train_step(optimizer, extended)
+    train_step(optimizer, problem)
     assert torch.equal(model[0].weight, frozen)
     assert torch.equal(unused.weight, kept)
 
 
 def test_parameters_without_names():
-    model = extend(nn.Sequential(nn.Linear(3, 2)))
+    model = nn.Sequential(nn.Linear(3, 2))
     optimizer = DirectionalDampedNewton(model.parameters())
-    train_step(optimizer, (model, extend(nn.MSELoss()), torch.rand(4, 3), torch.rand(4, 2)))
+    train_step(optimizer, (model, nn.MSELoss(), torch.rand(4, 3), torch.rand(4, 2)))
     assert len(optimizer.last_step) == 1
 
 
-def test_curvature_settings(extended):
-    model = extended[0]
+def test_curvature_settings(problem):
+    model = problem[0]
     optimizer = DirectionalDampedNewton(
         model.named_parameters(), curvature={"kind": "ggn-mc", "mc_samples": 2, "seed": 0, "subsampling_ggn": [0, 1, 2]}
     )
-    train_step(optimizer, extended)
+    train_step(optimizer, problem)
     assert optimizer.last_step[0].all_evals.shape == (6,)
     with pytest.raises(ConfigError, match="mc_samples is set, but kind 'ggn' draws no Monte-Carlo samples"):
         DirectionalDampedNewton(model.named_parameters(), curvature={"mc_samples": 2})
@@ -200,10 +196,10 @@ def test_curvature_settings(extended):
 def test_seeded_monte_carlo_steps_are_repeatable(mlp):
     ends = []
     for _ in range(2):
-        model = extend(copy.deepcopy(mlp[0]))
+        model = copy.deepcopy(mlp[0])
         optimizer = DirectionalDampedNewton(model.named_parameters(), curvature={"kind": "ggn-mc", "seed": 3})
         for _ in range(3):
-            train_step(optimizer, (model, extend(mlp[1]), *mlp[2:]))
+            train_step(optimizer, (model, mlp[1], *mlp[2:]))
         ends.append(parameters_to_vector(model.parameters()).detach())
     assert torch.equal(*ends)
 
@@ -223,8 +219,8 @@ class Adapting(Damping):
         self.seen.append(outcome)
 
 
-def test_adaptive_strategies_observe_each_step(extended):
-    model, loss_function, inputs, targets = extended
+def test_adaptive_strategies_observe_each_step(problem):
+    model, loss_function, inputs, targets = problem
     optimizer = DirectionalDampedNewton(model.named_parameters(), [{**GROUP, "damping": Adapting()}])
     evaluations = []
 
@@ -232,7 +228,7 @@ def test_adaptive_strategies_observe_each_step(extended):
         evaluations.append(1)
         return loss_function(model(inputs), targets)
 
-    loss = train_step(optimizer, extended, closure)
+    loss = train_step(optimizer, problem, closure)
     outcome = Adapting.seen[-1]
     assert len(evaluations) == 1
     assert outcome.loss_before == pytest.approx(loss)
@@ -244,59 +240,58 @@ def test_adaptive_strategies_observe_each_step(extended):
     assert outcome.lr == 1.0
     assert outcome.directions == len(optimizer.last_step[0].evals)
     assert outcome.step_norm == pytest.approx(float(optimizer.last_step[0].step_norm))
-    assert all(not hasattr(module, "input0") for module in model.modules())  # the closure left nothing behind
-    train_step(optimizer, extended, closure)
+    train_step(optimizer, problem, closure)
     assert optimizer.last_step[0].deltas[0] == 2.0
     assert Adapting.seen[-1].step == 1
 
 
-def test_nobody_asks_for_the_loss_so_nobody_pays(extended):
-    optimizer = DirectionalDampedNewton(extended[0].named_parameters())
+def test_nobody_asks_for_the_loss_so_nobody_pays(problem):
+    optimizer = DirectionalDampedNewton(problem[0].named_parameters())
     calls = []
-    train_step(optimizer, extended, lambda: calls.append("the loss was evaluated"))
+    train_step(optimizer, problem, lambda: calls.append("the loss was evaluated"))
     assert calls == []
     assert float(optimizer.last_step[0].step_norm) > 0
 
 
-def test_closure_is_demanded_before_anything_moves(extended):
-    model = extended[0]
+def test_closure_is_demanded_before_anything_moves(problem):
+    model = problem[0]
     optimizer = DirectionalDampedNewton(model.named_parameters(), [{**GROUP, "damping": Adapting()}])
     before = parameters_to_vector(model.parameters()).detach().clone()
     with pytest.raises(
         ArgumentError, match=r"damping 'Adapting' .* requires the loss after the step. Call step\(closure\)"
     ):
-        train_step(optimizer, extended)
+        train_step(optimizer, problem)
     assert torch.equal(parameters_to_vector(model.parameters()), before)
 
 
-def test_a_nested_requirement_counts(extended):
+def test_a_nested_requirement_counts(problem):
     damping = {"kind": "maximum", "of": [{"kind": "constant"}, Adapting()]}
-    optimizer = DirectionalDampedNewton(extended[0].named_parameters(), [{**GROUP, "damping": damping}])
+    optimizer = DirectionalDampedNewton(problem[0].named_parameters(), [{**GROUP, "damping": damping}])
     with pytest.raises(ArgumentError, match="requires the loss after the step"):
-        train_step(optimizer, extended)
-    train_step(optimizer, extended, lambda: extended[1](extended[0](extended[2]), extended[3]))
+        train_step(optimizer, problem)
+    train_step(optimizer, problem, lambda: problem[1](problem[0](problem[2]), problem[3]))
     assert optimizer.param_groups[0]["damping"].of[1]._value == 2.0
 
 
-def test_all_groups_move_or_none(extended):
-    model = extended[0]
+def test_all_groups_move_or_none(problem):
+    model = problem[0]
     groups = [{**GROUP, "params": ["0.*"]}, {**GROUP, "damping": lambda evals, *_: evals.new_full((1,), float("nan"))}]
     optimizer = DirectionalDampedNewton(model.named_parameters(), groups)
     before = parameters_to_vector(model.parameters()).detach().clone()
     with pytest.raises(StrategyError, match="group 1: damping"):
-        train_step(optimizer, extended)
+        train_step(optimizer, problem)
     assert torch.equal(parameters_to_vector(model.parameters()), before)
 
 
 def test_a_step_that_overflows_is_not_taken():
-    model = extend(nn.Sequential(nn.Linear(1, 1, bias=False)))
+    model = nn.Sequential(nn.Linear(1, 1, bias=False))
     optimizer = DirectionalDampedNewton(
         model.named_parameters(), [{**GROUP, "damping": {"kind": "constant", "value": 0.0}}]
     )
     before = model[0].weight.detach().clone()
     data = (torch.full((1, 1), 1e-18), torch.full((1, 1), 1e19))  # step = y / x, beyond float32
     with pytest.raises(CurvatureError, match="NaN or infinite"):
-        train_step(optimizer, (model, extend(nn.MSELoss()), *data))
+        train_step(optimizer, (model, nn.MSELoss(), *data))
     assert torch.equal(model[0].weight, before)
 
 
@@ -324,11 +319,11 @@ def test_state_round_trip_continues_exactly(mlp):
         return DirectionalDampedNewton(model.named_parameters(), groups, **settings)
 
     def steps(optimizer, model, count):
-        loss_function = extend(mlp[1])
+        loss_function = mlp[1]
         for _ in range(count):
             train_step(optimizer, (model, loss_function, *mlp[2:]), lambda: loss_function(model(mlp[2]), mlp[3]))
 
-    whole, part = extend(copy.deepcopy(mlp[0])), extend(copy.deepcopy(mlp[0]))
+    whole, part = copy.deepcopy(mlp[0]), copy.deepcopy(mlp[0])
     steps(start(whole), whole, 4)
     first = start(part)
     steps(first, part, 2)
@@ -378,11 +373,11 @@ def test_state_of_an_optimizer_of_torch_is_refused(mlp):
         optimizer.load_state_dict(torch.optim.SGD(mlp[0].parameters(), lr=0.1).state_dict())
 
 
-def test_add_param_group(extended):
-    model = extended[0]
+def test_add_param_group(problem):
+    model = problem[0]
     optimizer = DirectionalDampedNewton(model[0].named_parameters(), [GROUP])
     optimizer.add_param_group({**GROUP, "params": list(model[2].named_parameters()), "lr": 0.5})
-    train_step(optimizer, extended)
+    train_step(optimizer, problem)
     assert len(optimizer.last_step) == 2
     with pytest.raises(ArgumentError, match="more than one parameter group"):
         optimizer.add_param_group({**GROUP, "params": list(model[2].named_parameters())})
@@ -455,30 +450,23 @@ def test_bad_arguments(mlp, name):
         make()
 
 
-def test_unextended_model_is_named(mlp):
-    model, loss_function, inputs, targets = mlp
-    optimizer = DirectionalDampedNewton(model.named_parameters())
-    with pytest.raises(CurvatureError, match=r"no curvature for 0\.weight, 0\.bias, 2\.weight, 2\.bias"):
-        train_step(optimizer, (model, extend(loss_function), inputs, targets))
-
-
-def test_no_warnings_in_normal_use(extended):
+def test_no_warnings_in_normal_use(problem):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        optimizer = DirectionalDampedNewton(extended[0].named_parameters())
+        optimizer = DirectionalDampedNewton(problem[0].named_parameters())
         scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
-        train_step(optimizer, extended)
+        train_step(optimizer, problem)
         scheduler.step()
         assert "DirectionalDampedNewton" in repr(optimizer)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1)
 
 
-def test_last_step_is_what_happened(extended):
+def test_last_step_is_what_happened(problem):
     optimizer = DirectionalDampedNewton(
-        extended[0].named_parameters(), [{**GROUP, "criterion": {"kind": "top-k", "k": 3}}], lr=0.5
+        problem[0].named_parameters(), [{**GROUP, "criterion": {"kind": "top-k", "k": 3}}], lr=0.5
     )
     assert optimizer.last_step == ()
-    train_step(optimizer, extended)
+    train_step(optimizer, problem)
     (report,) = optimizer.last_step
     assert report.evals.shape == report.deltas.shape == report.coefficients.shape == (3,)
     assert report.all_evals.shape == (24,)
@@ -487,7 +475,7 @@ def test_last_step_is_what_happened(extended):
     assert float(report.predicted_decrease) > 0
 
 
-def test_an_error_in_observe_names_the_group(extended):
+def test_an_error_in_observe_names_the_group(problem):
     class Forgetful(Damping):
         """Fails to observe."""
 
@@ -498,11 +486,11 @@ def test_an_error_in_observe_names_the_group(extended):
             raise KeyError("lost")
 
     groups = [{**GROUP, "params": ["0.*"]}, {**GROUP, "damping": Forgetful()}]
-    optimizer = DirectionalDampedNewton(extended[0].named_parameters(), groups)
+    optimizer = DirectionalDampedNewton(problem[0].named_parameters(), groups)
     with pytest.raises(
         StrategyError, match=r"group 1, after the step: damping 'Forgetful' .*: `observe` raised KeyError: 'lost'"
     ):
-        train_step(optimizer, extended)
+        train_step(optimizer, problem)
 
 
 def test_labels_name_the_distribution_of_an_editable_installation(mlp):
@@ -510,22 +498,22 @@ def test_labels_name_the_distribution_of_an_editable_installation(mlp):
     assert optimizer.param_groups[0]["damping"].label().startswith("damping 'constant' (ddn-core ")
 
 
-def test_lr_times_a_step_that_overflows_moves_nothing(extended):
-    model = extended[0].float()
+def test_lr_times_a_step_that_overflows_moves_nothing(problem):
+    model = problem[0].float()
     groups = [{**GROUP, "params": ["0.*"]}, GROUP]
     optimizer = DirectionalDampedNewton(model.named_parameters(), groups)
     before = parameters_to_vector(model.parameters()).detach().clone()
     for lr in (1e300, 1e39):
         optimizer.param_groups[1]["lr"] = lr
         with pytest.raises(CurvatureError, match=r"group 1: .*No parameter has been touched"):
-            train_step(optimizer, (model, extended[1], 1e3 * extended[2].float(), extended[3]))
+            train_step(optimizer, (model, problem[1], 1e3 * problem[2].float(), problem[3]))
         assert torch.equal(parameters_to_vector(model.parameters()), before)
 
 
 @pytest.mark.parametrize("way", ["deepcopy", "pickle"])
 def test_copies_of_the_optimizer_go_on(mlp, way):
     """A copy of model and optimizer together trains on, as the original does."""
-    model, loss_function = extend(mlp[0]), extend(mlp[1])
+    model, loss_function = mlp[0], mlp[1]
     optimizer = DirectionalDampedNewton(
         model.named_parameters(), [{**GROUP, "damping": Adapting()}], curvature={"kind": "ggn-mc", "seed": 0}
     )
@@ -538,8 +526,8 @@ def test_copies_of_the_optimizer_go_on(mlp, way):
     assert twins[1].param_groups[0]["damping"]._value == 4.0
 
 
-def test_two_passes_in_one_block_are_refused(extended):
-    model, loss_function, inputs, targets = extended
+def test_two_passes_in_one_block_are_refused(problem):
+    model, loss_function, inputs, targets = problem
     optimizer = DirectionalDampedNewton(model.named_parameters())
     with optimizer.curvature():
         loss_function(model(inputs), targets).backward()
@@ -550,19 +538,18 @@ def test_two_passes_in_one_block_are_refused(extended):
         assert torch.equal(parameter.grad, gradient)
 
 
-def test_a_closure_may_call_backward(extended):
+def test_a_closure_may_call_backward(problem):
     """As torch's own closures do; the gradient is then that after the step."""
-    model, loss_function, inputs, targets = extended
+    model, loss_function, inputs, targets = problem
     optimizer = DirectionalDampedNewton(model.named_parameters(), [{**GROUP, "damping": Adapting()}])
 
     def closure():
         optimizer.zero_grad()
         loss = loss_function(model(inputs), targets)
-        with warnings.catch_warnings(action="ignore"):
-            loss.backward()
+        loss.backward()
         return loss
 
-    train_step(optimizer, extended, closure)
+    train_step(optimizer, problem, closure)
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
@@ -588,7 +575,7 @@ def test_damaged_states_are_refused_and_nothing_changed(mlp, damage):
     assert isinstance(second.param_groups[0]["damping"], Damping)
 
 
-def test_strategies_in_tables_and_lists_are_found(extended):
+def test_strategies_in_tables_and_lists_are_found(problem):
     class Several(Damping):
         """Takes dampings at any depth."""
 
@@ -599,15 +586,15 @@ def test_strategies_in_tables_and_lists_are_found(extended):
             return self.named["a"](directions) + self.rows[0][0](directions)
 
     damping = Several(named={"a": Adapting()}, rows=[[Adapting()]])
-    optimizer = DirectionalDampedNewton(extended[0].named_parameters(), [{**GROUP, "damping": damping}])
+    optimizer = DirectionalDampedNewton(problem[0].named_parameters(), [{**GROUP, "damping": damping}])
     with pytest.raises(ArgumentError, match="requires the loss after the step"):
-        train_step(optimizer, extended)
-    train_step(optimizer, extended, lambda: extended[1](extended[0](extended[2]), extended[3]))
+        train_step(optimizer, problem)
+    train_step(optimizer, problem, lambda: problem[1](problem[0](problem[2]), problem[3]))
     state = optimizer.state_dict()["param_groups"][0]["damping"]["state"]
     assert [state["inner"][path]["own"]["_value"] for path in ("named.a", "rows.0.0")] == [2.0, 2.0]
 
 
-def test_functions_are_used_as_they_are(extended):
+def test_functions_are_used_as_they_are(problem):
     """Not copied: they may hold what cannot be copied, and their author may want to look at them."""
 
     class Recording:
@@ -621,8 +608,8 @@ def test_functions_are_used_as_they_are(extended):
             return torch.ones_like(evals)
 
     recording = Recording()
-    twin = copy.deepcopy(extended[0])
-    train_step(DirectionalDampedNewton(extended[0].named_parameters(), [{**GROUP, "damping": recording}]), extended)
+    twin = copy.deepcopy(problem[0])
+    train_step(DirectionalDampedNewton(problem[0].named_parameters(), [{**GROUP, "damping": recording}]), problem)
     assert recording.calls == 1
-    train_step(DirectionalDampedNewton(twin.named_parameters()), (extend(twin), *extended[1:]))
-    torch.testing.assert_close(parameters_to_vector(extended[0].parameters()), parameters_to_vector(twin.parameters()))
+    train_step(DirectionalDampedNewton(twin.named_parameters()), (twin, *problem[1:]))
+    torch.testing.assert_close(parameters_to_vector(problem[0].parameters()), parameters_to_vector(twin.parameters()))

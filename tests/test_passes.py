@@ -6,7 +6,6 @@ import copy
 
 import pytest
 import torch
-from backpack import extend
 from torch import nn
 from torch.nn.utils import parameters_to_vector
 
@@ -47,7 +46,7 @@ def _moved(model, make_step):
     """Return by how much a step moves the parameters of a copy of the model."""
     own = copy.deepcopy(model)
     before = parameters_to_vector(own.parameters()).detach().clone()
-    optimizer = make_step(extend(own))
+    optimizer = make_step(own)
     return parameters_to_vector(own.parameters()).detach() - before, optimizer
 
 
@@ -67,7 +66,7 @@ def test_micro_batches_make_the_step_of_the_whole_batch(name, criterion, reducti
     def one(own):
         optimizer = DirectionalDampedNewton(own.named_parameters(), _groups(criterion), curvature=whole)
         with optimizer.curvature():
-            extend(copy.deepcopy(loss_function))(own(inputs), targets).backward()
+            loss_function(own(inputs), targets).backward()
         optimizer.step()
         return optimizer
 
@@ -77,7 +76,7 @@ def test_micro_batches_make_the_step_of_the_whole_batch(name, criterion, reducti
             share = size / len(inputs) if reduction == "mean" else 1.0
             part = slice(start, start + size)
             with optimizer.curvature(accumulate=True):
-                (share * extend(copy.deepcopy(loss_function))(own(inputs[part]), targets[part])).backward()
+                (share * loss_function(own(inputs[part]), targets[part])).backward()
         optimizer.step()
         return optimizer
 
@@ -97,12 +96,12 @@ def test_micro_batches_carry_gammas_and_lambdas_of_every_sample(kind):
         return torch.full_like(evals, 0.3)
 
     curvature = {"kind": kind} | ({"mc_samples": 2, "seed": 0} if kind == "ggn-mc" else {})
-    own = extend(copy.deepcopy(model))
+    own = copy.deepcopy(model)
     optimizer = DirectionalDampedNewton(own.named_parameters(), _groups(ALL, damping), curvature=curvature)
     for part in (slice(0, 3), slice(3, 9)):
         share = len(inputs[part]) / len(inputs)
         with optimizer.curvature(accumulate=True):
-            (share * extend(nn.CrossEntropyLoss())(own(inputs[part]), targets[part])).backward()
+            (share * nn.CrossEntropyLoss()(own(inputs[part]), targets[part])).backward()
     gradient = torch.cat([parameter.grad.flatten() for parameter in own.parameters()])
     vectors = None
     optimizer.step()
@@ -135,10 +134,10 @@ def test_directions_from_one_batch_and_derivatives_from_another(name, loss, crit
     def step(own):
         optimizer = DirectionalDampedNewton(own.named_parameters(), _groups(criterion))
         with optimizer.curvature("directions"):
-            extend(loss_function)(own(inputs[first]), targets[first]).backward()
+            loss_function(own(inputs[first]), targets[first]).backward()
         optimizer.zero_grad()
         with optimizer.curvature("derivatives"):
-            extend(loss_function)(own(inputs[second]), targets[second]).backward()
+            loss_function(own(inputs[second]), targets[second]).backward()
         optimizer.step()
         return optimizer
 
@@ -172,7 +171,7 @@ def test_three_independent_sub_samplings(name, ggn, lambdas, grad, reduction):
     def step(own):
         optimizer = DirectionalDampedNewton(own.named_parameters(), _groups(TOP, damping), curvature=curvature)
         with optimizer.curvature():
-            extend(loss_function)(own(inputs), targets).backward()
+            loss_function(own(inputs), targets).backward()
         optimizer.step()
         return optimizer
 
@@ -192,13 +191,13 @@ def test_curvature_of_the_batch_that_chose_the_directions_is_biased_upward():
         seen = []
         curvature = {"subsampling_ggn": list(range(30)), "subsampling_lambdas": lambdas}
         optimizer = DirectionalDampedNewton(
-            extend(model).named_parameters(),
+            model.named_parameters(),
             _groups({"kind": "top-k", "k": 10}, lambda e, u, g, c, seen=seen: seen.append(c) or torch.ones_like(e)),
             lr=0.0,
             curvature=curvature,
         )
         with optimizer.curvature():
-            extend(nn.CrossEntropyLoss())(model(inputs), targets).backward()
+            nn.CrossEntropyLoss()(model(inputs), targets).backward()
         optimizer.step()
         means.append(float(seen[0].mean()))
     assert means[1] < 0.9 * means[0]
@@ -206,7 +205,6 @@ def test_curvature_of_the_batch_that_chose_the_directions_is_biased_upward():
 
 def test_what_does_not_fit_together_is_refused():
     model, loss_function, inputs, targets = _problem()
-    extend(model), extend(loss_function)
     optimizer = DirectionalDampedNewton(model.named_parameters(), _groups(TOP))
     before = parameters_to_vector(model.parameters()).detach().clone()
     wrong_part = pytest.raises(ArgumentError, match=r"purpose is 'both'. Use one of 'all', 'directions', 'derivatives'")
@@ -219,7 +217,7 @@ def test_what_does_not_fit_together_is_refused():
     with optimizer.curvature(accumulate=True):
         loss_function(model(inputs), targets).backward()
     with optimizer.curvature(accumulate=True):
-        extend(nn.CrossEntropyLoss(reduction="sum"))(model(inputs), targets).backward()
+        nn.CrossEntropyLoss(reduction="sum")(model(inputs), targets).backward()
     with pytest.raises(CurvatureError, match=r"differ in their reduction. Use the same model"):
         optimizer.step()
     torch.testing.assert_close(parameters_to_vector(model.parameters()).detach(), before, rtol=0, atol=0)
@@ -227,7 +225,6 @@ def test_what_does_not_fit_together_is_refused():
 
 def test_a_failed_micro_batch_leaves_no_half_of_a_step():
     model, loss_function, inputs, targets = _problem()
-    extend(model), extend(loss_function)
     optimizer = DirectionalDampedNewton(model.named_parameters(), _groups(TOP))
     with optimizer.curvature(accumulate=True):
         loss_function(model(inputs), targets).backward()

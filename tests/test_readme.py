@@ -20,8 +20,8 @@ README = (ROOT / "README.md").read_text()
 PAGES = [
     ROOT / "docs" / f"{name}.md"
     for name in (
-        *("config", "engine", "migration", "optimizer", "plugins", "quickstart", "replay", "report", "spectrum"),
-        "training",
+        *("config", "engine", "losses", "migration", "models", "optimizer", "plugins", "quickstart", "replay"),
+        *("report", "spectrum", "training"),
     )
 ]
 ELSEWHERE = [ROOT / "docs" / "compare.md"]  # where there are runs: test_compare.py

@@ -7,7 +7,6 @@ import math
 
 import pytest
 import torch
-from backpack import extend
 from torch import nn
 
 from ddn_core import DirectionalDampedNewton
@@ -21,7 +20,7 @@ TOP = {**ALL, "criterion": {"kind": "top-k", "k": 3}}
 
 def stepped(group, mlp, **settings):
     model, loss_function, X, y = mlp
-    model, loss_function = extend(model.double()), extend(loss_function)
+    model = model.double()
     twin = dense_twin(model, loss_function, X.double(), y)
     optimizer = DirectionalDampedNewton(model.named_parameters(), [group], **settings)
     with optimizer.curvature():
@@ -100,8 +99,8 @@ def test_the_image_of_a_solution_does_not_cancel(mlp, damping):
     found = []
     for dtype in (torch.float32, torch.float64):
         torch.manual_seed(0)
-        model = extend(nn.Sequential(nn.Linear(5, 30), nn.Tanh(), nn.Linear(30, 3)).to(dtype))
-        loss_function = extend(nn.CrossEntropyLoss())
+        model = nn.Sequential(nn.Linear(5, 30), nn.Tanh(), nn.Linear(30, 3)).to(dtype)
+        loss_function = nn.CrossEntropyLoss()
         group = {**ALL, "damping": {"kind": "constant", "value": damping}}
         optimizer = DirectionalDampedNewton(model.named_parameters(), [group])
         with optimizer.curvature():

@@ -7,14 +7,11 @@ import pickle
 
 import pytest
 import torch
-from backpack import extend
 from torch import nn
 from torch.nn.utils import parameters_to_vector
 from torch.optim import lr_scheduler
 
 from ddn_core import DirectionalDampedNewton
-
-pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook is firing")  # torch's, of passes that are not ours
 
 GROUP = {"params": ["*"], "criterion": {"kind": "all"}, "damping": {"kind": "constant", "value": 0.5}}
 RICH = {**GROUP, "momentum": 0.5, "memory": 0.3, "weight_decay": 0.01, "every": 2}
@@ -29,12 +26,12 @@ SETTINGS = {
     "torch's adamw": lambda model: torch.optim.AdamW(model.parameters(), lr=0.1),
 }
 EVERY = pytest.mark.parametrize("make", SETTINGS.values(), ids=SETTINGS)
-LOSS = extend(nn.CrossEntropyLoss())
+LOSS = nn.CrossEntropyLoss()
 
 
 def model_of(dtype=torch.float32):
     torch.manual_seed(0)
-    return extend(nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3)).to(dtype))
+    return nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3)).to(dtype)
 
 
 def data(dtype=torch.float32):
@@ -301,7 +298,7 @@ def test_accumulated_gradients(make):
 def test_add_param_group(make):
     model = model_of()
     optimizer = make(model)
-    extra = extend(nn.Linear(3, 3))
+    extra = nn.Linear(3, 3)
     before = flat(extra)
     count = len(optimizer.param_groups)
     ours = isinstance(optimizer, DirectionalDampedNewton)
@@ -310,7 +307,7 @@ def test_add_param_group(make):
     optimizer.add_param_group({"params": params if ours else list(extra.parameters()), "lr": 0.3, **own})
     assert len(optimizer.param_groups) == count + 1
     assert optimizer.param_groups[-1]["lr"] == 0.3
-    whole = extend(nn.Sequential(*model, extra))
+    whole = nn.Sequential(*model, extra)
     steps(whole, optimizer)
     assert not torch.equal(flat(extra), before)
 

@@ -10,7 +10,6 @@ import shutil
 
 import pytest
 import torch
-from backpack import extend
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -29,8 +28,8 @@ TWO = [{**ALL, "params": ["0.*"]}, {**ALL, "criterion": {"kind": "top-k", "k": 2
 
 def setting(groups, reduction="mean", **settings):
     torch.manual_seed(0)
-    model = extend(nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3)).double())
-    loss_function = extend(nn.CrossEntropyLoss(reduction=reduction))
+    model = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+    loss_function = nn.CrossEntropyLoss(reduction=reduction)
     X, y = torch.rand(8, 5, dtype=torch.float64), torch.randint(0, 3, (8,))
     return model, loss_function, X, y, DirectionalDampedNewton(model.named_parameters(), groups, **settings)
 
@@ -345,8 +344,8 @@ def flat_gradient(model, loss_function, X, y):
 def test_noise_is_expected_to_raise_the_loss_though_it_is_predicted_to_lower_it():
     """Labels at random: the model of the same samples predicts a decrease, that of other samples a rise."""
     torch.manual_seed(3)
-    model = extend(nn.Linear(20, 2).double())
-    loss_function = extend(nn.CrossEntropyLoss())
+    model = nn.Linear(20, 2).double()
+    loss_function = nn.CrossEntropyLoss()
     optimizer = DirectionalDampedNewton(model.named_parameters(), [ALL])
     passed(model, loss_function, torch.randn(40, 20, dtype=torch.float64), torch.randint(0, 2, (40,)), optimizer)
 

@@ -9,7 +9,6 @@ from typing import ClassVar
 
 import pytest
 import torch
-from backpack import extend
 from pydantic import PrivateAttr
 from torch import nn
 from torch.nn.utils import parameters_to_vector
@@ -25,13 +24,13 @@ GROUP = {"params": ["*"], "criterion": {"kind": "all"}, "damping": {"kind": "con
 
 
 @pytest.fixture
-def extended(mlp):
+def problem(mlp):
     model, loss_function, inputs, targets = mlp
-    return extend(model.double()), extend(loss_function), inputs.double(), targets
+    return model.double(), loss_function, inputs.double(), targets
 
 
-def train_step(optimizer, extended, closure=None):
-    model, loss_function, inputs, targets = extended
+def train_step(optimizer, problem, closure=None):
+    model, loss_function, inputs, targets = problem
     optimizer.zero_grad()
     with optimizer.curvature():
         loss_function(model(inputs), targets).backward()
@@ -42,8 +41,8 @@ def flat(model):
     return parameters_to_vector(model.parameters()).detach().clone()
 
 
-def loss_of(extended):
-    model, loss_function, inputs, targets = extended
+def loss_of(problem):
+    model, loss_function, inputs, targets = problem
     return lambda: loss_function(model(inputs), targets)
 
 
@@ -63,17 +62,17 @@ class Doubling(Damping):
 
 
 @pytest.mark.parametrize("rule", ["undo", "shorten", "damp"])
-def test_a_step_that_raises_the_loss_is_undone_exactly(extended, rule):
+def test_a_step_that_raises_the_loss_is_undone_exactly(problem, rule):
     """Whatever is tried: the numbers are the very same afterwards, and so is what momentum remembers."""
     group = {**GROUP, "momentum": 0.9, "memory": 0.5, "lr": 0.1}
     rules = {"on_increase": rule, "attempts": 3}
-    optimizer = DirectionalDampedNewton(extended[0].named_parameters(), [group], step=rules)
+    optimizer = DirectionalDampedNewton(problem[0].named_parameters(), [group], step=rules)
     losses = itertools.chain([0.0], itertools.repeat(1e9))
-    train_step(optimizer, extended, lambda: next(losses))  # this one is kept
-    before, state = flat(extended[0]), copy.deepcopy(optimizer.state_dict()["state"])
-    loss = float(loss_of(extended)().detach())
-    assert train_step(optimizer, extended, lambda: next(losses)) == pytest.approx(loss)
-    assert torch.equal(flat(extended[0]), before)
+    train_step(optimizer, problem, lambda: next(losses))  # this one is kept
+    before, state = flat(problem[0]), copy.deepcopy(optimizer.state_dict()["state"])
+    loss = float(loss_of(problem)().detach())
+    assert train_step(optimizer, problem, lambda: next(losses)) == pytest.approx(loss)
+    assert torch.equal(flat(problem[0]), before)
     assert optimizer.undone_steps == 1
     assert optimizer.last_step[0].taken == 0
     after = optimizer.state_dict()["state"]
@@ -82,121 +81,121 @@ def test_a_step_that_raises_the_loss_is_undone_exactly(extended, rule):
             assert torch.equal(tensor, after[key][name])
 
 
-def test_a_loss_that_is_not_a_number_is_an_increase(extended):
-    optimizer = DirectionalDampedNewton(extended[0].named_parameters(), step={"on_increase": "undo"})
-    before = flat(extended[0])
-    train_step(optimizer, extended, lambda: float("nan"))
-    assert torch.equal(flat(extended[0]), before)
+def test_a_loss_that_is_not_a_number_is_an_increase(problem):
+    optimizer = DirectionalDampedNewton(problem[0].named_parameters(), step={"on_increase": "undo"})
+    before = flat(problem[0])
+    train_step(optimizer, problem, lambda: float("nan"))
+    assert torch.equal(flat(problem[0]), before)
 
 
-def test_shortening_halves_until_the_loss_falls(extended):
+def test_shortening_halves_until_the_loss_falls(problem):
     rules = {"on_increase": "shorten", "attempts": 5, "shrink": 0.25}
-    optimizer = DirectionalDampedNewton(extended[0].named_parameters(), [GROUP], step=rules)
-    twin = copy.deepcopy(extended[0])
-    before, losses = flat(extended[0]), iter([9.0, 8.0, 0.25])
-    assert train_step(optimizer, extended, lambda: next(losses)) == 0.25
-    train_step(DirectionalDampedNewton(twin.named_parameters(), [GROUP]), (extend(twin), *extended[1:]))
-    torch.testing.assert_close(flat(extended[0]) - before, (flat(twin) - before) / 16)
+    optimizer = DirectionalDampedNewton(problem[0].named_parameters(), [GROUP], step=rules)
+    twin = copy.deepcopy(problem[0])
+    before, losses = flat(problem[0]), iter([9.0, 8.0, 0.25])
+    assert train_step(optimizer, problem, lambda: next(losses)) == 0.25
+    train_step(DirectionalDampedNewton(twin.named_parameters(), [GROUP]), (twin, *problem[1:]))
+    torch.testing.assert_close(flat(problem[0]) - before, (flat(twin) - before) / 16)
     assert optimizer.last_step[0].taken == 0.0625
     assert optimizer.undone_steps == 0
 
 
-def test_a_shortened_step_shortens_decoupled_weight_decay(extended):
+def test_a_shortened_step_shortens_decoupled_weight_decay(problem):
     group = {**GROUP, "lr": 0.5, "decoupled_weight_decay": 0.4}
     rules = {"on_increase": "shorten", "attempts": 5, "shrink": 0.25}
-    optimizer = DirectionalDampedNewton(extended[0].named_parameters(), [group], step=rules)
-    twin = copy.deepcopy(extended[0])
-    before, losses = flat(extended[0]), iter([9.0, 8.0, 0.25])
-    train_step(optimizer, extended, lambda: next(losses))
-    train_step(DirectionalDampedNewton(twin.named_parameters(), [group]), (extend(twin), *extended[1:]))
-    torch.testing.assert_close(flat(extended[0]) - before, (flat(twin) - before) / 16)
+    optimizer = DirectionalDampedNewton(problem[0].named_parameters(), [group], step=rules)
+    twin = copy.deepcopy(problem[0])
+    before, losses = flat(problem[0]), iter([9.0, 8.0, 0.25])
+    train_step(optimizer, problem, lambda: next(losses))
+    train_step(DirectionalDampedNewton(twin.named_parameters(), [group]), (twin, *problem[1:]))
+    torch.testing.assert_close(flat(problem[0]) - before, (flat(twin) - before) / 16)
 
 
-def test_dampings_are_asked_anew_after_they_observed_the_failure(extended):
+def test_dampings_are_asked_anew_after_they_observed_the_failure(problem):
     Doubling.seen.clear()
     rules = {"on_increase": "damp", "attempts": 4}
-    optimizer = DirectionalDampedNewton(extended[0].named_parameters(), [{**GROUP, "damping": Doubling()}], step=rules)
-    twin = copy.deepcopy(extended[0])
-    before, losses = flat(extended[0]), iter([9.0, 8.0, 0.25])
-    train_step(optimizer, extended, lambda: next(losses))
+    optimizer = DirectionalDampedNewton(problem[0].named_parameters(), [{**GROUP, "damping": Doubling()}], step=rules)
+    twin = copy.deepcopy(problem[0])
+    before, losses = flat(problem[0]), iter([9.0, 8.0, 0.25])
+    train_step(optimizer, problem, lambda: next(losses))
     group = {**GROUP, "damping": {"kind": "constant", "value": 4.0}}
-    train_step(DirectionalDampedNewton(twin.named_parameters(), [group]), (extend(twin), *extended[1:]))
-    torch.testing.assert_close(flat(extended[0]) - before, flat(twin) - before)
+    train_step(DirectionalDampedNewton(twin.named_parameters(), [group]), (twin, *problem[1:]))
+    torch.testing.assert_close(flat(problem[0]) - before, flat(twin) - before)
     assert [(outcome.taken, outcome.loss_after) for outcome in Doubling.seen] == [(0.0, 9.0), (0.0, 8.0), (1.0, 0.25)]
     assert {outcome.step for outcome in Doubling.seen} == {0}
     assert optimizer.undone_steps == 0
 
 
-def test_levenberg_marquardt_with_retries_never_raises_the_loss(extended):
+def test_levenberg_marquardt_with_retries_never_raises_the_loss(problem):
     """From a damping that is far too small, full batch: the loss falls in every step."""
     group = {**GROUP, "damping": {"kind": "levenberg-marquardt", "initial": 1e-6}}
     optimizer = DirectionalDampedNewton(
-        extended[0].named_parameters(), [group], step={"on_increase": "damp", "attempts": 30}
+        problem[0].named_parameters(), [group], step={"on_increase": "damp", "attempts": 30}
     )
-    losses = [float(loss_of(extended)().detach())]
+    losses = [float(loss_of(problem)().detach())]
     for _ in range(20):
-        losses.append(train_step(optimizer, extended, loss_of(extended)))
+        losses.append(train_step(optimizer, problem, loss_of(problem)))
     assert all(after <= before for before, after in itertools.pairwise(losses))
     assert losses[-1] < 0.05 * losses[0]
 
 
-def test_outcomes_tell_of_the_whole_step_and_of_the_part_that_was_kept(extended):
+def test_outcomes_tell_of_the_whole_step_and_of_the_part_that_was_kept(problem):
     Doubling.seen.clear()
     optimizer = DirectionalDampedNewton(
-        extended[0].named_parameters(), [{**GROUP, "damping": Doubling()}], step={"on_increase": "shorten"}
+        problem[0].named_parameters(), [{**GROUP, "damping": Doubling()}], step={"on_increase": "shorten"}
     )
     losses = iter([9.0, 0.25])
-    train_step(optimizer, extended, lambda: next(losses))
+    train_step(optimizer, problem, lambda: next(losses))
     (outcome,) = Doubling.seen
     assert (outcome.taken, outcome.loss_after) == (0.5, 9.0)
 
 
 @pytest.mark.parametrize("rule", ["undo", "shorten", "damp"])
-def test_rules_need_a_closure(extended, rule):
-    optimizer = DirectionalDampedNewton(extended[0].named_parameters(), step={"on_increase": rule})
-    before = flat(extended[0])
+def test_rules_need_a_closure(problem, rule):
+    optimizer = DirectionalDampedNewton(problem[0].named_parameters(), step={"on_increase": rule})
+    before = flat(problem[0])
     with pytest.raises(ArgumentError, match=rf"step.on_increase = '{rule}' requires the loss after the step"):
-        train_step(optimizer, extended)
-    assert torch.equal(flat(extended[0]), before)
+        train_step(optimizer, problem)
+    assert torch.equal(flat(problem[0]), before)
 
 
-def test_a_closure_that_fails_leaves_the_parameters_where_they_were(extended):
+def test_a_closure_that_fails_leaves_the_parameters_where_they_were(problem):
     optimizer = DirectionalDampedNewton(
-        extended[0].named_parameters(), [{**GROUP, "momentum": 0.9}], step={"on_increase": "undo"}
+        problem[0].named_parameters(), [{**GROUP, "momentum": 0.9}], step={"on_increase": "undo"}
     )
-    before = flat(extended[0])
+    before = flat(problem[0])
     with pytest.raises(ZeroDivisionError):
-        train_step(optimizer, extended, lambda: 1 / 0)
+        train_step(optimizer, problem, lambda: 1 / 0)
     with pytest.raises(
         ArgumentError, match="the closure returned None instead of the loss, and the step has been undone"
     ):
-        train_step(optimizer, extended, lambda: None)
-    assert torch.equal(flat(extended[0]), before)
+        train_step(optimizer, problem, lambda: None)
+    assert torch.equal(flat(problem[0]), before)
     assert not optimizer.state
 
 
-def test_what_a_closure_does_to_gradients_is_undone(extended):
-    model = extended[0]
+def test_what_a_closure_does_to_gradients_is_undone(problem):
+    model = problem[0]
     optimizer = DirectionalDampedNewton(model.named_parameters(), step={"on_increase": "undo"})
 
     def closure():
         optimizer.zero_grad()
-        loss = loss_of(extended)()
+        loss = loss_of(problem)()
         loss.backward()
         return loss
 
     optimizer.zero_grad()
     with optimizer.curvature():
-        loss_of(extended)().backward()
+        loss_of(problem)().backward()
     gradients = [parameter.grad.clone() for parameter in model.parameters()]
     optimizer.step(closure)
     for parameter, gradient in zip(model.parameters(), gradients, strict=True):
         assert torch.equal(parameter.grad, gradient)
 
 
-def test_a_closure_alone_is_enough(extended):
+def test_a_closure_alone_is_enough(problem):
     """As with torch's own optimizers: it computes the gradient, and curvature comes with it."""
-    model, loss_function, inputs, targets = extended
+    model, loss_function, inputs, targets = problem
     twin = copy.deepcopy(model)
     optimizer = DirectionalDampedNewton(model.named_parameters(), [GROUP])
     calls = []
@@ -213,17 +212,17 @@ def test_a_closure_alone_is_enough(extended):
     assert len(calls) == 2
     other = DirectionalDampedNewton(twin.named_parameters(), [GROUP])
     for _ in range(2):
-        train_step(other, (extend(twin), *extended[1:]))
+        train_step(other, (twin, *problem[1:]))
     assert torch.equal(flat(model), flat(twin))
     with pytest.raises(CurvatureError, match="needs a curvature pass"):
         optimizer.step(lambda: loss_function(model(inputs), targets))  # no backward
 
 
 def overflowing(on_nonfinite):
-    model = extend(nn.Sequential(nn.Linear(1, 1, bias=False)))
+    model = nn.Sequential(nn.Linear(1, 1, bias=False))
     group = {**GROUP, "damping": {"kind": "constant", "value": 0.0}}
     optimizer = DirectionalDampedNewton(model.named_parameters(), [group], step={"on_nonfinite": on_nonfinite})
-    good = (model, extend(nn.MSELoss()), torch.ones(1, 1), torch.zeros(1, 1))
+    good = (model, nn.MSELoss(), torch.ones(1, 1), torch.zeros(1, 1))
     bad = (*good[:2], torch.full((1, 1), 1e-18), torch.full((1, 1), 1e19))
     return optimizer, good, bad
 
@@ -264,12 +263,12 @@ def test_a_loss_that_is_not_finite_is_skipped_and_counted(accumulate):
 
 def test_parameters_beyond_the_range_are_not_taken():
     """The step is finite, and so is the parameter; their sum is not."""
-    model = extend(nn.Sequential(nn.Linear(1, 1, bias=False)))
+    model = nn.Sequential(nn.Linear(1, 1, bias=False))
     model[0].weight.data.fill_(3e38)
     optimizer = DirectionalDampedNewton(model.named_parameters(), [GROUP], lr=3e38)
     before = flat(model)
     with pytest.raises(NonFiniteError, match="group 0: lr times the step is not finite"):
-        train_step(optimizer, (model, extend(nn.MSELoss()), torch.full((1, 1), 1e-20), torch.full((1, 1), 1e19)))
+        train_step(optimizer, (model, nn.MSELoss(), torch.full((1, 1), 1e-20), torch.full((1, 1), 1e19)))
     assert torch.equal(flat(model), before)
 
 
@@ -280,9 +279,9 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_the_fallback_moves_what_no_group_takes_as_torch_does(extended, name):
+def test_the_fallback_moves_what_no_group_takes_as_torch_does(problem, name):
     table, kind = OTHERS[name]
-    model = extended[0]
+    model = problem[0]
     twin = copy.deepcopy(model)
     group = {**GROUP, "params": ["0.*"], "lr": 0.1}
     optimizer = DirectionalDampedNewton(model.named_parameters(), [group], fallback=table)
@@ -290,11 +289,10 @@ def test_the_fallback_moves_what_no_group_takes_as_torch_does(extended, name):
     ours = DirectionalDampedNewton(twin[0].named_parameters(), [{**group, "params": ["*"]}])
     options = {key: value for key, value in table.items() if key != "kind"}
     theirs = kind(twin[2].parameters(), **options)
-    extend(twin)
     for _ in range(4):
-        train_step(optimizer, extended)
+        train_step(optimizer, problem)
         theirs.zero_grad()
-        train_step(ours, (twin, *extended[1:]))
+        train_step(ours, (twin, *problem[1:]))
         theirs.step()
     assert torch.equal(flat(model), flat(twin))
     assert len(optimizer.last_step) == 1
@@ -311,25 +309,24 @@ def test_a_planned_update_of_the_fallback_changes_nothing_before_its_commit(name
         parameter.grad = torch.randn(3)
         value, before = parameter.detach().clone(), [copy.deepcopy(own) for own in state.values()]
         update = FallbackUpdate(group, state, "group 0")
-        (target,) = update.targets(1.0)
         assert torch.equal(parameter, value)
         torch.testing.assert_close(list(state.values()), before, rtol=0, atol=0)
         update.commit()
         assert torch.equal(parameter, value)
         assert list(state) == [parameter]
-        with torch.no_grad():
-            parameter.copy_(target)
+        update.apply(1.0)
+        assert not torch.equal(parameter, value)
     assert before
     with pytest.raises(AssertionError):
         torch.testing.assert_close(list(state.values()), before, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_the_fallback_goes_on_from_a_saved_state(extended, name):
+def test_the_fallback_goes_on_from_a_saved_state(problem, name):
     group = {**GROUP, "params": ["0.*"], "lr": 0.1, "momentum": 0.5}
     ends = []
     for saved_after in (None, 2):
-        model = extend(copy.deepcopy(extended[0]))
+        model = copy.deepcopy(problem[0])
         make = lambda: DirectionalDampedNewton(model.named_parameters(), [group], fallback=OTHERS[name][0])  # noqa: B023, E731
         optimizer = make()
         for step in range(4):
@@ -337,7 +334,7 @@ def test_the_fallback_goes_on_from_a_saved_state(extended, name):
                 state = copy.deepcopy(optimizer.state_dict())
                 optimizer = make()
                 optimizer.load_state_dict(state)
-            train_step(optimizer, (model, *extended[1:]))
+            train_step(optimizer, (model, *problem[1:]))
         ends.append(flat(model))
     assert torch.equal(*ends)
     other = DirectionalDampedNewton(
@@ -348,15 +345,15 @@ def test_the_fallback_goes_on_from_a_saved_state(extended, name):
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_the_fallback_takes_part_in_all_or_nothing(extended, name):
+def test_the_fallback_takes_part_in_all_or_nothing(problem, name):
     """Undone with the others, its state too; and where it is not finite, nobody moves."""
-    model = extended[0]
+    model = problem[0]
     group = {**GROUP, "params": ["0.*"]}
     rules = {"on_increase": "undo"}
     optimizer = DirectionalDampedNewton(model.named_parameters(), [group], fallback=OTHERS[name][0], step=rules)
-    train_step(optimizer, extended, lambda: 0.0)
+    train_step(optimizer, problem, lambda: 0.0)
     before, state = flat(model), copy.deepcopy(optimizer.state_dict())
-    train_step(optimizer, extended, lambda: 1e9)
+    train_step(optimizer, problem, lambda: 1e9)
     assert torch.equal(flat(model), before)
     for key, entries in state["state"].items():
         for entry, value in entries.items():
@@ -364,32 +361,32 @@ def test_the_fallback_takes_part_in_all_or_nothing(extended, name):
     optimizer.param_groups[1]["lr"] = 1e308
     optimizer.param_groups[1]["weight_decay"] = 1e308
     with pytest.raises(NonFiniteError, match="group 1"):
-        train_step(optimizer, extended, lambda: 0.0)
+        train_step(optimizer, problem, lambda: 0.0)
     assert torch.equal(flat(model), before)
 
 
-def test_a_strategy_that_fails_leaves_the_fallback_alone(extended):
-    model = extended[0]
+def test_a_strategy_that_fails_leaves_the_fallback_alone(problem):
+    model = problem[0]
     groups = [{**GROUP, "params": ["0.*"], "damping": lambda evals, *_: evals.new_full((1,), float("nan"))}]
     optimizer = DirectionalDampedNewton(model.named_parameters(), groups, fallback=OTHERS["adamw"][0])
     before = flat(model)
     with pytest.raises(StrategyError, match="group 0: damping"):
-        train_step(optimizer, extended)
+        train_step(optimizer, problem)
     assert torch.equal(flat(model), before)
     assert not optimizer.state
 
 
-def test_schedulers_reach_the_fallback(extended):
+def test_schedulers_reach_the_fallback(problem):
     group = {**GROUP, "params": ["0.*"]}
-    optimizer = DirectionalDampedNewton(extended[0].named_parameters(), [group], fallback=OTHERS["sgd"][0])
+    optimizer = DirectionalDampedNewton(problem[0].named_parameters(), [group], fallback=OTHERS["sgd"][0])
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
-    train_step(optimizer, extended)
+    train_step(optimizer, problem)
     scheduler.step()
     assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.05]
 
 
-def test_a_fallback_without_anything_left_is_no_group(extended):
-    optimizer = DirectionalDampedNewton(extended[0].named_parameters(), [GROUP], fallback=OTHERS["sgd"][0])
+def test_a_fallback_without_anything_left_is_no_group(problem):
+    optimizer = DirectionalDampedNewton(problem[0].named_parameters(), [GROUP], fallback=OTHERS["sgd"][0])
     assert len(optimizer.param_groups) == 1
 
 
@@ -406,19 +403,19 @@ def test_a_fallback_without_anything_left_is_no_group(extended):
         ({"step": {"on_nonfinte": "skip"}}, "Did you mean 'on_nonfinite'"),
     ],
 )
-def test_wrong_tables_are_told(extended, settings, message):
+def test_wrong_tables_are_told(problem, settings, message):
     with pytest.raises(ConfigError, match=message):
-        DirectionalDampedNewton(extended[0].named_parameters(), [GROUP], **settings)
+        DirectionalDampedNewton(problem[0].named_parameters(), [GROUP], **settings)
 
 
-def test_a_step_that_was_made_is_counted_though_its_closure_failed(extended):
+def test_a_step_that_was_made_is_counted_though_its_closure_failed(problem):
     """Under `keep`: the pass is used up, so that the next step cannot go along a stale gradient."""
     group = {**GROUP, "damping": {"kind": "levenberg-marquardt"}, "momentum": 0.5}
-    optimizer = DirectionalDampedNewton(extended[0].named_parameters(), [group])
-    before = flat(extended[0])
+    optimizer = DirectionalDampedNewton(problem[0].named_parameters(), [group])
+    before = flat(problem[0])
     with pytest.raises(ArgumentError, match="the step has been made"):
-        train_step(optimizer, extended, lambda: "x")
-    assert not torch.equal(flat(extended[0]), before)
+        train_step(optimizer, problem, lambda: "x")
+    assert not torch.equal(flat(problem[0]), before)
     assert optimizer.state_dict()["ddn"]["step_count"] == 1
     with pytest.raises(CurvatureError, match="needs a curvature pass"):
         optimizer.step()
@@ -440,27 +437,27 @@ def test_of_two_batches_a_bad_one_is_enough(first, bad):
     assert optimizer.skipped_steps == 1
 
 
-def test_a_fallback_that_fails_half_way_leaves_everything_as_it_was(extended):
-    model = extended[0]
+def test_a_fallback_that_fails_half_way_leaves_everything_as_it_was(problem):
+    model = problem[0]
     group = {**GROUP, "params": ["2.bias"]}
     optimizer = DirectionalDampedNewton(model.named_parameters(), [group], fallback=OTHERS["sgd"][0])
-    train_step(optimizer, extended)
+    train_step(optimizer, problem)
     broken = model[2].weight  # the last of the fallback's
     optimizer.state[broken]["momentum_buffer"] = torch.ones(99, dtype=torch.float64)
     before, state = flat(model), copy.deepcopy(optimizer.state_dict()["state"])
     with pytest.raises(CurvatureError, match=r"group 1: .* No parameter has been touched"):
-        train_step(optimizer, extended)
+        train_step(optimizer, problem)
     assert torch.equal(flat(model), before)
     for key, entries in optimizer.state_dict()["state"].items():
         assert torch.equal(entries["momentum_buffer"], state[key]["momentum_buffer"])
 
 
-def test_the_limit_is_kept_where_curvature_is_of_another_batch(extended):
+def test_the_limit_is_kept_where_curvature_is_of_another_batch(problem):
     """Its eigenvectors are not the directions: the whole quadratic form counts."""
-    model, loss_function, X, y = extended
+    model, loss_function, X, y = problem
     found = []
     for momentum in (0.0, 1e-12):  # momentum is measured exactly in any case
-        own = extend(copy.deepcopy(model))
+        own = copy.deepcopy(model)
         group = {**GROUP, "damping": {"kind": "constant", "value": 0.01}, "max_kl": 1e-3, "momentum": momentum}
         optimizer = DirectionalDampedNewton(own.named_parameters(), [group])
         for part, rows in (("directions", slice(0, 4)), ("derivatives", slice(4, 8))):

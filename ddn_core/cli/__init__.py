@@ -6,7 +6,7 @@ train.py           `ddn train`: progress and interrupts around `ddn_core.trainin
 display.py         progress bar, lines and summary of a run
 listing.py         `ddn check`, `ddn plugins` and `ddn schema`
 component_page.py  `ddn plugins show KIND`
-estimate.py        `ddn estimate`: cost of a step by group and layer
+estimate.py        `ddn estimate`: cost of a step by group and parameter
 replay.py          `ddn replay`: strategies on recorded curvature
 spectrum.py        `ddn spectrum`: curvature of a trained model
 report.py          `ddn report`: runs as one HTML file

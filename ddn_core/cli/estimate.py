@@ -40,7 +40,9 @@ def estimate_report(config: Config, source: str) -> RenderableType:
         raise config_error(source, problems)
     inputs, targets = _first_batch(config, parts.train_batches)
     parameters = dict(parts.model.named_parameters())
-    context = Context(outputs=outputs_per_sample(parts.model, inputs), samples=len(inputs))
+    model = parts.model.to(getattr(torch, config.training.dtype))
+    outputs = outputs_per_sample(model, parts.loss_function, inputs, targets)
+    context = Context(outputs=outputs, samples=len(inputs))
     requests = []
     for group, names in zip(config.groups, assignment.members, strict=True):
         choice = group_choice(group.criterion, group.damping, "group")
@@ -49,7 +51,7 @@ def estimate_report(config: Config, source: str) -> RenderableType:
     curvature = config.curvature
     budget = curvature.memory_budget
     plan, stages = estimate(
-        parts.model.to(getattr(torch, config.training.dtype)),
+        model,
         parts.loss_function,
         inputs,
         targets,

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from backpack import extend
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
@@ -68,9 +67,8 @@ def spectrum_report(
     inputs, targets = _samples(config, parts, data, samples)
     folder = new_folder(out)
     parts.model.eval()
-    with optimizer.curvature():
-        loss = parts.loss_function(parts.model(inputs), targets)
-        loss.backward()
+    loss = parts.loss_function(parts.model(inputs), targets)
+    optimizer.backward(loss)
     recorder = Recorder(folder / "trace", {"steps": [0]})
     recorder.record(optimizer, loss)
     trace = Trace.read(folder / "trace")
@@ -106,8 +104,7 @@ def _optimizer(config: Config, parts: ProblemParts, source: str) -> DirectionalD
     optimizer = stepper_of(config, parts, source).optimizer
     if isinstance(optimizer, DirectionalDampedNewton):
         return optimizer
-    extend(parts.loss_function)
-    return DirectionalDampedNewton(extend(parts.model).named_parameters(), curvature=config.curvature)
+    return DirectionalDampedNewton(parts.model.named_parameters(), curvature=config.curvature)
 
 
 def _samples(config: Config, parts: ProblemParts, data: str, count: int) -> tuple[Tensor, Tensor]:

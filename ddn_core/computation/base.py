@@ -7,10 +7,22 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
+from torch import Tensor
 from torch.nn import Module
 
 from ddn_core.computation.groups import Group, resolve_groups
-from ddn_core.engine import Capture, Context, CurvatureCapture, Directions, WantedParameter, group_directions
+from ddn_core.engine import (
+    Capture,
+    CaptureSettings,
+    Context,
+    CurvatureCapture,
+    Directions,
+    PlanStore,
+    Subsampling,
+    WantedParameter,
+    captured_backward,
+    group_directions,
+)
 from ddn_core.errors import NoResultError
 from ddn_core.generators import DeviceGenerators
 from ddn_core.plugins.resolve import in_group, leading_directions
@@ -21,9 +33,11 @@ R = TypeVar("R")
 
 
 class Computation(ABC, Generic[S, R]):
-    """Base class of the computations: extension, hook, and the results of each group; a subclass computes a result.
+    """Base class of the computations: backward passes, and the results of each group; a subclass computes a result.
 
-    One object works for any number of backward passes; each pass replaces the results of the one before.
+    `backward` runs the backward pass of a loss. Alternatively, `get_extension` and `get_extension_hook` return what
+    BackPACK's `with backpack(...)` takes, as in ViViT; the loss function is then extended. One object works for any
+    number of backward passes; each pass replaces the results of the one before.
     """
 
     _keys: ClassVar[tuple[str, ...]] = ("params", "criterion")
@@ -49,16 +63,11 @@ class Computation(ABC, Generic[S, R]):
         self._groups: list[Group[S]] = []
         self._results: dict[int, R] = {}
         self._passes = 0
-        self._extension = CurvatureCapture(
-            wanted=self._wanted,
-            begin=self._discard,
-            deliver=self._compute_all,
-            subsampling_grad=subsampling_grad,
-            subsampling_ggn=subsampling_ggn,
-            subsampling_lambdas=subsampling_lambdas,
-            mc_samples=mc_samples,
-            generator=DeviceGenerators(seed),
+        self._settings = CaptureSettings(
+            Subsampling(subsampling_grad, subsampling_ggn, subsampling_lambdas), mc_samples, DeviceGenerators(seed)
         )
+        self._plans = PlanStore()
+        self._extension = CurvatureCapture(self._wanted, self._discard, self._compute_all, self._settings, self._plans)
 
     @abstractmethod
     def _strategies(self, given: Mapping[str, Any], label: str) -> S:
@@ -113,13 +122,33 @@ class Computation(ABC, Generic[S, R]):
         self._discard()
         return self._hook
 
+    def backward(self, loss: Tensor, param_groups: Sequence[Mapping[str, Any]], samples: int | None = None) -> None:
+        """Run the backward pass of a loss of any model, and compute the results of the groups.
+
+        Args:
+            loss: Loss, a scalar with a graph.
+            param_groups: Tables as for `get_extension_hook`.
+            samples: Number of samples in the batch; read from the model output by default.
+
+        Raises:
+            ArgumentError: A table is wrong, or `samples` does not fit the model output.
+            ConfigError: A criterion or damping is not a strategy, or its table is invalid.
+            CurvatureError: The loss is not supported.
+            NonFiniteError: The loss is not finite.
+        """
+        self.get_extension_hook(param_groups)
+        capture = captured_backward(loss, self._wanted(), self._settings, self._plans, samples)
+        with torch.autocast(capture.device.type, enabled=False):
+            self._compute_all(capture)
+
     def _result(self, group: Mapping[str, Any]) -> R:
         try:
             return self._results[id(group)]
         except KeyError:
             raise NoResultError(
-                "there is no result for this group. Pass this same table to get_extension_hook, not a copy, and call "
-                "backward on a loss of an extended model and an extended loss function inside `with backpack(...)`."
+                "there is no result for this group. Pass this same table, not a copy, to `computation.backward(loss, "
+                "[group])`; or to get_extension_hook, and call backward on the result of an extended loss function "
+                "inside `with backpack(...)`."
             ) from None
 
     def _hook(self, module: Module) -> None:

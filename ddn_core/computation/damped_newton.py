@@ -15,7 +15,7 @@ from ddn_core.plugins.strategy import Criterion, Damping
 
 
 class DirectionalDampedNewtonComputation(DirectionalComputation[tuple[Criterion, Damping], GroupStep]):
-    """BackPACK extension and hook that compute a directionally damped Newton step for each parameter group.
+    """Computation of a directionally damped Newton step for each parameter group.
 
     For a group with generalized Gauss-Newton matrix `G = V Vᵀ`, eigenpairs `(λ_k, e_k)`, and chosen directions k,
     the step is `s = Σ_k -γ̄_k / (λ̄_k + δ_k) e_k` with the directional gradients γ̄ and curvatures λ̄ of the loss, and
@@ -26,15 +26,13 @@ class DirectionalDampedNewtonComputation(DirectionalComputation[tuple[Criterion,
 
     Example:
         >>> computation = DirectionalDampedNewtonComputation()
-        >>> model, loss_function = extend(model), extend(loss_function)
         >>> group = {
         ...     "params": list(model.parameters()),
         ...     "criterion": {"kind": "top-k", "k": 4},
         ...     "damping": {"kind": "constant", "value": 1.0},
         ... }
         >>> loss = loss_function(model(X), y)
-        >>> with backpack(*computation.get_extensions(), extension_hook=computation.get_extension_hook([group])):
-        ...     loss.backward()
+        >>> computation.backward(loss, [group])
         >>> newton_step = computation.get_result(group)
     """
 

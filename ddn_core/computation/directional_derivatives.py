@@ -17,7 +17,7 @@ Derivatives = tuple[Tensor, Tensor, tuple[str, ...]]
 
 
 class DirectionalDerivativesComputation(DirectionalComputation[Criterion, Derivatives]):
-    """BackPACK extension and hook that compute the derivatives of each sample's loss along eigenvectors of the GGN.
+    """Computation of the derivatives of each sample's loss along eigenvectors of the GGN.
 
     For a group with generalized Gauss-Newton matrix `G = V Vᵀ` and the eigenvectors `e_k` that its criterion chooses,
     the result has the directional gradients `γ[n, k] = e_kᵀ g_n` and the directional curvatures
@@ -28,11 +28,9 @@ class DirectionalDerivativesComputation(DirectionalComputation[Criterion, Deriva
 
     Example:
         >>> computation = DirectionalDerivativesComputation()
-        >>> model, loss_function = extend(model), extend(loss_function)
         >>> group = {"params": list(model.parameters()), "criterion": {"kind": "top-k", "k": 4}}
         >>> loss = loss_function(model(X), y)
-        >>> with backpack(*computation.get_extensions(), extension_hook=computation.get_extension_hook([group])):
-        ...     loss.backward()
+        >>> computation.backward(loss, [group])
         >>> gammas, lambdas = computation.get_result(group)
     """
 

@@ -18,7 +18,7 @@ Eigenpairs = tuple[Tensor, list[Tensor], tuple[str, ...]]
 
 
 class EighComputation(Computation[Criterion, Eigenpairs]):
-    """BackPACK extension and hook that compute eigenpairs of the GGN of each parameter group.
+    """Computation of eigenpairs of the GGN of each parameter group.
 
     For a group with generalized Gauss-Newton matrix `G = V Vᵀ`, the result has the eigenpairs `G e_k = λ_k e_k` that
     the group's criterion chooses. The eigenvectors are orthonormal up to rounding, also close to the null space.
@@ -28,11 +28,9 @@ class EighComputation(Computation[Criterion, Eigenpairs]):
 
     Example:
         >>> computation = EighComputation()
-        >>> model, loss_function = extend(model), extend(loss_function)
         >>> group = {"params": list(model.parameters()), "criterion": {"kind": "top-k", "k": 4}}
         >>> loss = loss_function(model(X), y)
-        >>> with backpack(computation.get_extension(), extension_hook=computation.get_extension_hook([group])):
-        ...     loss.backward()
+        >>> computation.backward(loss, [group])
         >>> evals, evecs = computation.get_result(group)
     """
 

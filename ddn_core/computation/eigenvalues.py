@@ -15,7 +15,7 @@ Eigenvalues = tuple[Tensor, tuple[str, ...]]
 
 
 class EigvalshComputation(Computation[None, Eigenvalues]):
-    """BackPACK extension and hook that compute the eigenvalues of the GGN of each parameter group.
+    """Computation of the eigenvalues of the GGN of each parameter group.
 
     For a group with generalized Gauss-Newton matrix `G = V Vᵀ`, the result has all R eigenvalues of the Gram matrix
     `VᵀV`: the nonzero eigenvalues of G, and zeros. No eigenvectors are computed.
@@ -25,11 +25,9 @@ class EigvalshComputation(Computation[None, Eigenvalues]):
 
     Example:
         >>> computation = EigvalshComputation()
-        >>> model, loss_function = extend(model), extend(loss_function)
         >>> group = {"params": list(model.parameters())}
         >>> loss = loss_function(model(X), y)
-        >>> with backpack(computation.get_extension(), extension_hook=computation.get_extension_hook([group])):
-        ...     loss.backward()
+        >>> computation.backward(loss, [group])
         >>> evals = computation.get_result(group)
     """
 

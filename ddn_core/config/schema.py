@@ -66,10 +66,10 @@ class CurvatureConfig(TableModel):
         None, description="Indices of the samples in a batch that the GGN is computed from; all by default."
     )
     memory_budget: PositiveInt | Literal["auto"] | None = Field(
-        None,
+        "auto",
         description="Largest number of bytes that curvature may use in addition to the gradient's memory. The engine "
-        "slices its work to stay below this number, or raises an error before it begins if it cannot. `auto` stands "
-        "for the memory that is free; no limit by default.",
+        "slices its work to stay below this number, or raises an error before it begins if it cannot. `auto`, the "
+        "default, stands for the memory that is free.",
     )
     subsampling_lambdas: SampleIndices = Field(
         None,

@@ -2,8 +2,9 @@
 
 Data flows in one direction. Each file does one part::
 
-    capture/        loss.backward()                   -> Capture: factors for each group's parameters
-    factors/        rows of V that belong to a layer's parameters, in structured form
+    losses/         the loss function in the graph of a loss: root of its Hessian, coefficients of its gradient
+    capture/        the graph of a loss               -> Capture: factors for each group's parameters, for any model
+    factors/        rows of V that belong to a parameter, in structured form
     gram.py         factors of a group                -> GroupCurvature: VᵀV, V·w, Vᵀ·v
     spectrum.py     Gram matrix                       -> eigenvalues, Gram eigenvectors (krylov.py: the leading ones)
     directions.py   spectrum                          -> Directions: gammas, lambdas when first read (source.py)
@@ -20,7 +21,20 @@ The engine depends on torch, and on BackPACK in `capture/`; it knows no plugin, 
 packages use only what this module exports.
 """
 
-from ddn_core.engine.capture import Capture, CurvatureCapture, Subsampling, WantedParameter, concatenate
+from ddn_core.engine.capture import (
+    Capture,
+    CaptureSettings,
+    CurvatureCapture,
+    PlanStore,
+    Subsampling,
+    WantedParameter,
+    backward_as_usual,
+    backward_handed_to,
+    capture_loss,
+    captured_backward,
+    captured_gradient,
+    concatenate,
+)
 from ddn_core.engine.clock import STAGES, StageClock
 from ddn_core.engine.context import Context, GivenNorms
 from ddn_core.engine.cost import GroupRequest, StageEstimate, estimate, outputs_per_sample
@@ -43,7 +57,7 @@ from ddn_core.engine.step import (
     DirectionTable,
     GroupStep,
     StepSummary,
-    all_finite,
+    largest_entry,
     predicted_decrease,
 )
 from ddn_core.engine.terms import StepTerms
@@ -51,6 +65,7 @@ from ddn_core.engine.terms import StepTerms
 __all__ = [
     "STAGES",
     "Capture",
+    "CaptureSettings",
     "Choice",
     "Context",
     "Correction",
@@ -64,6 +79,7 @@ __all__ = [
     "GroupRequest",
     "GroupStep",
     "Outcome",
+    "PlanStore",
     "QuadraticModel",
     "StageClock",
     "StageEstimate",
@@ -71,13 +87,18 @@ __all__ = [
     "StepTerms",
     "Subsampling",
     "WantedParameter",
-    "all_finite",
+    "backward_as_usual",
+    "backward_handed_to",
+    "capture_loss",
+    "captured_backward",
+    "captured_gradient",
     "concatenate",
     "damped_newton_step",
     "eigendecompose",
     "estimate",
     "group_directions",
     "group_eigenvalues",
+    "largest_entry",
     "outputs_per_sample",
     "predicted_decrease",
     "quadratic_model",

@@ -6,21 +6,17 @@ The model runs on torch's meta device: nothing is computed, and no memory of the
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn import Module
 
-from ddn_core.engine.capture.factor_specs import FactorSpec, factor_specs
-from ddn_core.engine.capture.loss import LOSSES
-from ddn_core.engine.capture.plan import CapturePlan, plan_capture
+from ddn_core.engine.capture.budget import CapturePlan, plan_capture
+from ddn_core.engine.capture.destinations import WantedParameter
 from ddn_core.engine.capture.subsampling import Subsampling
-from ddn_core.engine.capture.tape import computing_dtype
-from ddn_core.engine.capture.tracing import traced_calls
+from ddn_core.engine.capture.tracing import traced_graph
 from ddn_core.engine.krylov import is_worthwhile
-from ddn_core.errors import CurvatureError
 
 OPERATIONS_PER_SECOND = 1e11
 """Rate of matrix products on two current CPU cores; for the shares of the time only the ratios of the rates matter."""
@@ -70,7 +66,6 @@ class GroupRequest:
     is_solved: bool
 
 
-@torch.no_grad()
 def estimate(
     model: Module,
     loss_function: Module,
@@ -95,63 +90,72 @@ def estimate(
 
     Raises:
         ArgumentError: A sample index is outside of the batch.
-        CurvatureError: A layer or the loss is not supported.
+        CurvatureError: The loss is not supported.
         MemoryBudgetError: The smallest slices need more than the budget.
     """
-    if type(loss_function) not in LOSSES:
-        supported = ", ".join(kind.__name__ for kind in LOSSES)
-        raise CurvatureError(f"loss function {type(loss_function).__name__} is not supported. Use one of {supported}.")
     subsampling = subsampling or Subsampling()
     subsampling.check_in_batch(len(inputs))
-    shadow = copy.deepcopy(model).to("meta")
-    numbers = {
-        id(own): number
+    shadow, evaluate = _on_meta(model, loss_function)
+    wanted = {
+        id(own): WantedParameter(group.names[id(original)], own, number)
         for number, group in enumerate(groups)
         for own, original in zip(shadow.parameters(), model.parameters(), strict=True)
         if id(original) in group.names
     }
-    calls, output = traced_calls(shadow, inputs.to("meta"))
-    specs = factor_specs(calls, numbers)
-    per_sample = mc_samples or output[0].numel()
-    dtype = computing_dtype(output.dtype)
-    spec_groups = [numbers[id(spec.parameters[0])] for spec in specs]
-    chosen = subsampling.of_batch(len(inputs))
+    traced = traced_graph(evaluate, inputs, targets, wanted)
+    per_sample = mc_samples or traced.samples.elements(traced.graph.shapes[traced.graph.output])
+    chosen = subsampling.of_batch(traced.samples.samples)
     in_span = not mc_samples and chosen.columns_cover_gradient
-    plan = plan_capture(calls, specs, spec_groups, per_sample, dtype, chosen, in_span).within(memory_budget)
-    return plan, _stages(plan, groups, _names(model, shadow, groups), specs)
+    plan = plan_capture(
+        traced.graph,
+        traced.destinations,
+        {key: entry.group for key, entry in wanted.items()},
+        per_sample,
+        traced.dtype,
+        traced.samples,
+        chosen,
+        in_span,
+    ).within(memory_budget)
+    names = [
+        *(", ".join(wanted[id(own)].name for own in use.parameters) for use in traced.destinations.uses),
+        *(wanted[key].name for key, _, _ in traced.destinations.parameters_below(traced.graph)),
+    ]
+    return plan, _stages(plan, groups, names)
 
 
-@torch.no_grad()
-def outputs_per_sample(model: Module, inputs: Tensor) -> int:
+def outputs_per_sample(model: Module, loss_function: Module, inputs: Tensor, targets: Tensor) -> int:
     """Return the number of model outputs for each sample, from shapes alone.
 
     Raises:
-        CurvatureError: A layer is not supported.
+        CurvatureError: The loss is not supported.
     """
-    _, output = traced_calls(copy.deepcopy(model).to("meta"), inputs.to("meta"))
-    return output[0].numel()
+    shadow, evaluate = _on_meta(model, loss_function)
+    wanted = {id(own): WantedParameter("", own, 0) for own in shadow.parameters() if own.requires_grad}
+    traced = traced_graph(evaluate, inputs, targets, wanted)
+    return traced.samples.elements(traced.graph.shapes[traced.graph.output])
 
 
-def _names(model: Module, shadow: Module, groups: Sequence[GroupRequest]) -> dict[int, str]:
-    """Return the names of the parameters of the meta copy, by `id`."""
-    known = {key: name for group in groups for key, name in group.names.items()}
-    pairs = zip(shadow.parameters(), model.parameters(), strict=True)
-    return {id(own): known[id(original)] for own, original in pairs if id(original) in known}
+def _on_meta(model: Module, loss_function: Module) -> tuple[Module, Callable[[Tensor, Tensor], Tensor]]:
+    """Return a copy of the model on the meta device, and the loss of a batch there."""
+    shadow, loss = copy.deepcopy(model).to("meta"), copy.deepcopy(loss_function).to("meta")
+
+    def evaluate(inputs: Tensor, targets: Tensor) -> Tensor:
+        result: Tensor = loss(shadow(inputs), targets)
+        return result
+
+    return shadow, evaluate
 
 
-def _stages(
-    plan: CapturePlan, groups: Sequence[GroupRequest], names: Mapping[int, str], specs: Sequence[FactorSpec]
-) -> list[StageEstimate]:
+def _stages(plan: CapturePlan, groups: Sequence[GroupRequest], names: Sequence[str]) -> list[StageEstimate]:
     rows = [
         StageEstimate(
             None, "backpropagation", plan.columns, "chunks", plan.propagation_operations, plan.chunk_bytes, 0.0
         )
     ]
-    moved = [float(plan.columns * plan.itemsize * plan.slope_elements)]
+    moved = [float(plan.columns * plan.itemsize * plan.site_elements)]
     for number, group in enumerate(groups):
-        own = [(planned, spec) for planned, spec in zip(plan.factors, specs, strict=True) if planned.group == number]
-        for planned, spec in own:
-            stage = ", ".join(names[id(parameter)] for parameter in spec.parameters)
+        own = [(planned, name) for planned, name in zip(plan.factors, names, strict=True) if planned.group == number]
+        for planned, stage in own:
             method = planned.contraction if planned.storage == "structured" else "kept formed"
             rows.append(
                 StageEstimate(

@@ -15,6 +15,7 @@ If the gradient is not in the span of V, and the complement is included, then `p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +27,7 @@ from ddn_core.engine.clock import StageClock
 from ddn_core.engine.gram import GroupCurvature
 from ddn_core.engine.source import gammas_in_span
 from ddn_core.engine.spectrum import Spectrum, check_finite, eigendecompose
-from ddn_core.engine.step import Correction, DampedDirections, DirectionTable, GroupStep, checked_step
+from ddn_core.engine.step import Correction, DampedDirections, DirectionTable, GroupStep, largest_entry, step_not_finite
 from ddn_core.engine.terms import StepTerms
 
 ROUNDING = 4.0
@@ -218,26 +219,32 @@ def solved_step(
     with clock.stage("gram"):
         side = GgnSide(*curvature.ggn_and_gradient) if is_ggn_smaller else GramSide.of(curvature)
     matrix, dtype = side.matrix, curvature.capture.dtype
-    check_finite(matrix)
     decay = 0.0 if terms is None else terms.decay
-    shift, trace = damping + decay, float(matrix.diagonal().sum())
-    if shift <= ROUNDING * len(matrix) ** 0.5 * curvature.precision * trace:
+    shift, trace = damping + decay, matrix.diagonal().sum()
+    if shift <= 0:
         return None
     with clock.stage("spectrum"):
         factor, vectors, right = (0.0 if is_ggn_smaller else -1 / shift), None, side.gradient
         if terms is not None:
             vectors = _projected(curvature, terms).to(matrix.dtype)
             right = side.right_side(terms, vectors, factor)
-        needs_float64 = len(matrix) <= EXACT_COLUMNS or shift < 1e-3 * trace
-        solution = _solve(matrix, shift, right, torch.float64 if needs_float64 else matrix.dtype)
-    if solution is None:
-        return None
+        needs_float64 = len(matrix) <= EXACT_COLUMNS or shift < 1e-3 * float(trace)
+        solution, failed = _solve(matrix, shift, right, torch.float64 if needs_float64 else matrix.dtype)
     with clock.stage("step"):
         outside = None if in_span or is_ggn_smaller else curvature.gradient_in_parameters()
         correction = Correction(-solution.to(dtype), curvature.combine_coordinates, factor)
-        moves = checked_step(correction.step(terms, outside, curvature.reached))
+        moves = correction.step(terms, outside, curvature.reached)
+        # one look at all verdicts, since each waits for the device
+        verdicts = [matrix.sum(), trace, failed, largest_entry(moves)]
+        total, size, has_failed, largest = torch.stack([one.double() for one in verdicts]).tolist()
+    if not math.isfinite(total):
+        check_finite(matrix)
+    if has_failed or shift <= ROUNDING * len(matrix) ** 0.5 * curvature.precision * size:
+        return None
+    if not math.isfinite(largest):
+        raise step_not_finite()
     summary = SolvedSummary(side, solution, damping, decay, vectors, curvature.capture.columns, dtype)
-    return GroupStep(moves, summary, curvature.reached, factor, damping, decompose)
+    return GroupStep(moves, summary, curvature.reached, factor, damping, decompose, largest)
 
 
 def _projected(curvature: GroupCurvature, terms: StepTerms) -> Tensor:
@@ -246,11 +253,10 @@ def _projected(curvature: GroupCurvature, terms: StepTerms) -> Tensor:
     return curvature.flatten(vectors) if curvature.is_ggn_smaller else curvature.project(vectors).T
 
 
-def _solve(matrix: Tensor, shift: float, right: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """Return `(M + shift I)⁻¹ right`, solved in a dtype; `None` if the matrix is not positive definite there."""
+def _solve(matrix: Tensor, shift: float, right: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return `(M + shift I)⁻¹ right`, and whether the solver failed since M is not positive definite."""
     shifted = matrix.to(dtype, copy=True)
     shifted.diagonal().add_(shift)
     factor, failed = torch.linalg.cholesky_ex(shifted)
-    if bool(failed):
-        return None
-    return torch.cholesky_solve(right.to(dtype)[:, None], factor)[:, 0].to(matrix.dtype)
+    del shifted  # the solver copies the factor
+    return torch.cholesky_solve(right.to(dtype)[:, None], factor)[:, 0].to(matrix.dtype), failed

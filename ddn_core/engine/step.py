@@ -230,6 +230,7 @@ class GroupStep:
     complement_factor: float
     uniform_damping: float | None = None
     decompose: Callable[[], DampedDirections] | None = None
+    largest: float | None = None
 
     @cached_property
     def directions(self) -> DampedDirections:
@@ -249,12 +250,21 @@ def checked_step(step: Sequence[Tensor]) -> tuple[Tensor, ...]:
     Raises:
         NonFiniteError: The step has NaN or infinite entries.
     """
-    if not all_finite(step):
-        raise NonFiniteError("the step has NaN or infinite entries. Damp more, scale the loss, or use float64.")
-    return tuple(step)
+    step = tuple(step)
+    if not torch.isfinite(largest_entry(step)):
+        raise step_not_finite()
+    return step
 
 
-def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """Return whether all entries of all tensors are finite."""
-    # The sum is cheaper, but a sum of finite numbers can overflow.
-    return all(bool(tensor.sum().isfinite()) or bool(torch.isfinite(tensor).all()) for tensor in tensors)
+def step_not_finite() -> NonFiniteError:
+    """Return the error for a step with NaN or infinite entries."""
+    return NonFiniteError("the step has NaN or infinite entries. Damp more, scale the loss, or use float64.")
+
+
+def largest_entry(tensors: Iterable[Tensor]) -> Tensor:
+    """Return the largest absolute value of all tensors, of one device, as a scalar; NaN if there is one."""
+    sizes = torch._foreach_norm([tensor for tensor in tensors if tensor.numel()], float("inf"))
+    if not sizes:
+        return torch.zeros(())
+    dtype = sizes[0].dtype
+    return torch.stack([size if size.dtype == dtype else size.to(dtype) for size in sizes]).amax()

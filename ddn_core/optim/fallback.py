@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import LBFGS, SGD, Adam, AdamW, Optimizer
 
@@ -55,16 +56,17 @@ class FallbackUpdate:
         inner.state = defaultdict(dict, {own: copy.deepcopy(state[p]) for p, own in pairs if p in state})
         try:
             inner.step()
-            check_targets(self.targets(1.0))
+            check_targets(own.detach() for own in self._copies)
         except Exception as error:
             kind = NonFiniteError if isinstance(error, NonFiniteError) else CurvatureError
             raise kind(f"{where}: {error} No parameter has been touched.") from error
         self._new_state = {parameter: inner.state[own] for parameter, own in pairs if own in inner.state}
 
-    def targets(self, factor: float) -> list[Tensor | None]:
-        """Return the parameters after a part of the step."""
-        pairs = zip(self.parameters, self._copies, strict=True)
-        return [own.detach() if factor == 1.0 else p.detach().lerp(own.detach(), factor) for p, own in pairs]
+    @torch.no_grad()
+    def apply(self, factor: float) -> None:
+        """Move the parameters by a part of the step from their current values."""
+        for parameter, own in zip(self.parameters, self._copies, strict=True):
+            parameter.copy_(own if factor == 1.0 else parameter.lerp(own, factor))
 
     def commit(self) -> None:
         """Write the state that torch's optimizer has after the step; its tensors are new, its tables are not."""

@@ -8,12 +8,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from backpack import backpack
+from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from ddn_core.config import Config, CurvatureConfig, FallbackTable, FirstOrder, GroupConfig, StepConfig
-from ddn_core.engine import Context, Directions, group_directions
+from ddn_core.engine import Context, Directions, WantedParameter, group_directions
 from ddn_core.errors import ArgumentError, CurvatureError, NonFiniteError
 from ddn_core.generators import DeviceGenerators
 from ddn_core.optim.fallback import FallbackUpdate, fallback_group
@@ -43,16 +43,15 @@ class DirectionalDampedNewton(Optimizer):
     `θ ← θ + lr · Σ_k -γ̄_k / (λ̄_k + δ_k) e_k` over the directions k that the group's criterion chooses, with the
     dampings δ that its damping computes (Dangel, Tatzel, Hennig 2022, section 2).
 
-    Model and loss function must be extended with `backpack.extend`, and forward and backward pass happen inside
-    `with optimizer.curvature():`, or in a closure that `step(closure)` calls there.
+    The model may be any model of PyTorch. `optimizer.backward(loss)` takes the place of `loss.backward()`; the backward
+    pass may also be inside `with optimizer.curvature():`, or in a closure that `step(closure)` calls there.
 
     Example:
         >>> optimizer = DirectionalDampedNewton(model.named_parameters(), lr=1.0)
         >>> for X, y in loader:
         ...     optimizer.zero_grad()
-        ...     with optimizer.curvature():
-        ...         loss = loss_function(model(X), y)
-        ...         loss.backward()
+        ...     loss = loss_function(model(X), y)
+        ...     optimizer.backward(loss)
         ...     optimizer.step()
 
     Attributes:
@@ -109,12 +108,12 @@ class DirectionalDampedNewton(Optimizer):
         super().__init__(tables, {**GROUP_DEFAULTS, "lr": lr})
 
     def _connect(self) -> None:
-        """Create the BackPACK extension, with an empty record of passes."""
-        self._passes = CurvaturePasses()
+        """Begin with an empty record of passes."""
+        self._passes = CurvaturePasses(self._settings, self._progress.generators)
         self.last_step = ()
-        self._extension = self._passes.extension(
-            lambda: wanted_parameters(self.param_groups, self.refreshes), self._settings, self._progress.generators
-        )
+
+    def _wanted(self) -> dict[int, WantedParameter]:
+        return wanted_parameters(self.param_groups, self.refreshes)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the contents of a copy or a pickle; passes that no step has used are left out."""
@@ -143,6 +142,45 @@ class DirectionalDampedNewton(Optimizer):
         except ValueError as error:
             raise ArgumentError(f"{where}: {error}") from error
 
+    def backward(
+        self, loss: Tensor, samples: int | None = None, *, purpose: Purpose = "all", retain_graph: bool = False
+    ) -> None:
+        """Compute gradients and curvature of a loss: the place of `loss.backward()`.
+
+        The loss may come from any model. Calls before a step add up, as gradients do in torch: for micro-batches,
+        multiply each loss by its share of the whole, and the step is that of the concatenated batch. Once the gradients
+        have been cleared, by `zero_grad()`, the next call begins anew.
+
+        Args:
+            loss: Loss, a scalar: mean squared error, cross-entropy, or binary cross-entropy with logits, as a module or
+                as a function, times a constant.
+            samples: Number of samples in the batch. By default it is read from the model output: the length of its
+                first axis, also if the output was flattened before the loss.
+            purpose: Purpose of the pass: `"all"` of the step, its `"directions"`, or the `"derivatives"` along them.
+            retain_graph: Whether the graph is kept for another backward pass.
+
+        Raises:
+            ArgumentError: `purpose` is unknown, or `samples` does not fit the output.
+            CurvatureError: The loss is not supported; no gradient has been written. Or the gradients are not those of
+                the loss alone.
+            MemoryBudgetError: The curvature does not fit the memory budget.
+            NonFiniteError: The loss is not finite, and such steps are not skipped.
+        """
+        try:
+            self._passes.run(loss, purpose, None, self._wanted, samples, retain_graph=retain_graph)
+        except NonFiniteError:
+            if self._rules.on_nonfinite == "error":
+                raise
+            self._passes.fail(purpose)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients, as torch's optimizers do, and forget the passes that gave them.
+
+        A pass for the directions alone is kept, since the pass for the derivatives follows it.
+        """
+        super().zero_grad(set_to_none)
+        self._passes.discard()
+
     @contextmanager
     def curvature(self, purpose: Purpose = "all", *, accumulate: bool = False) -> Iterator[None]:
         """Return a context in which one backward pass gives the curvature for the next `step()`.
@@ -160,12 +198,11 @@ class DirectionalDampedNewton(Optimizer):
 
         Raises:
             ArgumentError: `purpose` is unknown.
-            CurvatureError: From `backward()`: the model or the loss function is not extended, a layer is not
-                supported, the loss is not finite (unless such steps are skipped). Gradients are then either unchanged
-                or complete.
+            CurvatureError: From `backward()`, as in `optimizer.backward`.
+            NonFiniteError: From `backward()`: the loss is not finite, and such steps are not skipped.
         """
         try:
-            with self._passes.block(purpose, accumulate), backpack(self._extension):
+            with self._passes.block(purpose, accumulate, self._wanted):
                 yield
         except NonFiniteError:
             if self._rules.on_nonfinite == "error":
@@ -280,7 +317,7 @@ class DirectionalDampedNewton(Optimizer):
         if needed and closure is None:
             raise ArgumentError(f"{needed} requires the loss after the step. Call step(closure).")
         rule, count = self._rules.on_increase, self.step_count
-        evaluate = partial(evaluate_loss, closure, self.param_groups, rule) if needed and closure else None
+        evaluate = partial(self._evaluate, closure, rule) if needed and closure else None
         tries = 1 + (self._rules.attempts if rule == "damp" else 0)
         while tries:
             tries -= 1
@@ -299,6 +336,11 @@ class DirectionalDampedNewton(Optimizer):
                 self._progress.undone_steps += not verdict.taken
             self._record(own, verdict, captures.loss, count)
         return verdict.loss
+
+    def _evaluate(self, closure: Callable[[], Any], rule: str) -> float:
+        """Return the loss that a closure computes, without curvature."""
+        with self._passes.paused():
+            return evaluate_loss(closure, self.param_groups, rule)
 
     def _plans(self, captures: StepCaptures) -> dict[int, PlannedUpdate]:
         """Return the planned update of each group."""

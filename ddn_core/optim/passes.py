@@ -5,14 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor
 
 from ddn_core.config import CurvatureConfig
-from ddn_core.engine import Capture, CurvatureCapture, GroupMemo, WantedParameter, concatenate
+from ddn_core.engine import (
+    Capture,
+    CaptureSettings,
+    GroupMemo,
+    PlanStore,
+    Subsampling,
+    WantedParameter,
+    backward_as_usual,
+    backward_handed_to,
+    captured_backward,
+    concatenate,
+)
 from ddn_core.errors import ArgumentError, CurvatureError
 from ddn_core.generators import DeviceGenerators
+
+Wanted = Callable[[], Mapping[int, WantedParameter]]
 
 Purpose = Literal["all", "directions", "derivatives"]
 """Purpose of a curvature pass: the whole step, its directions, or the derivatives along them."""
@@ -52,83 +66,131 @@ class StepCaptures:
 class CurvaturePasses:
     """Record of the backward passes since the last step."""
 
-    def __init__(self) -> None:
-        self._directions: list[Capture] = []
-        self._derivatives: list[Capture] = []
-        self._open: list[Capture] | None = None
-        self._done = False
-        self._failed: set[Purpose] = set()
-
-    def extension(
-        self,
-        wanted: Callable[[], Mapping[int, WantedParameter]],
-        settings: CurvatureConfig,
-        generators: DeviceGenerators,
-    ) -> CurvatureCapture:
-        """Return the BackPACK extension that delivers its captures to this record.
+    def __init__(self, settings: CurvatureConfig, generators: DeviceGenerators) -> None:
+        """Begin without passes.
 
         Args:
-            wanted: Returns the parameters whose factors are wanted, by `id`.
             settings: Settings of the curvature.
             generators: Random generators of the Monte-Carlo samples.
         """
-        return CurvatureCapture(
-            wanted=wanted,
-            begin=self.begin,
-            deliver=self.receive,
-            subsampling_grad=settings.subsampling_grad,
-            subsampling_ggn=settings.subsampling_ggn,
-            subsampling_lambdas=settings.subsampling_lambdas,
-            mc_samples=settings.sample_count,
-            generator=generators,
-            memory_budget=settings.memory_budget,
+        self._settings = CaptureSettings(
+            Subsampling(settings.subsampling_grad, settings.subsampling_ggn, settings.subsampling_lambdas),
+            settings.sample_count,
+            generators,
+            settings.memory_budget,
         )
+        self._plans = PlanStore()
+        self._directions: list[Capture] = []
+        self._derivatives: list[Capture] = []
+        self._is_whole = True
+        self._is_paused = False
+        self._failed: set[Purpose] = set()
 
     @contextmanager
-    def block(self, purpose: Purpose, accumulate: bool) -> Iterator[None]:
-        """Return a context for one backward pass.
+    def block(self, purpose: Purpose, accumulate: bool, wanted: Wanted) -> Iterator[None]:
+        """Return a context in which `loss.backward()` is one backward pass with curvature.
 
         Args:
             purpose: `"all"` for the whole step, `"directions"` or `"derivatives"` for one half of it.
             accumulate: Whether the pass is a further micro-batch, rather than a replacement of the last pass.
+            wanted: Returns the parameters whose factors are wanted, by `id`.
 
         Raises:
             ArgumentError: The purpose is unknown.
         """
-        if purpose not in get_args(Purpose):
-            raise ArgumentError(f"purpose is {purpose!r}. Use one of {', '.join(map(repr, get_args(Purpose)))}.")
-        self._open, self._done = (self._derivatives if purpose == "derivatives" else self._directions), False
+        check_purpose(purpose)
+        done = False
+
+        def run(
+            tensors: Any,
+            grad_tensors: Any = None,
+            retain_graph: bool | None = None,
+            create_graph: bool = False,
+            grad_variables: Any = None,
+            inputs: Any = None,
+        ) -> None:
+            nonlocal done
+            if done:
+                raise CurvatureError(
+                    "a second backward pass in one `with optimizer.curvature():`. Its curvature would replace the "
+                    "first's, while its gradient adds up. Use a block for each: with a step in between, or, for "
+                    "micro-batches, `optimizer.curvature(accumulate=True)`."
+                )
+            done = True
+            losses = [tensors] if isinstance(tensors, Tensor) else list(tensors)
+            if len(losses) != 1:
+                raise CurvatureError(
+                    f"backward was called on {len(losses)} tensors at once. Call it on one loss, a scalar."
+                )
+            gradient = grad_tensors[0] if isinstance(grad_tensors, Sequence) else grad_tensors
+            self.run(losses[0], purpose, accumulate, wanted, None, gradient, retain_graph, create_graph, inputs)
+
+        with backward_handed_to(run):
+            yield
+
+    def run(
+        self,
+        loss: Any,
+        purpose: Purpose,
+        accumulate: bool | None,
+        wanted: Wanted,
+        samples: int | None = None,
+        gradient: Tensor | None = None,
+        retain_graph: bool | None = None,
+        create_graph: bool = False,
+        inputs: Any = None,
+    ) -> None:
+        """Run the backward pass of a loss, and record its capture.
+
+        Args:
+            loss: The loss.
+            purpose: Purpose of the pass.
+            accumulate: Whether the pass adds to earlier passes for the same purpose; `None` if it adds unless their
+                gradients were cleared.
+            wanted: Returns the parameters whose factors are wanted, by `id`.
+            samples: Number of samples in the batch; found in the graph by default.
+            gradient: Constant by which the loss is multiplied.
+            retain_graph: As in `Tensor.backward`.
+            create_graph: As in `Tensor.backward`.
+            inputs: As in `Tensor.backward`.
+
+        Raises:
+            ArgumentError: The purpose is unknown.
+            CurvatureError: The loss is not supported, or its gradients would add to those of an earlier pass whose
+                curvature is replaced.
+            NonFiniteError: The loss is not finite.
+        """
+        check_purpose(purpose)
+        if self._is_paused:
+            with backward_as_usual():
+                torch.autograd.backward(loss, gradient, retain_graph, create_graph, inputs=inputs)
+            return
+        parameters = wanted()
+        place = self._derivatives if purpose == "derivatives" else self._directions
+        are_cleared = all(entry.parameter.grad is None for entry in parameters.values())
+        if place and accumulate is False and not are_cleared:
+            raise CurvatureError(
+                "there was a curvature pass since the last step, and its gradients are still there: those of this pass "
+                "would be added, while its curvature would replace the other. Call zero_grad() to discard the earlier "
+                "pass, or `optimizer.curvature(accumulate=True)` to add to it."
+            )
+        if accumulate is None:
+            accumulate = not are_cleared
         if purpose == "all":
             self._derivatives.clear()
         if not accumulate:
-            self._open.clear()
+            place.clear()
             self._failed -= {purpose} if purpose != "all" else {"all", "directions", "derivatives"}
         try:
-            yield
-        except BaseException:
-            self._open.clear()  # the gradients include those of the failed pass, which has no curvature
-            raise
-        finally:
-            self._open = None
-
-    def begin(self) -> None:
-        """Record that a backward pass begins.
-
-        Raises:
-            CurvatureError: It is the second pass in its block.
-        """
-        if self._done:
-            raise CurvatureError(
-                "a second backward pass in one `with optimizer.curvature():`. Its curvature would replace the first's, "
-                "while its gradient adds up. Use a block for each: with a step in between, or, for micro-batches, "
-                "`optimizer.curvature(accumulate=True)`."
+            capture = captured_backward(
+                loss, parameters, self._settings, self._plans, samples, gradient, retain_graph, create_graph, inputs
             )
-
-    def receive(self, capture: Capture) -> None:
-        """Record the capture of a backward pass."""
-        assert self._open is not None
-        self._open.append(capture)
-        self._done = True
+        except BaseException:
+            place.clear()  # the gradients may include those of the failed pass, which has no curvature
+            raise
+        place.append(capture)
+        if purpose != "derivatives":
+            self._is_whole = purpose == "all"
 
     def result(self) -> StepCaptures:
         """Return the captures that the next step is computed from.
@@ -140,11 +202,27 @@ class CurvaturePasses:
             missing = " for the directions" if self._derivatives else ""
             raise CurvatureError(
                 f"step() needs a curvature pass{missing} since the last step. Call loss.backward() inside "
-                "`with optimizer.curvature():`, with model and loss function extended by backpack.extend."
+                "`with optimizer.curvature():`, or optimizer.backward(loss)."
             )
         return StepCaptures(
             concatenate(self._directions), concatenate(self._derivatives) if self._derivatives else None
         )
+
+    def discard(self) -> None:
+        """Forget the passes whose gradients are cleared: all but those that give directions alone."""
+        if self._is_whole:
+            self._directions.clear()
+        self._derivatives.clear()
+        self._failed -= {"all", "derivatives"}
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Return a context in which backward passes give gradients alone."""
+        self._is_paused = True
+        try:
+            yield
+        finally:
+            self._is_paused = False
 
     def clear(self) -> None:
         """Forget all passes, once the step has been made."""
@@ -165,3 +243,9 @@ class CurvaturePasses:
     def is_empty(self) -> bool:
         """True if there was no pass since the last step."""
         return not (self._directions or self._derivatives or self.failed)
+
+
+def check_purpose(purpose: str) -> None:
+    """Raise an `ArgumentError` if a purpose is unknown."""
+    if purpose not in get_args(Purpose):
+        raise ArgumentError(f"purpose is {purpose!r}. Use one of {', '.join(map(repr, get_args(Purpose)))}.")

@@ -19,8 +19,8 @@ from ddn_core.engine import (
     StageClock,
     StepSummary,
     StepTerms,
-    all_finite,
     damped_newton_step,
+    largest_entry,
     quadratic_model,
 )
 from ddn_core.errors import CurvatureError, NonFiniteError, StrategyError
@@ -65,9 +65,21 @@ class GroupUpdate:
             if move is None:
                 yield None
                 continue
-            own = parameter.detach()
-            start = own if not self.decay else own * (1 - factor * self.decay)
+            start = parameter if not self.decay else parameter * (1 - factor * self.decay)
             yield torch.add(start, move, alpha=factor * self.factor).to(parameter.dtype)
+
+    @torch.no_grad()
+    def apply(self, factor: float) -> None:
+        """Move the parameters by a part of the step from their current values."""
+        moves = [move for move in self.moves if move is not None]
+        moved = [own for own, move in zip(self.parameters, self.moves, strict=True) if move is not None]
+        if not self.decay and all(own.dtype == move.dtype for own, move in zip(moved, moves, strict=True)):
+            if moves:
+                torch._foreach_add_(moved, moves, alpha=factor * self.factor)
+            return
+        for parameter, target in zip(self.parameters, self.targets(factor), strict=True):
+            if target is not None:
+                parameter.copy_(target)
 
     def commit(self) -> None:
         """Write momentum and memory of the step."""
@@ -154,7 +166,8 @@ def plan_group(
                 state=state,
                 new_state=new_state,
             )
-            check_targets(plan.targets(1.0))
+            if is_shaped or step.largest is None or not plan.factor * step.largest < _room(group["params"]):
+                check_targets(plan.targets(1.0))
             return plan
     except StrategyError:
         raise
@@ -163,13 +176,18 @@ def plan_group(
         raise kind(f"{where}: {error} No parameter has been touched.") from error
 
 
+def _room(parameters: Sequence[Tensor]) -> float:
+    """Return the length up to which a move cannot make an ordinary parameter infinite."""
+    return 1e-3 * min(torch.finfo(parameter.dtype).max for parameter in parameters)
+
+
 def check_targets(targets: Iterable[Tensor | None]) -> None:
     """Raise unless parameters are finite after a step.
 
     Raises:
         NonFiniteError: A parameter is not finite.
     """
-    if not all_finite(target for target in targets if target is not None):
+    if not torch.isfinite(largest_entry(target for target in targets if target is not None)):
         raise NonFiniteError("lr times the step is not finite. Damp more, or lower lr.")
 
 

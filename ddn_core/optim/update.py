@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,8 +19,8 @@ class PlannedUpdate(Protocol):
     def parameters(self) -> Sequence[Tensor]:
         """The group's parameters."""
 
-    def targets(self, factor: float) -> Iterable[Tensor | None]:
-        """Return the parameters after a part of the step from their current values; `None` for one that stays."""
+    def apply(self, factor: float) -> None:
+        """Move the parameters by a part of the step from their current values."""
 
     def commit(self) -> None:
         """Write the state that belongs to the step, such as momentum."""
@@ -60,7 +60,8 @@ def settle(
     try:
         if is_revocable:
             before_update = [[p.detach().clone() for p in plan.parameters] for plan in plans]
-        _apply(plans)
+        for plan in plans:
+            plan.apply(1.0)
         verdict = Verdict(1.0, None, before)
         if evaluate is not None:
             loss = evaluate()
@@ -92,20 +93,12 @@ def _shorten(
     for _ in range(rules.attempts if rules.on_increase == "shorten" else 0):
         taken *= rules.shrink
         _restore(plans, before_update)
-        _apply(plans, taken)
+        for plan in plans:
+            plan.apply(taken)
         if (loss := evaluate()) <= before:
             return Verdict(taken, loss_after, loss)
     _restore(plans, before_update)
     return Verdict(0.0, loss_after, before)
-
-
-@torch.no_grad()
-def _apply(plans: Sequence[PlannedUpdate], factor: float = 1.0) -> None:
-    """Move the parameters by a part of the step."""
-    for plan in plans:
-        for parameter, target in zip(plan.parameters, plan.targets(factor), strict=True):
-            if target is not None:
-                parameter.copy_(target)
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ class ProblemParts:
     """A loaded problem.
 
     Attributes:
-        model: Module made of layers that the engine supports; `ddn train` extends it.
+        model: Any module that takes a batch of inputs.
         loss_function: Loss module with mean or sum reduction.
         train_batches: Batches `(inputs, targets)` of the training data; iterated once per epoch.
         test_batches: Batches of the test data.

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any, Protocol
 
 import torch
-from backpack import extend
 from torch import Tensor
 from torch.optim import Optimizer, lr_scheduler
 
@@ -55,12 +54,11 @@ class NewtonStepper:
     """Steps of `DirectionalDampedNewton`."""
 
     def __init__(self, config: Config, parts: ProblemParts) -> None:
-        """Extend model and loss for BackPACK, and create the optimizer."""
+        """Create the optimizer."""
         self._forward = Forward(parts, config)
-        self._model = extend(parts.model)
+        self._model = parts.model
         self._optimizer = DirectionalDampedNewton(self._model.named_parameters(), groups=config)
         self._shortens = config.step.on_increase == "shorten"  # the first loss is the one after the whole step
-        extend(parts.loss_function)
 
     @property
     def optimizer(self) -> DirectionalDampedNewton:
@@ -71,9 +69,8 @@ class NewtonStepper:
         """Make a step on a batch, and evaluate the loss after it if something needs that loss."""
         optimizer = self._optimizer
         optimizer.zero_grad()
-        with optimizer.curvature():
-            loss = self._forward(inputs, targets)
-            loss.backward()  # type: ignore[no-untyped-call]
+        loss = self._forward(inputs, targets)
+        optimizer.backward(loss)
         if record is not None:
             record(optimizer, loss.item())
         seen: list[float] = []
@@ -117,7 +114,7 @@ class NewtonStepper:
 
 
 class TorchStepper:
-    """Steps of an optimizer of torch, without BackPACK."""
+    """Steps of an optimizer of torch."""
 
     def __init__(self, config: Config, parts: ProblemParts) -> None:
         """Create the optimizer."""

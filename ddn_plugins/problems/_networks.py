@@ -1,4 +1,4 @@
-"""The networks of the problems, made of layers that the engine supports."""
+"""The networks of the problems."""
 
 from __future__ import annotations
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import torch
-from backpack import extend
 from torch import nn
 from torch.nn.utils import parameters_to_vector
 
 from ddn_core import DirectionalDampedNewton
-from ddn_core.engine.capture import finish
+from ddn_core.engine.capture.backward_pass import CurvaturePass
 
 ALL, TOP = {"kind": "all"}, {"kind": "top-k", "k": 3}
 CONSTANT = {"kind": "constant", "value": 0.1}
@@ -52,16 +51,15 @@ class Trainer:
 
     def __init__(self, make, criterion=ALL, damping=CONSTANT, groups=None, samples=12, **curvature):
         self.model, self.inputs, self.targets = make(samples)
-        self.model, self.inputs = extend(self.model.double()), self.inputs.double()
-        self.loss_function = extend(nn.CrossEntropyLoss())
+        self.model, self.inputs = self.model.double(), self.inputs.double()
+        self.loss_function = nn.CrossEntropyLoss()
         groups = groups or [["*"]]
         tables = [{"params": names, "criterion": criterion, "damping": damping} for names in groups]
         self.optimizer = DirectionalDampedNewton(self.model.named_parameters(), tables, curvature=curvature)
 
     def backward(self):
         self.optimizer.zero_grad()
-        with self.optimizer.curvature():
-            self.loss_function(self.model(self.inputs), self.targets).backward()
+        self.optimizer.backward(self.loss_function(self.model(self.inputs), self.targets))
 
     def step(self):
         """Return the move of a step."""
@@ -72,12 +70,12 @@ class Trainer:
 
 
 def noted_plans(monkeypatch):
-    """Return a list that the plan of each pass is added to."""
-    plans, propagate = [], finish.propagate
+    """Return a list that the plan of each pass is added to, once it fits the budget."""
+    plans, prepare = [], CurvaturePass._prepare
 
-    def note(calls, specs, root, output_key, plan):
-        plans.append(plan)
-        return propagate(calls, specs, root, output_key, plan)
+    def note(current, plan):
+        plans.append(prepare(current, plan))
+        return plans[-1]
 
-    monkeypatch.setattr(finish, "propagate", note)
+    monkeypatch.setattr(CurvaturePass, "_prepare", note)
     return plans

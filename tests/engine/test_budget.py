@@ -8,18 +8,17 @@ import os
 import re
 import subprocess
 import sys
-import warnings
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from backpack import extend
 from torch import nn
 
 from ddn_core import DirectionalDampedNewton
 from ddn_core.engine import GroupRequest, Subsampling, estimate
-from ddn_core.engine.capture import backpropagation, finish
+from ddn_core.engine.capture import backward_pass
+from ddn_core.engine.capture.assembly import Assembly
 from ddn_core.engine.capture.memory import free_bytes
 from ddn_core.errors import MemoryBudgetError
 from tests.engine.memory_cases import ALL, CURVATURES, MODELS, TOP, Trainer, noted_plans
@@ -43,41 +42,45 @@ def test_a_small_budget_means_more_chunks_and_slices_and_the_same_step(name, cur
     expected = Trainer(MODELS[name], criterion, **settings).step()
     plan, smallest = _smallest(Trainer(MODELS[name], criterion, **settings), monkeypatch)
     budget = int(smallest + share * (plan._with(2**9, 2**9).bytes - smallest))
-    derivatives, transposed_jacobian = [], backpropagation.transposed_jacobian
-
-    def note(call, samples, dtype):
-        derivatives.append((call, samples))
-        return transposed_jacobian(call, samples, dtype)
-
-    monkeypatch.setattr(backpropagation, "transposed_jacobian", note)
+    chunks = _noted_chunks(monkeypatch)
     plans = noted_plans(monkeypatch)
     step = Trainer(MODELS[name], criterion, memory_budget=budget, **settings).step()
     assert plans[-1].bytes <= budget
     assert plans[-1].slice_elements <= 2**11
-    chunks = [samples for call, samples in derivatives if call is derivatives[0][0]]
     assert len(chunks) > 1
-    assert sorted(index for samples in chunks for index in range(12)[samples]) == list(range(12))
+    assert [place for chunk in chunks for place in range(plan.per_sample)[chunk]] == list(range(plan.per_sample))
     torch.testing.assert_close(step, expected, rtol=1e-9, atol=1e-11)
+
+
+def _noted_chunks(monkeypatch):
+    """Return a list that the numbers of the columns of each chunk are added to."""
+    chunks, add = [], Assembly.add
+
+    def note(assembly, columns, given, only=None):
+        if only is None:  # the gradients of the pass itself arrive at one site after the other
+            chunks.append(columns)
+        add(assembly, columns, given, only)
+
+    monkeypatch.setattr(Assembly, "add", note)
+    return chunks
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_budget_that_is_too_small_is_refused_before_anything_is_allocated(name, monkeypatch):
     _, smallest = _smallest(Trainer(MODELS[name]), monkeypatch)
     trainer = Trainer(MODELS[name], memory_budget=smallest - 1)
-    plain = MODELS[name]()[0].double()
-    nn.functional.cross_entropy(plain(trainer.inputs), trainer.targets).backward()
     before = [parameter.detach().clone() for parameter in trainer.model.parameters()]
 
-    def refuse(*arguments):
+    def refuse(*arguments, **options):
         raise AssertionError("allocated")
 
     with monkeypatch.context() as context:
-        for function in ("loss_root", "propagate"):
-            context.setattr(finish, function, refuse)
+        for function in ("Assembly", "carry"):
+            context.setattr(backward_pass, function, refuse)
         with pytest.raises(MemoryBudgetError, match="memory budget is"):
             trainer.backward()
-    for parameter, expected, old in zip(trainer.model.parameters(), plain.parameters(), before, strict=True):
-        torch.testing.assert_close(parameter.grad, expected.grad)
+    for parameter, old in zip(trainer.model.parameters(), before, strict=True):
+        assert parameter.grad is None
         assert torch.equal(parameter, old)
     fitting = Trainer(MODELS[name], memory_budget=smallest)
     assert float(fitting.step().norm()) > 0
@@ -95,6 +98,10 @@ def _requests(model, grouping):
     return [GroupRequest({names[name]: name for name in group}, None, False) for group in groups]
 
 
+def _targets(samples):
+    return torch.zeros(samples, dtype=torch.long)
+
+
 def _fits(make, budget, samples, mc_samples, requests=None):
     """Return whether a batch would fit, and what is said if it does not; nothing is allocated."""
     model = make(1)[0]
@@ -102,7 +109,7 @@ def _fits(make, budget, samples, mc_samples, requests=None):
     requests = _requests(model, grouping) if isinstance(grouping, str) else grouping(model)
     inputs = torch.empty(samples, *make(1)[1].shape[1:], device="meta")
     try:
-        estimate(model, nn.CrossEntropyLoss(), inputs, torch.zeros(samples), requests, mc_samples, None, budget)
+        estimate(model, nn.CrossEntropyLoss(), inputs, _targets(samples), requests, mc_samples, None, budget)
     except MemoryBudgetError as error:
         return False, str(error)
     return True, ""
@@ -115,14 +122,12 @@ def _fits(make, budget, samples, mc_samples, requests=None):
 def test_what_a_refusal_says_fits_does_fit_and_what_is_larger_does_not(name, grouping, mc_samples, share):
     make, samples = MODELS[name], 40
     model, inputs, _ = make(samples)
-    plan, _ = estimate(
-        model, nn.CrossEntropyLoss(), inputs, torch.zeros(samples), _requests(model, grouping), mc_samples
-    )
+    plan, _ = estimate(model, nn.CrossEntropyLoss(), inputs, _targets(samples), _requests(model, grouping), mc_samples)
     budget = int(share * plan._with(1, 1).bytes)
     fits, message = _fits(make, budget, samples, mc_samples, grouping)
     assert not fits
     fitting = partial(_fits, make, budget, requests=grouping)
-    if found := re.search(r"batches of at most (\d+) samples", message):
+    if found := re.search(r"batches of at most (\d+) sample", message):
         most = int(found[1])
         assert fitting(most, mc_samples)[0]
         assert most + 1 == samples or not fitting(most + 1, mc_samples)[0]
@@ -144,27 +149,30 @@ def test_what_a_refusal_says_fits_does_fit_and_what_is_larger_does_not(name, gro
             assert not _fits(make, budget, samples, mc_samples, alone)[0]
 
 
-@pytest.mark.parametrize("name", ["convolutions", "perceptron"])
-def test_advice_holds_for_real_passes(name, monkeypatch):
+@pytest.mark.parametrize("case", ["convolutions", "perceptron"])
+def test_advice_holds_for_real_passes(case, monkeypatch):
     """The batch, the sub-sample and the number of Monte-Carlo samples that a refusal names work; larger ones do not."""
-    _, smallest = _smallest(Trainer(MODELS[name]), monkeypatch)
-    budget = int(0.5 * smallest)
+    _, smallest = _smallest(Trainer(MODELS[case]), monkeypatch)
+    budget = int(0.8 * smallest)
     with pytest.raises(MemoryBudgetError) as refusal:
-        Trainer(MODELS[name], memory_budget=budget).backward()
-    most = int(re.search(r"batches of at most (\d+) samples", str(refusal.value))[1])
-    selected = int(re.search(r"a subsampling_ggn of at most (\d+) samples", str(refusal.value))[1])
-    assert 0 < selected <= most  # what is selected is copied
-    mc_samples = int(re.search(r"mc_samples = (\d+)", str(refusal.value))[1])
-    Trainer(MODELS[name], samples=most, memory_budget=budget).step()
-    Trainer(MODELS[name], memory_budget=budget, subsampling_ggn=list(range(selected))).step()
-    Trainer(MODELS[name], memory_budget=budget, kind="ggn-mc", mc_samples=mc_samples).step()
-    for larger in (
-        {"samples": most + 1},
-        {"subsampling_ggn": list(range(selected + 1))},
-        {"kind": "ggn-mc", "mc_samples": mc_samples + 1},
-    ):
+        Trainer(MODELS[case], memory_budget=budget).backward()
+    advice = {
+        "samples": r"batches of at most (\d+) sample",
+        "subsampling_ggn": r"a subsampling_ggn of at most (\d+) sample",
+        "mc_samples": r"mc_samples = (\d+)",
+    }
+    found = {name: re.search(pattern, str(refusal.value)) for name, pattern in advice.items()}
+    most = {name: int(match[1]) for name, match in found.items() if match is not None}
+    assert most["samples"] >= most.get("subsampling_ggn", 0)  # columns are carried for the whole batch
+    for name, count in most.items():
+        make = {
+            "samples": lambda count: {"samples": count},
+            "subsampling_ggn": lambda count: {"subsampling_ggn": list(range(count))},
+            "mc_samples": lambda count: {"kind": "ggn-mc", "mc_samples": count},
+        }[name]
+        Trainer(MODELS[case], memory_budget=budget, **make(count)).step()
         with pytest.raises(MemoryBudgetError):
-            Trainer(MODELS[name], memory_budget=budget, **larger).backward()
+            Trainer(MODELS[case], memory_budget=budget, **make(count + 1)).backward()
 
 
 def test_the_budget_auto_is_what_is_free(monkeypatch):
@@ -172,11 +180,29 @@ def test_the_budget_auto_is_what_is_free(monkeypatch):
     assert free is None or 10**6 < free < 2**50
     expected = Trainer(MODELS["perceptron"]).step()
     torch.testing.assert_close(Trainer(MODELS["perceptron"], memory_budget="auto").step(), expected)
-    monkeypatch.setattr(finish, "free_bytes", lambda device: 1000)
+    monkeypatch.setattr(backward_pass, "free_bytes", lambda device: 1000)
+    monkeypatch.setattr(backward_pass, "ALWAYS_FREE", 0)
     with pytest.raises(MemoryBudgetError, match="memory budget is 1 kB"):
         Trainer(MODELS["perceptron"], memory_budget="auto").backward()
-    monkeypatch.setattr(finish, "free_bytes", lambda device: None)  # where that cannot be told
+    monkeypatch.setattr(backward_pass, "free_bytes", lambda device: None)  # where that cannot be told
     torch.testing.assert_close(Trainer(MODELS["perceptron"], memory_budget="auto").step(), expected)
+
+
+def test_a_large_vocabulary_is_refused_by_default_rather_than_by_the_allocator():
+    """Its columns would have a terabyte; one Monte-Carlo sample, which the error advises, fits."""
+    model, inputs = nn.Linear(4, 16_000), torch.randn(128, 4)
+    loss = nn.functional.cross_entropy(model(inputs), torch.arange(128))
+    optimizer = DirectionalDampedNewton(model.named_parameters())
+    with pytest.raises(MemoryBudgetError, match=r"needs .* GB .*at most \d+ Monte-Carlo samples"):
+        optimizer.backward(loss)
+    assert model.weight.grad is None
+    table = {"params": ["*"], "criterion": TOP, "damping": {"kind": "constant", "value": 0.1}}
+    optimizer = DirectionalDampedNewton(
+        model.named_parameters(), [table], curvature={"kind": "ggn-mc", "mc_samples": 1, "seed": 0}
+    )
+    optimizer.backward(loss)
+    optimizer.step()
+    assert optimizer.last_step[0].directions == 3
 
 
 # What is measured
@@ -232,7 +258,6 @@ MEASURED = {
 
 def measure(name):
     """Print what a gradient and a step take, with a budget and without; called in a process of its own."""
-    warnings.simplefilter("ignore")  # of BackPACK's hooks, in the passes without curvature
     make, samples, criterion, curvature, share = MEASURED[name]
     model, inputs, targets = make(samples)
     requests = _requests(model, "one group")
@@ -242,41 +267,46 @@ def measure(name):
     plan, _ = estimate(model, nn.CrossEntropyLoss(), inputs, targets, requests, mc_samples, subsampling)
     smallest = plan._with(1, 1).bytes
     budget = int(smallest + share * (plan.bytes - smallest))
-    model, loss_function = extend(model), extend(nn.CrossEntropyLoss())
+    loss_function = nn.CrossEntropyLoss()
 
-    def step(memory_budget, count=samples):
+    def steps(memory_budget):
         table = {"params": ["*"], "criterion": criterion, "damping": {"kind": "constant", "value": 1e-4}}
         settings = {**curvature, "memory_budget": memory_budget}
         optimizer = DirectionalDampedNewton(model.named_parameters(), [table], lr=1e-3, curvature=settings)
-        optimizer.zero_grad()
-        with optimizer.curvature():
-            loss_function(model(inputs[:count]), targets[:count]).backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        for _ in range(3):  # one that makes the plan, one that verifies it, and one that does neither
+            optimizer.backward(loss_function(model(inputs), targets))
+            optimizer.step()
+            optimizer.zero_grad()
 
     def gradient():
         loss_function(model(inputs), targets).backward()
 
-    step(budget)  # what is made once: LAPACK keeps 8 MB of work space after its first large factorization in float64
+    steps(budget)  # what is made once: LAPACK keeps 8 MB of work space after its first large factorization in float64
     gradient()
     model.zero_grad()
     found = {"budget": budget, "gradient": _peak(gradient)}
     model.zero_grad()
-    found["bounded"] = _peak(partial(step, budget))
-    found["unbounded"] = _peak(partial(step, None))
+    found["bounded"] = _peak(partial(steps, budget))
+    found["unbounded"] = _peak(partial(steps, None))
     print(json.dumps(found))
 
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak cannot be measured here")
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=() if name == "convolutions, sub-sample" else pytest.mark.slow) for name in MEASURED],
+    [
+        pytest.param(
+            name,
+            marks=() if name == "convolutions, sub-sample" else pytest.mark.slow,
+        )
+        for name in MEASURED
+    ],
 )
 def test_a_step_stays_within_its_budget(name):
-    """Measured beyond the gradient's memory, with 1 MB for what is made once.
+    """Measured beyond the gradient's memory, in the first three steps, with 1 MB for what is made once.
 
-    In repeated runs the figures differed by less than 0.2 MB. With this sub-sample a step took 44.3 MB of its budget of
-    48.8 MB, and 54.0 MB without a budget; the solve took 42.9 MB of 45.4 MB.
+    In repeated runs the figures differed by less than 0.4 MB. The convolutions took 95.7 MB of 98.3 MB, in the step that
+    verifies the plan, and 58.5 MB in later steps.
 
     The allocator gives back at once what is freed: else what one pass leaves behind hides what the next one takes.
     """

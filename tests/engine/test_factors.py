@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from ddn_core.engine.capture.families import family_of
 from ddn_core.engine.factors import (
     Columns,
     ConcatenatedColumns,
+    ConvolutionFamily,
     EmbeddingFamily,
     FactorInput,
     FormedColumns,
@@ -24,6 +24,7 @@ from ddn_core.engine.factors import (
     ParameterLayout,
     ProductColumns,
     SummedColumns,
+    TransposedConvolutionFamily,
     WeightFamily,
     mirror,
     product,
@@ -53,11 +54,20 @@ class Operation:
 def _layer(make, shape):
     layer = make().double()
     return Operation(
-        family_of(layer),
+        _family_of(layer),
         dict(layer.named_parameters()),
         lambda values, parameters: functional_call(layer, parameters, (values,)),
         shape,
     )
+
+
+def _family_of(layer):
+    if isinstance(layer, nn.Linear):
+        return LinearFamily(1, layer.out_features, layer.in_features, tuple(layer.weight.shape))
+    settings = (tuple(layer.weight.shape), layer.stride, layer.padding, layer.dilation, layer.groups)
+    if layer.transposed:
+        return TransposedConvolutionFamily(*settings, layer.output_padding)
+    return ConvolutionFamily(*settings)
 
 
 def _random(**shapes):
@@ -110,8 +120,6 @@ OPERATIONS = {
     "transposed": lambda: _layer(
         lambda: nn.ConvTranspose1d(4, 6, 3, stride=2, padding=1, output_padding=1, groups=2), (4, 3)
     ),
-    "batch norm": lambda: _layer(lambda: nn.BatchNorm2d(3).eval(), (3, 2, 2)),
-    "batch norm without axes": lambda: _layer(lambda: nn.BatchNorm1d(4).eval(), (4,)),
     "embedding": _embedding,
     "embedding with padding": lambda: _embedding(padding_idx=2),
 }
@@ -218,7 +226,7 @@ def test_the_padding_has_zero_features():
     assert features[0, 0].tolist() == [[0] * 5, [1, 0, 0, 0, 0], [0] * 5, [0, 0, 0, 0, 1]]
 
 
-@pytest.mark.parametrize("name", ["linear", "convolution", "batch norm"])
+@pytest.mark.parametrize("name", ["linear", "convolution", "scale"])
 def test_concatenated_batches_are_one_batch(name):
     operation = OPERATIONS[name]()
     parts = [

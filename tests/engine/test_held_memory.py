@@ -14,26 +14,45 @@ from backpack import backpack, extend
 from torch import nn
 
 from ddn_core import DirectionalDampedNewtonComputation
-from ddn_core.engine.capture import finish
+from ddn_core.engine.capture.assembly import Assembly
+from ddn_core.engine.capture.backward_pass import CurvaturePass
 from tests.engine.memory_cases import ALL, CONSTANT, CURVATURES, MODELS, TOP, Trainer
 
 
 def _held(monkeypatch):
-    """Return a list that weak references to the factors of each capture, and to what layers were given, are added to."""
-    held, finish_capture = [], finish.finish_capture
+    """Return a list that weak references to all that a pass computes are added to.
 
-    def note(current, settings):
-        capture = finish_capture(current, settings)
-        held.extend(weakref.ref(factor.root) for factor in capture.factors)
+    These are the pass, its graph and the gradients at its sites, the factors and their tensors.
+    """
+    held, finish, add = [], CurvaturePass._finish, Assembly.add
+
+    def note(current, given):
+        capture = finish(current, given)
+        own = (current, current._graph, current._gradients, current._term)
+        held.extend(weakref.ref(value) for value in own if value is not None)
         for factor in capture.factors:
+            held.append(weakref.ref(factor.root))
             held.extend(weakref.ref(value) for value in vars(factor.root).values() if isinstance(value, torch.Tensor))
-        for call in current.calls:
-            kept = (*call.inputs[1:], call.output, call.output_gradient)
-            held.extend(weakref.ref(tensor) for tensor in kept if tensor is not None)
         return capture
 
-    monkeypatch.setattr("ddn_core.engine.capture.backpack.finish_capture", note)
+    def note_columns(assembly, columns, given, only=None):
+        def seen(edge):
+            found = given(edge)
+            if found is not None:
+                held.append(weakref.ref(found))
+            return found
+
+        add(assembly, columns, seen, only)
+
+    monkeypatch.setattr(CurvaturePass, "_finish", note)
+    monkeypatch.setattr(Assembly, "add", note_columns)
     return held
+
+
+def _note_activations(model, held):
+    """Add weak references to the outputs of all layers, which the graph of a loss keeps, to a list."""
+    for layer in model:
+        layer.register_forward_hook(lambda module, inputs, output: held.append(weakref.ref(output)))
 
 
 @pytest.fixture
@@ -52,8 +71,9 @@ def _no_collector():
 def test_a_step_leaves_no_factor_and_no_activation(name, curvature, criterion, monkeypatch):
     held = _held(monkeypatch)
     trainer = Trainer(MODELS[name], criterion, **CURVATURES[curvature])
+    _note_activations(trainer.model, held)
     trainer.backward()
-    assert len(held) > 6
+    assert len(held) > 8
     assert any(reference() is not None for reference in held)
     trainer.optimizer.step()
     (report,) = trainer.optimizer.last_step
@@ -63,16 +83,24 @@ def test_a_step_leaves_no_factor_and_no_activation(name, curvature, criterion, m
 
 
 @pytest.mark.usefixtures("_no_collector")
+@pytest.mark.parametrize("is_extended", [False, True], ids=["any model", "extended"])
 @pytest.mark.parametrize("name", MODELS)
-def test_a_dropped_result_leaves_no_factor_and_no_activation(name, monkeypatch):
+def test_a_dropped_result_leaves_no_factor_and_no_activation(name, is_extended, monkeypatch):
     held = _held(monkeypatch)
     model, inputs, targets = MODELS[name]()
-    model, loss_function = extend(model), extend(nn.CrossEntropyLoss())
+    if is_extended:  # BackPACK itself keeps inputs and outputs on the modules
+        model, loss_function = extend(model), extend(nn.CrossEntropyLoss())
+    else:
+        loss_function = nn.CrossEntropyLoss()
+        _note_activations(model, held)
     computation = DirectionalDampedNewtonComputation()
     group = {"params": list(model.parameters()), "criterion": TOP, "damping": CONSTANT}
     loss = loss_function(model(inputs), targets)
-    with backpack(*computation.get_extensions(), extension_hook=computation.get_extension_hook([group])):
-        loss.backward()
+    if is_extended:
+        with backpack(*computation.get_extensions(), extension_hook=computation.get_extension_hook([group])):
+            loss.backward()
+    else:
+        computation.backward(loss, [group])
     directions = computation.get_directions(group)
     assert directions.gammas.shape == (len(inputs), 3)
     computation.get_extension_hook([group])  # a new pass is prepared: the old results are stale
@@ -82,14 +110,20 @@ def test_a_dropped_result_leaves_no_factor_and_no_activation(name, monkeypatch):
     assert [reference() for reference in held if reference() is not None] == []
 
 
+def _failing(output):
+    """Return the output, whose gradient cannot be computed."""
+    output.register_hook(lambda gradient: 1 / 0)
+    return output
+
+
 @pytest.mark.usefixtures("_no_collector")
 def test_a_failed_pass_leaves_no_factor_and_no_activation(monkeypatch):
     held = _held(monkeypatch)
     trainer = Trainer(MODELS["perceptron"])
     trainer.backward()
     assert any(reference() is not None for reference in held)
-    with pytest.raises(RuntimeError, match="in between"), trainer.optimizer.curvature():
-        raise RuntimeError("in between")
+    with pytest.raises(ZeroDivisionError):
+        trainer.optimizer.backward(trainer.loss_function(_failing(trainer.model(trainer.inputs)), trainer.targets))
     assert [reference() for reference in held if reference() is not None] == []
 
 
@@ -125,8 +159,8 @@ def test_200_steps_hold_no_more_than_20(way):
             return
         for part in (slice(0, 5), slice(5, 12)):
             inputs, targets = trainer.inputs[part], trainer.targets[part]
-            with trainer.optimizer.curvature(accumulate=True):
-                (trainer.loss_function(trainer.model(inputs), targets) * len(inputs) / 12).backward()
+            loss = trainer.loss_function(trainer.model(inputs), targets)
+            trainer.optimizer.backward(loss * len(inputs) / 12)
         trainer.optimizer.step()
         trainer.optimizer.zero_grad()
 

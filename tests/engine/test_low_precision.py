@@ -11,7 +11,6 @@ from torch import nn
 from torch.nn.utils import parameters_to_vector
 
 from ddn_core import DirectionalDampedNewton, DirectionalDampedNewtonComputation
-from ddn_core.errors import CurvatureError
 from ddn_core.testing import dense_twin
 from tests.engine.cases import LOSSES
 
@@ -80,8 +79,11 @@ def _run(problem, strategy, autocast=False):
     model, loss_function, inputs, targets = problem
     group = {"params": list(model.parameters()), **STRATEGIES[strategy]}
     computation = DirectionalDampedNewtonComputation()
+    if not autocast:
+        computation.backward(loss_function(model(inputs), targets), [group])
+        return computation.get_result(group), computation.get_directions(group)
     model, loss_function = extend(model), extend(loss_function)
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
         value = loss_function(model(inputs), targets)
         with backpack(*computation.get_extensions(), extension_hook=computation.get_extension_hook([group])):
             value.backward()
@@ -126,6 +128,17 @@ def test_curvature_of_an_autocast_pass_is_in_float32(name, loss, strategy):
     assert 1e-5 < _difference(step, _expected(twin, strategy)) < bound  # half precision was used
 
 
+def test_curvature_of_an_autocast_pass_of_any_model_is_in_float32():
+    """As above, with `backward` of the computation inside the block."""
+    (model, loss_function, inputs, targets), twin = _problem("linear layers", "cross-entropy", torch.float32)
+    group = {"params": list(model.parameters()), **STRATEGIES["all"]}
+    computation = DirectionalDampedNewtonComputation()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        computation.backward(loss_function(model(inputs), targets), [group])
+    _assert_single(computation.get_result(group), computation.get_directions(group))
+    assert _difference(computation.get_result(group), _expected(twin, "all")) < 2 * torch.finfo(torch.bfloat16).eps
+
+
 def test_nothing_of_an_autocast_pass_s_curvature_is_autocast(monkeypatch):
     """Products with the factors' own numbers are exact to float32: autocast ends before curvature is computed."""
     problem, _ = _problem("linear layers", "cross-entropy", torch.float32)
@@ -147,14 +160,12 @@ def test_nothing_of_an_autocast_pass_s_curvature_is_autocast(monkeypatch):
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 def test_an_optimizer_moves_parameters_of_half_precision(dtype, curvature):
     (model, loss_function, inputs, targets), _ = _problem("linear layers", "cross-entropy", dtype)
-    model, loss_function = extend(model), extend(loss_function)
     optimizer = DirectionalDampedNewton(model.named_parameters(), lr=0.5, curvature=curvature)
     losses = []
     for _ in range(5):
         optimizer.zero_grad()
-        with optimizer.curvature():
-            loss = loss_function(model(inputs), targets)
-            loss.backward()
+        loss = loss_function(model(inputs), targets)
+        optimizer.backward(loss)
         before = parameters_to_vector(model.parameters()).detach().clone()
         optimizer.step()
         after = parameters_to_vector(model.parameters()).detach()
@@ -173,12 +184,15 @@ def test_master_weights_in_float64_have_curvature_in_float64():
     assert _difference(step, _expected(twin, "all")) < 1e-9
 
 
-def test_an_output_that_is_cast_outside_of_a_module_is_told():
-    (model, loss_function, inputs, targets), _ = _problem("linear layers", "cross-entropy", torch.float32)
-    model, loss_function = extend(model), extend(loss_function)
-    optimizer = DirectionalDampedNewton(model.named_parameters())
+def test_an_output_that_is_cast_before_the_loss():
+    """The cast is a part of the graph, so that the step is that of the autocast pass without it."""
+    (model, loss_function, inputs, targets), twin = _problem("linear layers", "cross-entropy", torch.float32)
+    group = {"params": list(model.parameters()), **STRATEGIES["all"]}
+    computation = DirectionalDampedNewtonComputation()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         outputs = model(inputs)
-    loss = loss_function(outputs.float(), targets)
-    with pytest.raises(CurvatureError, match="an operation that is no module"), optimizer.curvature():
-        loss.backward()
+    assert outputs.dtype == torch.bfloat16
+    computation.backward(loss_function(outputs.float(), targets), [group])
+    step = computation.get_result(group)
+    _assert_single(step, computation.get_directions(group))
+    assert 1e-5 < _difference(step, _expected(twin, "all")) < 2 * torch.finfo(torch.bfloat16).eps

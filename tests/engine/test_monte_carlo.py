@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from backpack import backpack, extend
 
-from ddn_core.engine import CurvatureCapture, WantedParameter
+from ddn_core.engine import capture_loss
 from tests.engine.cases import LOSSES, group_of, make_problem, run
 
 ALL = {"kind": "all"}
@@ -19,23 +18,12 @@ def _names(problem):
 
 def _ggn(problem, mc_samples, seed, subsampling_ggn=None):
     """Return the GGN that V stands for, V Vᵀ, from the factors themselves."""
-    captures = []
     generator = None if seed is None else torch.Generator().manual_seed(seed)
-    capture = CurvatureCapture(
-        wanted=lambda: {
-            id(parameter): WantedParameter(name, parameter, 0) for name, parameter in problem.model.named_parameters()
-        },
-        begin=captures.clear,
-        deliver=captures.append,
-        mc_samples=mc_samples,
-        subsampling_ggn=subsampling_ggn,
-        generator=lambda device: generator,
-    )
-    loss = extend(problem.loss_function)(extend(problem.model)(problem.inputs), problem.targets)
-    with backpack(capture):
-        loss.backward()
+    loss = problem.loss_function(problem.model(problem.inputs), problem.targets)
+    settings = {"mc_samples": mc_samples, "subsampling_ggn": subsampling_ggn, "generator": generator}
+    capture = capture_loss(loss, list(problem.model.parameters()), **settings)
     rows = {}
-    for factor in captures[0].factors:
+    for factor in capture.factors:
         columns = factor.root.layout.split(factor.root.formed())
         rows.update({key: part.flatten(1) for key, part in zip(factor.parameters, columns, strict=True)})
     every = torch.cat([rows[id(parameter)] for parameter in problem.model.parameters()], dim=1)

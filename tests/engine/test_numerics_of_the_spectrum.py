@@ -25,8 +25,7 @@ from ddn_core import (
 )
 from ddn_core.engine import (
     Choice,
-    CurvatureCapture,
-    WantedParameter,
+    capture_loss,
     damped_newton_step,
     group_directions,
     krylov,
@@ -59,12 +58,9 @@ def _difference(found, expected):
 
 def _capture(model, loss_function, inputs, targets, scale=1.0, **settings):
     """Return what a backward pass gives, and the parameters."""
-    captures = []
-    model, loss_function = extend(copy.deepcopy(model)), extend(copy.deepcopy(loss_function))
-    wanted = {id(parameter): WantedParameter(name, parameter, 0) for name, parameter in model.named_parameters()}
-    with backpack(CurvatureCapture(lambda: wanted, captures.clear, captures.append, **settings)):
-        (scale * loss_function(model(inputs), targets)).backward()
-    return captures[0], list(model.parameters())
+    model = copy.deepcopy(model)
+    parameters = list(model.parameters())
+    return capture_loss(scale * loss_function(model(inputs), targets), parameters, **settings), parameters
 
 
 def _double(model, loss_function, inputs, targets):
@@ -253,7 +249,6 @@ def _results(dtype, group):
 def _optimizer_step(dtype, table):
     """Return the optimizer after a step, and its model."""
     model, loss_function, inputs, targets = _in(dtype, *_classifier())
-    model, loss_function = extend(model), extend(copy.deepcopy(loss_function))
     optimizer = DirectionalDampedNewton(model.named_parameters(), [{"params": ["*"], **table}])
     with optimizer.curvature():
         loss_function(model(inputs), targets).backward()
@@ -442,7 +437,7 @@ def test_a_damping_below_rounding_is_left_to_the_eigenvectors(side, damping):
 @pytest.mark.parametrize("side", SIDES)
 def test_a_solved_step_decomposes_nothing_unless_it_is_read(side, monkeypatch):
     model, loss_function, inputs, targets = _damped_problem(side, "mse")[0]
-    model, loss_function = extend(copy.deepcopy(model)), extend(copy.deepcopy(loss_function))
+    model = copy.deepcopy(model)
 
     def refuse(matrix, **settings):
         raise AssertionError("decomposed")
@@ -650,7 +645,7 @@ def test_gammas_of_all_directions_in_float32_agree_with_the_twin(name, settings_
         key: [index % samples for index in value] if isinstance(value, list) else value
         for key, value in SETTINGS[settings_name].items()
     }
-    capture, parameters = _capture(*problem, **chosen, generator=lambda device: torch.Generator().manual_seed(0))
+    capture, parameters = _capture(*problem, **chosen, generator=torch.Generator().manual_seed(0))
     directions = group_directions(capture, parameters)
     for quantity in (directions.all_evals, directions.evecs, directions.gammas, directions.lambdas):
         assert bool(torch.isfinite(quantity).all())

@@ -1,15 +1,43 @@
-"""From a loss to factors: the capture of one backward pass.
+"""From a loss to factors, for any model: the capture of one backward pass.
 
-During the backward pass, `backpack.py` records the call of each layer (`tape.py`). At the end of the pass, `finish.py`
-makes the capture: `loss.py` computes the square root of the loss Hessian, and `backpropagation.py` propagates its
-columns through the layers' transposed Jacobians (`jacobians.py`) and makes the factors. `result.py` has the result,
-`Capture`, and `concatenation.py` combines several captures into one.
+graph.py         nodes and edges from the loss down to the wanted parameters
+batch.py         the axis of the samples at the model output
+layout.py        which edges keep samples apart, and along which axis (an exact probe)
+plan.py          layouts and sites, kept by the signature of the graph
+sites.py         rules: what a node makes of columns for an input that samples share
+destinations.py  the parameters behind these inputs
+columns.py       autograd's own engine carries the columns from the model output to the sites
+assembly.py      the columns at the sites become factors
+budget.py        operations and bytes, computed from shapes before anything is allocated
+completeness.py  the check that nothing of the gradient is missing
+backward_pass.py calls the above in order, around one backward pass
+functional.py    a backward pass with curvature as one call
+interception.py  `loss.backward()` inside a block as this call
+backpack.py      the front for `with backpack(...)`: the seed's flow
+result.py        the result, `Capture` (concatenation.py: of several passes as of one)
 """
 
 from ddn_core.engine.capture.backpack import CurvatureCapture
-from ddn_core.engine.capture.backward_pass import WantedParameter
+from ddn_core.engine.capture.backward_pass import CaptureSettings
 from ddn_core.engine.capture.concatenation import concatenate
+from ddn_core.engine.capture.destinations import WantedParameter
+from ddn_core.engine.capture.functional import capture_loss, captured_backward, captured_gradient
+from ddn_core.engine.capture.interception import backward_as_usual, backward_handed_to
+from ddn_core.engine.capture.plan import PlanStore
 from ddn_core.engine.capture.result import Capture
 from ddn_core.engine.capture.subsampling import Subsampling
 
-__all__ = ["Capture", "CurvatureCapture", "Subsampling", "WantedParameter", "concatenate"]
+__all__ = [
+    "Capture",
+    "CaptureSettings",
+    "CurvatureCapture",
+    "PlanStore",
+    "Subsampling",
+    "WantedParameter",
+    "backward_as_usual",
+    "backward_handed_to",
+    "capture_loss",
+    "captured_backward",
+    "captured_gradient",
+    "concatenate",
+]

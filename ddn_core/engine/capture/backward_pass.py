@@ -1,122 +1,527 @@
-"""Record of one backward pass, with the identity that keeps passes apart."""
+"""One backward pass with curvature: the columns before it, the per-sample gradients during it, the capture after it."""
 
 from __future__ import annotations
 
-import warnings
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property, reduce
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
-from torch.autograd.graph import Node
-from torch.nn import Module, Parameter
+from torch import Generator, Tensor
+from torch.autograd.graph import GradientEdge, Node
+from torch.utils.hooks import RemovableHandle
 
-from ddn_core.engine.capture.loss import LossCall
-from ddn_core.engine.capture.tape import Key, LayerCall
-from ddn_core.errors import CurvatureError, DdnError
+from ddn_core.engine.capture.assembly import Assembly, AssemblySettings
+from ddn_core.engine.capture.batch import find_sample_axis
+from ddn_core.engine.capture.budget import CapturePlan, plan_capture
+from ddn_core.engine.capture.columns import carry
+from ddn_core.engine.capture.completeness import check_gradients
+from ddn_core.engine.capture.destinations import WantedParameter, destinations_of
+from ddn_core.engine.capture.graph import Edge, ModelGraph, Reach
+from ddn_core.engine.capture.layout import powers
+from ddn_core.engine.capture.memory import free_bytes
+from ddn_core.engine.capture.module_hooks import quiet_module_hooks
+from ddn_core.engine.capture.plan import GraphPlan, PlanStore, make_plan, mixing_nodes
+from ddn_core.engine.capture.result import Capture
+from ddn_core.engine.capture.sites import Site
+from ddn_core.engine.capture.subsampling import Subsampling
+from ddn_core.engine.factors import Columns, Factor
+from ddn_core.engine.losses import recognize
+from ddn_core.engine.sample_axis import SampleAxis
+from ddn_core.errors import ArgumentError, CurvatureError, NonFiniteError
 
-GradientState = tuple[int, int, Tensor | None]
-
-_HOOK_NOTICE = "Full backward hook is firing when gradients are computed with respect to module outputs"
-"""Torch's warning about BackPACK's hook on a first layer whose input needs no gradient: frequent and harmless."""
+ALWAYS_FREE = 2**28
+"""Number of bytes for which the free memory is not looked up."""
+_logger = logging.getLogger("ddn_core")
+NOISE = 64.0
+"""Largest deviation at an edge whose gradient cancels, in rounding errors of the largest gradient at any edge."""
 
 
 @dataclass(frozen=True)
-class WantedParameter:
-    """A parameter whose factor is captured.
+class CaptureSettings:
+    """Settings of the capture of a pass.
 
     Attributes:
-        name: Name of the parameter in messages.
-        parameter: The parameter.
-        group: Number of its group. Weight and bias of a layer share a factor if they are in the same group.
+        subsampling: Samples of the gradient, of the directions and of the directional curvatures.
+        mc_samples: Number of Monte-Carlo samples; 0 for the exact GGN.
+        generator: Returns the random generator for a device; `None` for torch's own.
+        memory_budget: Number of bytes that curvature may use in addition to the gradient's memory; `"auto"` for the
+            free memory, `None` for no limit.
     """
 
-    name: str
-    parameter: Parameter
-    group: int
+    subsampling: Subsampling = field(default_factory=Subsampling)
+    mc_samples: int = 0
+    generator: Callable[[torch.device], Generator | None] = lambda device: None
+    memory_budget: int | Literal["auto"] | None = "auto"
 
+    def __post_init__(self) -> None:
+        """Check the number of Monte-Carlo samples.
 
-@dataclass
-class BackwardPass:
-    """Record of one backward pass, kept because modules drop their inputs and outputs before the pass ends.
-
-    Attributes:
-        task: Autograd's number of the pass.
-        loss: Call of the loss module.
-        scale: Constant by which the loss was multiplied.
-        wanted: Parameters whose factors are captured, by `id`.
-        gradients_before: State of each parameter's gradient before the pass, by `id` of the parameter.
-        output_gradient: Gradient of the loss module with respect to the model output.
-        calls: Calls of the layers so far, in the order of the backward pass.
-        expected: Keys of the tensors that columns will be propagated to.
-        unclaimed: Graph nodes of the module inputs that no recorded module has returned yet, by key.
-        reached: `id`s of the wanted parameters that a recorded module holds.
-        error: First error of the pass.
-    """
-
-    task: int
-    loss: LossCall
-    scale: float
-    wanted: dict[int, WantedParameter]
-    gradients_before: dict[int, GradientState]
-    output_gradient: Tensor | None = None
-    calls: list[LayerCall] = field(default_factory=list)
-    expected: set[Key] = field(default_factory=set)
-    unclaimed: dict[Key, Node] = field(default_factory=dict)
-    reached: set[int] = field(default_factory=set)
-    error: DdnError | None = None
-
-
-def running_task() -> int:
-    """Return the number of the running backward pass."""
-    return int(torch._C._current_graph_task_id())
-
-
-def check_inputs_kept(module: Module) -> None:
-    """Check that BackPACK still has the input and output of a module.
-
-    Raises:
-        CurvatureError: The module was called twice in the forward pass, or backward was called twice on one graph.
-    """
-    if not hasattr(module, "output") or not hasattr(module, "input0"):
-        raise CurvatureError(
-            f"input and output of module {type(module).__name__} are gone. Either it was called more than once in the "
-            "forward pass: make one instance for each call. Or backward was called twice on one graph: run the forward "
-            "pass again."
-        )
-
-
-def check_only_loss(current: BackwardPass, module: Module, gradient: Tensor) -> None:
-    """Check that the gradient at the model output comes from the loss module alone.
-
-    Only the first layer that a pass reaches, whose output is the model output, is compared.
-
-    Raises:
-        CurvatureError: A term in addition to the loss depends on the output; its curvature would be missing.
-    """
-    expected = current.output_gradient
-    if expected is not None and not current.calls:  # the first layer of the pass is the one before the loss
-        difference = (gradient - expected).abs().max()
-        if bool(difference > 1e-4 * expected.abs().max()):
-            raise CurvatureError(
-                f"the gradient at the model output, of layer {type(module).__name__}, is not that of the loss module "
-                f"{current.loss.name}: something else depends on the output, too, and its curvature would be missing. "
-                "Call backward on the result of the loss module, or on a constant times that result."
+        Raises:
+            ArgumentError: It is no integer from 0.
+        """
+        if isinstance(self.mc_samples, bool) or not isinstance(self.mc_samples, int) or self.mc_samples < 0:
+            raise ArgumentError(
+                f"the number of Monte-Carlo samples is {self.mc_samples!r}. Use 0 for the exact GGN, or 1, 2, ..."
             )
 
-
-def gradient_state(parameter: Tensor) -> GradientState:
-    """Return identity and version of a parameter's gradient, which accumulation changes, and a copy of the gradient."""
-    gradient = parameter.grad
-    return (0, 0, None) if gradient is None else (id(gradient), gradient._version, gradient.clone())
+    def budget_on(self, device: torch.device) -> int | None:
+        """Return the memory budget on a device, in bytes; `None` for no limit."""
+        return free_bytes(device) if self.memory_budget == "auto" else self.memory_budget
 
 
-def hide_hook_notice() -> None:
-    """Hide torch's warning about BackPACK's hooks from the user, until `show_hook_notice` is called."""
-    warnings.filterwarnings("ignore", message=_HOOK_NOTICE)
+class CurvaturePass:
+    """The capture of one backward pass.
+
+    `begin` computes the columns of V, while the graph is there. `record` surrounds the backward pass itself, which
+    brings the per-sample gradients. `finish` checks the gradients and returns the capture.
+    """
+
+    def __init__(
+        self,
+        loss: Tensor,
+        wanted: Mapping[int, WantedParameter],
+        settings: CaptureSettings,
+        plans: PlanStore,
+        scale: float | Tensor = 1.0,
+        samples: int | None = None,
+        output: GradientEdge | None = None,
+        nested: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        """Find loss function, model output and graph.
+
+        Args:
+            loss: Loss, a scalar with a graph.
+            wanted: The wanted parameters by `id`.
+            settings: Settings of the capture.
+            plans: Plans of earlier passes.
+            scale: Constant by which the loss is multiplied in the backward pass.
+            samples: Number of samples in the batch; found in the graph by default.
+            output: Edge of the model output, if the graph of the loss begins at a copy of the output. It is found in
+                the graph by default.
+            nested: Returns a context for each backward pass that carries columns.
+
+        Raises:
+            CurvatureError: The loss is not supported, or no wanted parameter takes part in it.
+        """
+        self._begun = time.perf_counter()
+        self._loss, self._scale = loss, scale
+        is_apart = output is not None
+        self._wanted, self._settings, self._plans = dict(wanted), settings, plans
+        top = checked_top(loss)
+        reach = Reach(self._wanted)
+        begin = top if output is None else output.node
+        reach.visit(begin)
+        if self._wanted and not reach.leads(begin):
+            raise CurvatureError(
+                "the loss depends on none of the parameters whose curvature is wanted. Check that they are those of "
+                "the model, and that no detach() or no_grad() stands between them and the loss."
+            )
+        is_whole = output is None and bool(self._wanted)
+        recognized = recognize(loss, reach.leads if is_whole else lambda node: True, scale)
+        output = recognized.output if output is None else output
+        self._term, self._is_mean = recognized.term, recognized.reduction == "mean"
+        self._graph = ModelGraph.of(output, reach)
+        self._samples = find_sample_axis(self._graph.output, samples)
+        settings.subsampling.check_in_batch(self._samples.samples)
+        self._chosen = settings.subsampling.of_batch(self._samples.samples)
+        self._is_apart, self._nested = is_apart, nested
+        self._output_gradient: Tensor | None = None
+        self._gradients: Assembly | None = None
+        self._columns: dict[tuple[int, ...], Columns] = {}
+        self._value = math.nan
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        """Compute the columns of V.
+
+        Raises:
+            CurvatureError: The loss was multiplied by a negative number.
+            NonFiniteError: The loss is not finite.
+            MemoryBudgetError: The columns do not fit the memory budget.
+        """
+        with torch.autocast(self.device.type, enabled=False), quiet_module_hooks(self._graph), self._nested():
+            self._check_values()
+            signature = (self._samples, self._graph.signature())
+            plan = self._plans.get(signature)
+            is_new = plan is None
+            if plan is None:
+                plan = self._make_plan(signature)
+            sizes = self._prepare(plan)
+            root = self._root() if self._wanted else self._term.output.new_zeros(0, *self._term.output.shape)
+            if not self._compute(plan, sizes, root, plan.is_due or not plan.is_fixed):
+                self._plans.drop(signature)
+                plan = self._make_plan(signature)
+                if is_new or not self._compute(plan, self._prepare(plan), root, verify=True):
+                    raise CurvatureError(
+                        "the gradient in the model is no linear function of the gradient at its output: a hook on a "
+                        "hidden tensor, or a function of your own, changes it, as by clipping. Remove it."
+                    )
+            if self._is_apart:
+                self._term.gradient  # noqa: B018  # read now, since the graph of the loss will be gone
+            self._is_checked = plan.is_due or any(map(_has_hooks, self._wanted.values()))
+            plan.passes += 1
+            self._coefficients = self._gradient_coefficients() if self._in_span else None
+            self._gradients_before = {
+                key: None if entry.parameter.grad is None else entry.parameter.grad.clone()
+                for key, entry in (self._wanted.items() if self._is_checked or not self._in_span else ())
+            }
+
+    @contextmanager
+    def record(self) -> Iterator[None]:
+        """Record the gradients at the sites in the backward pass that runs inside."""
+        handles = self.attach()
+        try:
+            with quiet_module_hooks(self._graph):
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def attach(self) -> list[RemovableHandle]:
+        """Record the gradients at the sites in the backward pass that follows, until the handles are removed.
+
+        Nothing is recorded where nothing is needed: the gradients are in the span of the columns, and not checked.
+        """
+        handles: list[RemovableHandle] = []
+        if self._is_apart:
+            handles.append(self._graph.output[0].register_prehook(self._note_output_gradient))
+        if self._in_span and not (self._is_checked and self._chosen.propagated_samples is not None):
+            return handles
+        settings = AssemblySettings(self._dtype)
+        self._gradients = Assembly(self._graph, self._sites, self._destinations, 1, settings, may_form=False)
+        return handles + [site.node.register_prehook(self._recorder(site)) for site in self._sites]
+
+    def _note_output_gradient(self, gradients: tuple[Tensor | None, ...]) -> None:
+        gradient = gradients[self._graph.output[1]]
+        self._output_gradient = None if gradient is None else gradient.detach()
+
+    def _recorder(self, site: Site) -> Callable[[tuple[Tensor | None, ...]], None]:
+        def record(gradients: tuple[Tensor | None, ...]) -> None:
+            assert self._gradients is not None
+            given = {
+                edge: None if gradient is None else gradient.detach()[None]
+                for edge, gradient in zip(site.outputs, gradients, strict=True)
+                if edge is not None
+            }
+            with torch.no_grad(), torch.autocast(self.device.type, enabled=False), self._nested():
+                self._gradients.add(slice(0, 1), given.get, only=site)
+
+        return record
+
+    @torch.no_grad()
+    def finish(self, gradients: Mapping[int, Tensor | None] | None = None) -> Capture:
+        """Return the capture, after the backward pass.
+
+        Args:
+            gradients: Gradient of each wanted parameter by `id`; by default the change of its `.grad`.
+
+        Raises:
+            CurvatureError: The per-sample gradients of a parameter do not add up to its gradient.
+        """
+        with torch.autocast(self.device.type, enabled=False):
+            return self._finish(gradients)
+
+    def _finish(self, given: Mapping[int, Tensor | None] | None) -> Capture:
+        gradients = {} if self._gradients is None else self._gradients.finish()
+        whole_gradient = self._settings.subsampling.grad is None
+        if self._is_apart:
+            self._check_only_loss()
+        needs_totals = self._is_checked or (whole_gradient and not self._in_span)
+        totals: Mapping[int, Tensor | None] = {}
+        if needs_totals:
+            totals = {key: self._gradient_of_pass(key) for key in self._wanted} if given is None else given
+        if self._is_checked:
+            precision = self._graph.coarsest_precision
+            compared = gradients if gradients or not self._in_span else self._gradients_in_span()
+            check_gradients(self._wanted, compared, totals, self._gradients_before, self._dtype, precision)
+            self._check_reached(totals)
+        in_span, chosen = self._in_span, self._chosen
+        propagated = chosen.propagated_samples
+        indices = None if propagated is None else {sample: index for index, sample in enumerate(propagated)}
+        kept = {} if in_span else {keys: self._chosen_gradients(columns) for keys, columns in gradients.items()}
+        count = self._samples.samples
+        is_mean = self._is_mean
+        return Capture(
+            factors=tuple(Factor(keys, root, kept.get(keys)) for keys, root in self._columns.items()),
+            columns_per_sample=self._per_sample,
+            outputs=self._outputs,
+            samples=len(propagated) if propagated is not None else count,
+            ggn_samples=_indices(chosen.ggn_samples, indices),
+            lambda_samples=_indices(chosen.lambda_samples, indices),
+            grad_samples=_indices(chosen.grad_samples, indices) if in_span else (),
+            grad_count=len(chosen.grad_samples),
+            coefficients=self._coefficients,
+            gradient_scale=float(count) if is_mean else 1.0,
+            gradients={} if in_span or not whole_gradient else self._copied(totals),
+            reduction="mean" if is_mean else "sum",
+            loss=self._value,
+            dtype=self._dtype,
+            device=self.device,
+            seconds=time.perf_counter() - self._begun,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the model output."""
+        return self._term.output.device
+
+    @cached_property
+    def _dtype(self) -> torch.dtype:
+        dtypes = {self._term.dtype, *(entry.parameter.dtype for entry in self._wanted.values())}
+        return dtypes.pop() if len(dtypes) == 1 else reduce(torch.promote_types, dtypes)
+
+    @property
+    def _outputs(self) -> int:
+        return self._samples.elements(self._graph.shapes[self._graph.output])
+
+    @property
+    def _per_sample(self) -> int:
+        return self._settings.mc_samples or self._outputs
+
+    @property
+    def _in_span(self) -> bool:
+        """True if the per-sample gradients are combinations of columns."""
+        return not self._settings.mc_samples and self._chosen.columns_cover_gradient
+
+    @property
+    def _root_scale(self) -> float:
+        """Factor that scales the root, so that `G = V Vᵀ` for the samples of the GGN."""
+        is_mean = self._is_mean
+        return math.sqrt(self._samples.samples / len(self._chosen.ggn_samples)) if is_mean else 1.0
+
+    def _check_values(self) -> None:
+        """Raise unless the loss is finite and its weights are not negative; this waits for the device."""
+        term = self._term
+        least = term.least_weight().to(term.dtype)
+        value = (self._loss.detach().to(term.dtype) * self._scale).reshape(())
+        self._value, weight = torch.stack([value, least]).tolist()
+        if 0 <= weight < math.inf and not math.isfinite(self._value):
+            raise NonFiniteError(
+                f"the loss is {self._value}. Look for diverged parameters, or NaN in the data. Model outputs are from "
+                f"{float(term.output.min()):g} to {float(term.output.max()):g}."
+            )
+        if not 0 <= weight < math.inf:
+            raise CurvatureError(
+                f"the loss was multiplied by {weight:g} or has weights of that size. The GGN is then not positive "
+                "semi-definite. Multiply the loss by a finite constant that is not negative."
+            )
+
+    def _gradients_in_span(self) -> dict[tuple[int, ...], Columns]:
+        """Return the per-sample gradients as combinations of the columns, as the step reads them."""
+        assert self._coefficients is not None
+        scale = self._samples.samples if self._is_mean else 1
+        return {keys: columns.contracted(self._coefficients / scale) for keys, columns in self._columns.items()}
+
+    def _check_reached(self, totals: Mapping[int, Tensor | None]) -> None:
+        """Raise if a parameter got a gradient, but takes no part in the graph.
+
+        Raises:
+            CurvatureError: It did, as inside of a checkpoint with `use_reentrant=True`.
+        """
+        reached = {key for keys in self._columns for key in keys}
+        for key, entry in self._wanted.items():
+            total, before = totals.get(key), self._gradients_before.get(key)
+            if key not in reached and total is not None and (before is None or bool(total.any())):
+                raise CurvatureError(
+                    f"{entry.name} has a gradient but no curvature: it takes part in the loss outside of its graph, as "
+                    "inside of a checkpoint with use_reentrant=True. Use use_reentrant=False."
+                )
+
+    def _check_only_loss(self) -> None:
+        """Raise if the gradient at the model output is not that of the loss alone.
+
+        Raises:
+            CurvatureError: A term in addition to the loss depends on the output; its curvature would be missing.
+        """
+        if self._output_gradient is None:
+            return
+        found = self._samples.split(self._output_gradient.to(self._dtype))
+        expected = self._samples.split(self._term.gradient.to(self._dtype))
+        tolerance = torch.finfo(self._output_gradient.dtype).eps ** 0.5
+        if bool((found - expected).abs().max() > tolerance * expected.abs().max()):
+            raise CurvatureError(
+                "the gradient at the model output is not that of the loss module: something else depends on the "
+                "output, too: its curvature would be missing. Call backward on the result of the loss module, or on "
+                "a constant times that result."
+            )
+
+    def _make_plan(self, signature: Any) -> GraphPlan:
+        output: Any = self._graph.output[0]
+        dtype = output._input_metadata[self._graph.output[1]].dtype
+        plan, is_certain = make_plan(self._graph, self._samples, dtype)
+        if is_certain:
+            self._plans.keep(signature, plan)
+        if (mixing := mixing_nodes(self._graph, plan)) and self._samples.samples > 1:
+            columns = self._samples.samples * self._per_sample
+            _logger.warning(
+                "the model mixes the samples of a batch (%s): each of the %d columns is carried alone below, which is "
+                "exact, and costs about %d gradients.",
+                ", ".join(sorted({self._graph.kinds[node] for node in mixing})),
+                columns,
+                columns,
+            )
+        return plan
+
+    def _root(self) -> Tensor:
+        """Return the root of the loss Hessian at the model output, `[A, *output]`."""
+        term = self._term
+        if self._settings.mc_samples:
+            root = term.sampled(self._settings.mc_samples, self._settings.generator(self.device))
+        else:
+            root = term.exact(self._samples)
+        return root if self._root_scale == 1 else root * self._root_scale
+
+    def _gradient_coefficients(self) -> Tensor:
+        """Return the coefficients c of the per-sample gradients, `g_n = V_n c_n`, `[samples, C]`."""
+        is_mean, propagated = self._is_mean, self._chosen.propagated_samples
+        scale = (self._samples.samples if is_mean else 1) / self._root_scale
+        coefficients = self._term.coefficients(self._samples) * scale
+        return coefficients if propagated is None else coefficients[list(propagated)]
+
+    def _prepare(self, plan: GraphPlan) -> CapturePlan:
+        """Find the sites and what becomes of the columns there, and return the sizes within the memory budget."""
+        self._sites = plan.sites_of(self._graph)
+        self._destinations = destinations_of(self._graph, self._sites, self._wanted)
+        if plan.sizes is None:
+            groups = {key: entry.group for key, entry in self._wanted.items()}
+            plan.sizes = plan_capture(
+                self._graph,
+                self._destinations,
+                groups,
+                self._per_sample,
+                self._dtype,
+                self._samples,
+                self._chosen,
+                self._in_span,
+            )
+        is_small = self._settings.memory_budget == "auto" and plan.sizes.bytes < ALWAYS_FREE
+        return plan.sizes.within(None if is_small else self._settings.budget_on(self.device))
+
+    def _compute(self, plan: GraphPlan, sizes: CapturePlan, root: Tensor, verify: bool) -> bool:
+        """Compute the columns of all parameters, and return whether the plan fits the graph."""
+        graph = self._graph
+        self._columns = {}
+        settings = AssemblySettings(self._dtype, self._chosen.propagated_samples, sizes.slice_elements)
+        assembly = Assembly(graph, self._sites, self._destinations, len(root), settings)
+        edges = [edge for edge in self._destinations.edges() if edge != graph.output]
+        layouts = plan.layouts_of(graph)
+        check = _Verification(graph, layouts, self._samples, edges) if verify and edges else None
+        step = sizes.columns_at_a_time
+        output_dtype = graph.output[0]._input_metadata[graph.output[1]].dtype
+        for start in range(0, len(root), step):
+            columns = slice(start, min(start + step, len(root)))
+            chunk = root[columns].to(output_dtype)
+            is_last = columns.stop == len(root)
+            carried = torch.cat([chunk, check.extra(root).to(output_dtype)[None]]) if check and is_last else chunk
+            found = dict(zip(edges, carry([graph.output], edges, [carried], graph.widest), strict=True))
+            if check is not None:
+                for edge in edges:
+                    found[edge] = check.take(edge, found[edge], is_last)
+                if is_last and not check.passed():
+                    return False
+            found[graph.output] = chunk
+            assembly.add(columns, lambda edge, found=found: found.pop(edge, None))  # type: ignore[misc]
+        self._columns = assembly.finish()
+        return True
+
+    def _gradient_of_pass(self, key: int) -> Tensor | None:
+        """Return the change of a parameter's gradient in the pass; `None` if there is no dense gradient."""
+        accumulated, before = self._wanted[key].parameter.grad, self._gradients_before[key]
+        if accumulated is None or accumulated.is_sparse:
+            return None
+        return accumulated if before is None else accumulated - before
+
+    def _chosen_gradients(self, columns: Columns) -> Columns:
+        samples = self._chosen.grad_samples
+        return columns if len(samples) == self._samples.samples else columns.select(samples)
+
+    def _copied(self, totals: Mapping[int, Tensor | None]) -> dict[int, Tensor]:
+        """Return copies of the changes of the gradients in the pass, since `.grad` may change before the step."""
+        found = {}
+        for keys in self._columns:
+            for key in keys:
+                gradient = totals[key]
+                if gradient is None:
+                    raise CurvatureError(
+                        f"{self._wanted[key].name} has no dense gradient. Use sparse=False for its layer."
+                    )
+                found[key] = gradient.to(self._dtype, copy=True)
+        return found
 
 
-def show_hook_notice() -> None:
-    """Undo `hide_hook_notice`."""
-    for entry in list(warnings.filters):
-        if getattr(entry[1], "pattern", None) == _HOOK_NOTICE:
-            warnings.filters.remove(entry)  # type: ignore[attr-defined]
+def _has_hooks(entry: WantedParameter) -> bool:
+    """Return whether a parameter has hooks, which may change its gradient."""
+    parameter: Any = entry.parameter
+    return bool(parameter._backward_hooks) or bool(parameter._post_accumulate_grad_hooks)
+
+
+def _indices(samples: Sequence[int], indices: Mapping[int, int] | None) -> Sequence[int]:
+    """Return the indices of samples among those whose columns are kept."""
+    return samples if indices is None else tuple(indices[sample] for sample in samples)
+
+
+def checked_top(loss: Any) -> Node:
+    """Return the graph node of a loss.
+
+    Raises:
+        CurvatureError: The loss is no scalar, or has no graph.
+    """
+    if not isinstance(loss, Tensor):
+        raise CurvatureError(f"the loss is a {type(loss).__name__}. Pass the tensor that the loss function returned.")
+    if loss.numel() != 1:
+        raise CurvatureError(
+            f"the loss has the shape {list(loss.shape)}. Reduce it to one number, by its mean or its sum."
+        )
+    if loss.grad_fn is None:
+        raise CurvatureError(
+            "the loss has no graph. Compute it from the model's output with gradients enabled, outside of "
+            "torch.no_grad() and without detach()."
+        )
+    return loss.grad_fn
+
+
+class _Verification:
+    """The check that a kept plan still fits: one more column, the sum of the others times a power of two per sample."""
+
+    def __init__(
+        self, graph: ModelGraph, layouts: Mapping[Edge, SampleAxis | None], samples: SampleAxis, edges: Sequence[Edge]
+    ) -> None:
+        self._graph, self._layouts, self._samples = graph, layouts, samples
+        self._sums: dict[Edge, Tensor] = {}
+        self._deviations: list[Tensor] = []
+        self._sizes: list[Tensor] = []
+
+    def extra(self, root: Tensor) -> Tensor:
+        """Return the additional column at the model output."""
+        total = root.sum(0)
+        return total * self._samples.spread(powers(self._samples.samples, total, self._graph.has_half), total.shape)
+
+    def take(self, edge: Edge, columns: Tensor | None, is_last: bool) -> Tensor | None:
+        """Add up a chunk of columns, take the additional column from the last chunk, and return the rest."""
+        if columns is None:
+            return None
+        own = columns[:-1] if is_last else columns
+        total = own.sum(0) if len(own) > 1 else own[0]
+        self._sums[edge] = self._sums[edge] + total if edge in self._sums else total
+        if is_last:
+            layout, total = self._layouts[edge], self._sums[edge]
+            assert layout is not None
+            expected = total * layout.spread(powers(layout.samples, total, self._graph.has_half), total.shape)
+            self._deviations.append(torch.linalg.vector_norm(columns[-1] - expected))
+            self._sizes.append(torch.linalg.vector_norm(expected))
+        return own
+
+    def passed(self) -> bool:
+        """Return whether every edge keeps the samples apart as the plan says; this waits for the device."""
+        if not self._deviations:
+            return True
+        deviations, sizes = (torch.stack([one.double() for one in some]) for some in (self._deviations, self._sizes))
+        precision = self._graph.coarsest_precision
+        # an edge whose gradient is nothing but rounding errors of the others has no layout
+        return not bool((deviations > precision**0.5 * sizes + NOISE * precision * sizes.max()).any())

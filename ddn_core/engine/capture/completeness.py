@@ -1,133 +1,82 @@
-"""Checks at the end of a backward pass that the capture has all curvature, so that no error stays silent."""
+"""The check at the end of a backward pass that the capture has all of the gradient, so that no error stays silent."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ddn_core.engine.capture.backward_pass import BackwardPass, gradient_state
-from ddn_core.engine.capture.factor_specs import FactorSpec
+from ddn_core.engine.factors import Columns, ProductColumns
 from ddn_core.errors import CurvatureError
 
-Comparison = tuple[FactorSpec, Tensor, Tensor]
-"""A factor, the deviation of its per-sample gradients' sum from the gradient, and the largest allowed deviation."""
+if TYPE_CHECKING:
+    from ddn_core.engine.capture.destinations import WantedParameter
 
 
-def check_nothing_missed(current: BackwardPass) -> None:
-    """Check that every wanted parameter with a new gradient belongs to a recorded module.
-
-    Raises:
-        CurvatureError: A parameter received a gradient but no curvature.
-    """
-    missed = [
-        wanted.name
-        for key, wanted in current.wanted.items()
-        if key not in current.reached and current.gradients_before[key][:2] != gradient_state(wanted.parameter)[:2]
-    ]
-    if missed:
-        raise CurvatureError(
-            f"the backward pass gave a gradient but no curvature for {', '.join(missed)}: no extended module holds "
-            "them. Extend the model before the forward pass, model = backpack.extend(model). Extend a model that "
-            "torch.compile has compiled before its first call: a graph that is already compiled does not call the "
-            "extension."
-        )
+ROUNDING = 16.0
+"""Allowed deviation of a gradient that cancels, as before batch normalization, in rounding errors of all gradients."""
 
 
-def check_no_branch_lost(current: BackwardPass) -> None:
-    """Check that no wanted parameter lies behind a tensor that no recorded module returned.
-
-    Raises:
-        CurvatureError: A branch of the model has an operation that is no module.
-    """
-    nodes, seen = list(current.unclaimed.values()), set()
-    while nodes:
-        node = nodes.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        variable = getattr(node, "variable", None)
-        if variable is not None and id(variable) in current.reached:
-            raise CurvatureError(
-                f"a branch that {current.wanted[id(variable)].name} takes part in has an operation that is no module, "
-                "so the curvature of the branch is lost. Use a module for each operation, nn.ReLU() rather than "
-                "torch.relu, or try `backpack.extend(model, use_converter=True)`."
-            )
-        nodes += [following for following, _ in node.next_functions if following is not None]
-
-
-def gradient_of_pass(current: BackwardPass, parameter: Tensor) -> Tensor | None:
-    """Return the change of a parameter's gradient in the pass; `None` if there is no dense gradient."""
-    accumulated, before = parameter.grad, current.gradients_before[id(parameter)][2]
-    if accumulated is None or accumulated.is_sparse:
-        return None
-    return accumulated if before is None else accumulated - before
-
-
-def check_gradients_add_up(current: BackwardPass, specs: Iterable[FactorSpec], dtype: torch.dtype) -> None:
+def check_gradients(
+    wanted: Mapping[int, WantedParameter],
+    gradients: Mapping[tuple[int, ...], Columns],
+    totals: Mapping[int, Tensor | None],
+    before: Mapping[int, Tensor | None],
+    dtype: torch.dtype,
+    precision: float,
+) -> None:
     """Check that the per-sample gradients of each parameter add up to the change of its gradient in the pass.
 
     Args:
-        current: The pass, after all gradients are written.
-        specs: Specifications of the factors.
+        wanted: The wanted parameters by `id`.
+        gradients: Per-sample gradients by the `id`s of their parameters.
+        totals: Change of the gradient of each parameter by `id`; `None` if there is no dense gradient.
+        before: Gradient of each parameter before the pass by `id`; `None` if there was none.
         dtype: Dtype that curvature is computed in.
+        precision: Machine precision of the coarsest dtype in the graph.
 
     Raises:
         CurvatureError: The gradients of a parameter do not add up.
     """
-    shared: dict[int, list[FactorSpec]] = {}
-    compared: list[Comparison] = []
-    for spec in specs:
-        if spec.must_form:
-            shared.setdefault(id(spec.parameters[0]), []).append(spec)
+    compared, deviations, bounds = [], [], []
+    for keys, columns in gradients.items():
+        own = [totals[key] for key in keys]
+        known = [gradient for gradient in own if gradient is not None]
+        if len(known) < len(own):
             continue
-        gradients = [gradient_of_pass(current, parameter) for parameter in spec.parameters]
-        known = [gradient for gradient in gradients if gradient is not None]
-        if len(known) == len(gradients):
-            total = tuple(gradient.to(dtype)[None] for gradient in known)
-            deviation, scale = spec.per_sample_gradients(dtype).check_sum(total)
-            compared.append(_comparison(current, spec, deviation, scale, known))
-    for same in shared.values():
-        gradient = gradient_of_pass(current, same[0].parameters[0])
-        if gradient is not None:
-            sums = [_gradient_sum(spec, dtype) for spec in same]
-            deviation = (gradient.to(dtype) - torch.stack(sums).sum(0)).norm()
-            scale = torch.stack(sums).norm() * len(sums) * current.loss.samples
-            compared.append(_comparison(current, same[0], deviation, scale, [gradient]))
-    _raise_for_deviations(current, compared)
-
-
-def _gradient_sum(spec: FactorSpec, dtype: torch.dtype) -> Tensor:
-    """Return the sum of the per-sample gradients of a factor's one parameter, from one of the layers that hold it."""
-    gradient = spec.per_sample_gradients(dtype)
-    ones = torch.ones(gradient.count, 1, dtype=dtype, device=spec.call.output.device)
-    return gradient.combine(ones)[0][0]
-
-
-def _comparison(
-    current: BackwardPass, spec: FactorSpec, deviation: Tensor, scale: Tensor, gradients: Sequence[Tensor]
-) -> Comparison:
-    """Return a factor with its deviation, and the largest allowed deviation."""
-    precision = max(torch.finfo(tensor.dtype).eps for tensor in (*gradients, spec.call.output))
-    for parameter in spec.parameters:
-        before = current.gradients_before[id(parameter)][2]
-        scale = scale if before is None else scale + before.norm()
-    return spec, deviation, precision**0.5 * scale
-
-
-def _raise_for_deviations(current: BackwardPass, compared: Sequence[Comparison]) -> None:
-    """Raise if a deviation is too large; one comparison for all of them waits for the device only once."""
+        deviation, scale = _deviation(columns, tuple(gradient.to(dtype)[None] for gradient in known))
+        for key in keys:
+            if (earlier := before[key]) is not None:
+                scale = scale + torch.linalg.vector_norm(earlier)
+        compared.append(keys)
+        deviations.append(deviation)
+        bounds.append(precision**0.5 * scale)
     if not compared:
         return
-    specs, deviations, bounds = zip(*compared, strict=True)
-    wrong = torch.stack(deviations) > torch.stack(bounds)
+    size = torch.stack([torch.linalg.vector_norm(one).to(dtype) for one in totals.values() if one is not None]).norm()
+    wrong = torch.stack(deviations) > torch.stack(bounds) + ROUNDING * precision * size
     if bool(wrong.any()):
-        spec = specs[wrong.tolist().index(True)]
-        names = " and ".join(current.wanted[id(parameter)].name for parameter in spec.parameters)
+        names = " and ".join(wanted[key].name for key in compared[wrong.tolist().index(True)])
         raise CurvatureError(
             f"the per-sample gradients of {names} do not add up to its gradient, so that its curvature would be wrong. "
-            "Either something other than the loss depends on the parameter (a penalty that is added to the loss, a "
-            "hook), or its layer does not compute what its class does (pruning, spectral normalization, a hook), or "
-            "forward was called again before backward. Remove the cause."
+            "A hook on the parameter or on a hidden tensor changes the gradient, or something other than the loss "
+            "depends on the parameter. Remove the cause; to limit steps, use `max_step_norm`."
         )
+
+
+def _deviation(columns: Columns, total: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """Return the deviation of the columns' sum from a gradient, and the scale to compare the deviation with."""
+    if isinstance(columns, ProductColumns):
+        return columns.check_sum(total)
+    ones = total[0].new_ones(columns.count, 1)
+    found = columns.combine(ones)[0]
+    norm = torch.linalg.vector_norm
+    return norm(found - total[0]), columns.count**0.5 * norm(found) + norm(total[0]) + _size(columns)
+
+
+def _size(columns: Columns) -> Tensor:
+    """Return the norm of all columns together."""
+    size: Tensor = torch.linalg.vector_norm(columns.formed())
+    return size

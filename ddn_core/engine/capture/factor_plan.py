@@ -23,6 +23,7 @@ class FactorPlan:
         bytes: Number of bytes of the stored columns.
         slice_bytes: Smallest number of additional bytes that products need.
         feature_bytes: Number of bytes of the unfolded input, while columns are formed.
+        site_elements: Number of elements of a column at the operation's output, for one sample.
     """
 
     group: int
@@ -36,6 +37,7 @@ class FactorPlan:
     bytes: int
     slice_bytes: int
     feature_bytes: int
+    site_elements: int
 
 
 def plan_factor(
@@ -45,6 +47,7 @@ def plan_factor(
     samples: int,
     per_sample: int,
     itemsize: int,
+    site_elements: int = 0,
 ) -> FactorPlan:
     """Return the plan of one factor, from its shape and the numbers of samples and columns.
 
@@ -55,6 +58,7 @@ def plan_factor(
         samples: Number of samples.
         per_sample: Number of columns for each sample.
         itemsize: Number of bytes of an element.
+        site_elements: Number of elements of a column at the operation's output, for one sample.
     """
     groups, outputs, features, positions = shape
     columns, size = samples * per_sample, groups * outputs * features
@@ -77,4 +81,5 @@ def plan_factor(
         bytes=columns * (size if formed else root) * itemsize,
         slice_bytes=slice_elements * itemsize,
         feature_bytes=samples * groups * features * positions * itemsize,
+        site_elements=site_elements,
     )

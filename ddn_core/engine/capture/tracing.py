@@ -1,54 +1,70 @@
-"""The calls of a model's layers without data, from a forward pass on torch's meta device."""
+"""The graph of a model without data, from a forward pass on torch's meta device."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from backpack import disable as backpack_disabled
+import torch
 from torch import Tensor
-from torch.nn import Dropout, Module
 
-from ddn_core.engine.capture.jacobians import JACOBIANS
-from ddn_core.engine.capture.layers import check_layer, unsupported_layer
-from ddn_core.engine.capture.tape import LayerCall, needs_output_gradient
+from ddn_core.engine.capture.batch import find_sample_axis
+from ddn_core.engine.capture.destinations import Destinations, WantedParameter, destinations_of
+from ddn_core.engine.capture.graph import ModelGraph, Reach
+from ddn_core.engine.capture.layout import traced_layouts
+from ddn_core.engine.capture.plan import plan_of
+from ddn_core.engine.losses import recognize
+from ddn_core.engine.sample_axis import SampleAxis
 
 
-def traced_calls(model: Module, inputs: Tensor) -> tuple[list[LayerCall], Tensor]:
-    """Return the calls in the order of a backward pass, and the model output.
+@dataclass(frozen=True, eq=False)
+class TracedGraph:
+    """The graph of a loss on the meta device.
 
-    Tensors on the meta device have no address that could be their key. So each tensor between modules gets a number.
+    Attributes:
+        graph: The graph between the model output and the wanted parameters.
+        samples: Axis of the samples at the model output.
+        destinations: What becomes of the columns at the sites.
+        dtype: Dtype in which curvature is computed.
+    """
+
+    graph: ModelGraph
+    samples: SampleAxis
+    destinations: Destinations
+    dtype: torch.dtype
+
+
+def traced_graph(
+    evaluate: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, targets: Tensor, wanted: Mapping[int, WantedParameter]
+) -> TracedGraph:
+    """Trace a model with its loss on the meta device.
 
     Args:
-        model: Model on the meta device.
-        inputs: Inputs on the meta device.
+        evaluate: Returns the loss of a batch of inputs and targets on the meta device.
+        inputs: Inputs; only their shape and dtype are used.
+        targets: Targets; only their shape and dtype are used.
+        wanted: The wanted parameters, on the meta device, by `id`.
 
     Raises:
-        CurvatureError: A layer is not supported.
+        CurvatureError: The loss is not supported.
     """
-    calls: list[LayerCall] = []
-    numbers: dict[int, int] = {}
-    kept: list[Tensor] = []  # keeps the tensors alive, so that no `id` is used twice
-
-    def key(tensor: Tensor) -> tuple[Any, ...]:
-        kept.append(tensor)
-        return (numbers.setdefault(id(tensor), len(numbers)),)
-
-    def note(module: Module, given: tuple[Any, ...], output: Any) -> None:
-        if type(module) not in JACOBIANS:
-            if next(module.children(), None) is None or next(module.parameters(recurse=False), None) is not None:
-                raise unsupported_layer(module)
-            return
-        check_layer(module)
-        tensors = tuple(tensor for tensor in given if isinstance(tensor, Tensor))
-        before = tensors[0] if isinstance(module, Dropout) else None
-        behind = output if needs_output_gradient(module) else None
-        calls.append(LayerCall(module, tensors, output, before, behind, tuple(map(key, tensors)), key(output)))
-
-    handles = [module.register_forward_hook(note) for module in model.modules()]
-    try:
-        with backpack_disabled():
-            output = model(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return calls[::-1], output
+    graphs = []
+    terms: list[Any] = []
+    for repeated in (1, 2):
+        batch = [torch.cat([given.to("meta")] * repeated) for given in (inputs, targets)]
+        with torch.enable_grad():
+            loss = evaluate(*batch)
+        assert loss.grad_fn is not None
+        reach = Reach(wanted)
+        reach.visit(loss.grad_fn)
+        found = recognize(loss, reach.leads)
+        graphs.append(ModelGraph.of(found.output, reach))
+        terms.append((loss, found.term))
+    graph, doubled = graphs
+    samples = find_sample_axis(graph.output, None)
+    plan = plan_of(graph, traced_layouts(graph, doubled, samples))
+    dtype = terms[0][1].dtype
+    for entry in wanted.values():
+        dtype = torch.promote_types(dtype, entry.parameter.dtype)
+    return TracedGraph(graph, samples, destinations_of(graph, plan.sites_of(graph), wanted), dtype)

@@ -5,7 +5,6 @@ forms. `family.py` declares what the engine needs to know about a family of oper
 has its own file. `factor.py` has `Factor`, which the rest of the engine uses.
 """
 
-from ddn_core.engine.factors.batch_norm import BatchNormFamily
 from ddn_core.engine.factors.columns import Columns, ParameterVectors, mirror
 from ddn_core.engine.factors.concatenated import ConcatenatedColumns
 from ddn_core.engine.factors.contraction import form
@@ -21,7 +20,6 @@ from ddn_core.engine.factors.product import ProductColumns
 from ddn_core.engine.factors.summed import SummedColumns
 
 __all__ = [
-    "BatchNormFamily",
     "Columns",
     "ConcatenatedColumns",
     "ConvolutionFamily",

@@ -19,6 +19,9 @@ BLOCKS = 8
 BLOCK_ROWS = 96
 """Smallest number of rows of a block, since smaller ones cost more calls than they save; a multiple of SIMD widths."""
 
+SMALL_GRAM = 768
+"""Number of rows up to which a Gram matrix is computed as a whole: this takes fewer calls than its upper blocks."""
+
 
 class Columns(ABC):
     """`B · A` vectors in the space of a factor's parameters, which need not be formed.
@@ -43,6 +46,11 @@ class Columns(ABC):
     def count(self) -> int:
         """Number of columns, `B · A`."""
         return self.samples * self.per_sample
+
+    @property
+    @abstractmethod
+    def held_elements(self) -> int:
+        """Number of elements that are held, without the input of the operation."""
 
     @abstractmethod
     def accumulate(self, gram: Tensor, vector: ParameterVectors | None, products: Tensor | None) -> None:
@@ -86,6 +94,8 @@ def block_length(rows: int, blocks: int = BLOCKS, least: int = BLOCK_ROWS) -> in
 
 def mirror(gram: Tensor) -> Tensor:
     """Fill the lower triangle of a Gram matrix, which `Columns.accumulate` leaves incomplete, in place."""
+    if len(gram) <= SMALL_GRAM:
+        return torch.add(gram.triu(), gram.triu(1).T, out=gram)
     for start in range(0, len(gram), BLOCK_ROWS):
         rows, rest = slice(start, start + BLOCK_ROWS), slice(start + BLOCK_ROWS, None)
         diagonal = gram[rows, rows]
@@ -96,6 +106,9 @@ def mirror(gram: Tensor) -> Tensor:
 
 def add_upper_products(gram: Tensor, columns: Tensor) -> None:
     """Add the upper blocks of `columns columnsᵀ` to the Gram matrix, for formed columns `[count, size]`."""
+    if len(columns) <= SMALL_GRAM:
+        gram.addmm_(columns, columns.T)
+        return
     step = block_length(len(columns))
     for start in range(0, len(columns), step):
         rows, rest = slice(start, start + step), slice(start, None)

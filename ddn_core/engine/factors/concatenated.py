@@ -23,6 +23,11 @@ class ConcatenatedColumns(Columns):
         self.samples = sum(batch.samples for batch in batches)
         self.per_sample, self.size, self.layout = batches[0].per_sample, batches[0].size, batches[0].layout
 
+    @property
+    def held_elements(self) -> int:
+        """Number of elements that are held, without the input of the operation."""
+        return sum(batch.held_elements for batch in self._batches)
+
     def accumulate(self, gram: Tensor, vector: ParameterVectors | None, products: Tensor | None) -> None:
         """Add the upper blocks of the Gram matrix, and the products with a vector."""
         for index, (batch, rows) in enumerate(self._rows()):

@@ -46,6 +46,12 @@ class FactorInput:
             return self.family.features_of(chosen)
         return chosen.new_zeros(len(chosen), self.family.matrix_shape[0], 1, 0)
 
+    def flat_features(self) -> Tensor:
+        """Return the features of one group at one position, `[B, f]`."""
+        if self.has_weight:
+            return self.family.flat_features_of(self.values)
+        return self.values.new_zeros(len(self.values), 0)
+
     def select(self, samples: Sequence[int]) -> FactorInput:
         """Return the input for some samples."""
         return replace(self, values=self.values[list(samples)])

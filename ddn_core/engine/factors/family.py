@@ -29,6 +29,10 @@ class WeightFamily(ABC):
     def features_of(self, values: Tensor) -> Tensor:
         """Return the features of an input `[b, *input]`, as `[b, g, L, f]`, without the feature of the bias."""
 
+    def flat_features_of(self, values: Tensor) -> Tensor:
+        """Return the features of an input `[b, *input]` with one group and one position, `[b, f]`."""
+        return self.features_of(values)[:, 0, 0]
+
     @abstractmethod
     def to_weights(self, matrices: Tensor) -> Tensor:
         """Return vectors in weight space, `[K, *weight.shape]`, from weight matrices `[K, g, o, f]`."""
@@ -67,6 +71,15 @@ class WeightFamily(ABC):
             roots: K roots with one column for each sample, `[K, b, g, o, L]`.
         """
         return torch.einsum("kbgol,bglf->kgof", roots, self.features_of(values))
+
+    def summed_products(self, root: Tensor, values: Tensor) -> Tensor:
+        """Return `Σ_b S[b, o] A[b, f]` as one weight vector, `[1, *weight.shape]`, for one group and one position.
+
+        Args:
+            root: Root with one column for each sample, `[b, o]`.
+            values: Input of the operation, `[b, *input]`.
+        """
+        return self.to_weights(self.weight_gradient(values, root[None, :, None, :, None]))
 
 
 def spread_numbers(count: int, like: Tensor) -> Tensor:

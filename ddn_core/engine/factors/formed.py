@@ -24,6 +24,11 @@ class FormedColumns(Columns):
         self.samples, self.per_sample, self.size = values.shape
         self._values = values.reshape(-1, self.size)
 
+    @property
+    def held_elements(self) -> int:
+        """Number of elements that are held, without the input of the operation."""
+        return self._values.numel()
+
     def accumulate(self, gram: Tensor, vector: ParameterVectors | None, products: Tensor | None) -> None:
         """Add the upper blocks of the Gram matrix, and the products with a vector."""
         add_upper_products(gram, self._values)

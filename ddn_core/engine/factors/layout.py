@@ -73,4 +73,4 @@ class ParameterLayout(Layout):
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
         """Return vectors for the parameter as columns."""
-        return parts[0].flatten(1)
+        return parts[0].reshape(len(parts[0]), -1)

@@ -48,6 +48,10 @@ class LinearFamily(WeightFamily):
         """Return the input `[b, g, *positions, f]`, without the axis g if g = 1, as `[b, g, L, f]`."""
         return values.reshape(values.shape[0], self.groups, -1, self.features)
 
+    def flat_features_of(self, values: Tensor) -> Tensor:
+        """Return the input with one group and one position, `[b, f]`."""
+        return values.reshape(len(values), self.features)
+
     def to_weights(self, matrices: Tensor) -> Tensor:
         """Return weight vectors `[K, *weight_shape]`."""
         ordered = matrices.transpose(-1, -2) if self.transposed else matrices
@@ -58,6 +62,12 @@ class LinearFamily(WeightFamily):
         if self.transposed:
             return weights.reshape(len(weights), self.groups, self.features, self.outputs).transpose(-1, -2)
         return weights.reshape(len(weights), self.groups, self.outputs, self.features)
+
+    def summed_products(self, root: Tensor, values: Tensor) -> Tensor:
+        """Return `Σ_b S[b, o] A[b, f]` as one weight vector, `[1, *weight_shape]`, for one group and one position."""
+        features = values.reshape(len(values), self.features)
+        product = features.T @ root if self.transposed else root.T @ features
+        return product.reshape(1, *self.weight_shape)
 
     def probe(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Return a probe and its response."""

@@ -28,7 +28,13 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ddn_core.engine.factors.columns import Columns, ParameterVectors, add_upper_products, block_length
+from ddn_core.engine.factors.columns import (
+    SMALL_GRAM,
+    Columns,
+    ParameterVectors,
+    add_upper_products,
+    block_length,
+)
 from ddn_core.engine.factors.contraction import (
     Contraction,
     add_outer_products,
@@ -86,6 +92,11 @@ class ProductColumns(Columns):
             self.samples, self.per_sample, self._groups, self._outputs, features, self._positions
         )[0]
 
+    @property
+    def held_elements(self) -> int:
+        """Number of elements that are held, without the input of the operation."""
+        return self._root.numel()
+
     def accumulate(self, gram: Tensor, vector: ParameterVectors | None, products: Tensor | None) -> None:
         """Add the upper blocks of the Gram matrix, and the products with a vector."""
         if self.contraction == "formed":
@@ -98,12 +109,33 @@ class ProductColumns(Columns):
                 if vector is not None and products is not None:
                     products.addmv_(self._bias_columns(), vector[-1][0])
             return
+        if self.contraction == "outer" and self.count <= SMALL_GRAM:
+            self._accumulate_outer(gram)
+            if vector is not None and products is not None:
+                products += self.project(vector)[:, 0]
+            return
         features = self._input.features()
         for samples, rows in self._row_blocks(self._positions > 1):
             block, rest = gram[rows, rows.start :], slice(samples.start, None)
             self._add_products(block, self._root[samples], features[samples], rest, features[rest])
         if vector is not None and products is not None:
             products += self.project(vector)[:, 0]
+
+    def _accumulate_outer(self, gram: Tensor) -> None:
+        """Add the whole Gram matrix of a small number of columns, which takes fewer calls than its upper blocks."""
+        for group in range(self._groups):
+            root = self._root if self._groups == 1 else self._root[:, :, group]
+            root = root.reshape(self.count, self._outputs)
+            features = self._input.features()[:, group, 0] if self._groups > 1 else self._input.flat_features()
+            alike = features @ features.T
+            if self._input.has_bias:
+                alike.add_(1.0)
+            if self.per_sample > 1:
+                shape = (self.samples, self.per_sample, self.samples, self.per_sample)
+                products = (root @ root.T).view(shape)
+                gram.view(shape).addcmul_(products, alike.view(self.samples, 1, self.samples, 1))
+            else:
+                gram.addcmul_(root @ root.T, alike)
 
     def inner(self, other: Columns) -> Tensor:
         """Return the inner products, `[count, other.count]`."""
@@ -135,6 +167,8 @@ class ProductColumns(Columns):
             matrices = torch.cat(parts, dim=2)
             found["bias"] = weights.T @ self._bias_columns()
         else:
+            if count == 1 and self._positions == self._groups == 1:
+                return self._combined_to_one(weights)
             stacked = weights.reshape(self.samples, self.per_sample, count).transpose(1, 2)  # [B, K, A]
             root = self._root.reshape(self.samples, self.per_sample, -1)
             roots = (stacked @ root).reshape(self.samples, count, *self._root.shape[2:])
@@ -143,6 +177,20 @@ class ProductColumns(Columns):
                 matrices = family.weight_gradient(self._input.values, roots.transpose(0, 1))
         if self._input.has_weight:
             found["weight"] = family.to_weights(matrices)
+        return tuple(found[name] for name in self._input.names)
+
+    def _combined_to_one(self, weights: Tensor) -> ParameterVectors:
+        """Return one linear combination of columns with one position and one group."""
+        if self.per_sample == 1:
+            combined = self._root.reshape(self.samples, -1) * weights
+        else:
+            root = self._root.reshape(self.samples, self.per_sample, self._outputs)
+            combined = torch.bmm(weights.view(self.samples, 1, self.per_sample), root).squeeze(1)
+        found = {}
+        if self._input.has_weight:
+            found["weight"] = self._input.family.summed_products(combined, self._input.values)
+        if self._input.has_bias:
+            found["bias"] = combined.sum(0, keepdim=True)
         return tuple(found[name] for name in self._input.names)
 
     def project(self, vectors: ParameterVectors) -> Tensor:

@@ -28,6 +28,11 @@ class SummedColumns(Columns):
         self.samples, self.per_sample, self.size = summands[0].samples, summands[0].per_sample, shape.numel()
         self.layout = ParameterLayout(shape)
 
+    @property
+    def held_elements(self) -> int:
+        """Number of elements that are held, without the input of the operation."""
+        return sum(summand.held_elements for summand in self._summands)
+
     def accumulate(self, gram: Tensor, vector: ParameterVectors | None, products: Tensor | None) -> None:
         """Add the upper blocks of the Gram matrix, and the products with a vector."""
         for summand in self._summands:

@@ -1,0 +1,204 @@
+"""The part of autograd's graph between the model output and the wanted parameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
+
+import torch
+from torch import Size, Tensor
+from torch.autograd.graph import GradientEdge, Node
+
+from ddn_core.engine.losses.recognition import kind_of
+
+Edge = tuple[Node, int]
+"""An edge of the graph: a node, and the number of its output in the forward pass."""
+
+
+class Reach:
+    """The nodes of a graph from which wanted parameters can be reached.
+
+    Attributes:
+        wanted: `id`s of the wanted parameters.
+        order: All nodes that were visited and lead to wanted parameters, each after all nodes below it.
+    """
+
+    def __init__(self, wanted: Collection[int]) -> None:
+        """Begin without any nodes.
+
+        Args:
+            wanted: `id`s of the wanted parameters.
+        """
+        self.wanted = wanted
+        self.order: list[Node] = []
+        self._leads: dict[Node, bool] = {}
+
+    def visit(self, top: Node) -> None:
+        """Visit a node and all nodes below it."""
+        stack = [(top, False)]
+        leads = self._leads
+        while stack:
+            node, is_done = stack.pop()
+            if is_done:
+                own = id(getattr(node, "variable", None)) in self.wanted
+                if own or any(leads[below] for below, _ in node.next_functions if below is not None):
+                    leads[node] = True
+                    self.order.append(node)
+            elif node not in leads:
+                leads[node] = False
+                stack.append((node, True))
+                stack += [(below, False) for below, _ in node.next_functions if below is not None]
+
+    def leads(self, node: Node) -> bool:
+        """Return whether a wanted parameter lies below a node that was visited."""
+        return self._leads.get(node, False)
+
+
+@dataclass(frozen=True, eq=False)
+class ModelGraph:
+    """The graph from the model output down to the wanted parameters.
+
+    Attributes:
+        output: Edge of the model output.
+        nodes: Nodes that lead to wanted parameters, each before all nodes below it.
+        kinds: Kind of each node, such as `Addmm`.
+        below: For each node, its inputs that lead to wanted parameters: number of the input, and its edge.
+        shapes: Shape of each edge that leads to wanted parameters, in the order of `nodes`.
+    """
+
+    output: Edge
+    nodes: tuple[Node, ...]
+    kinds: dict[Node, str]
+    below: dict[Node, tuple[tuple[int, Edge], ...]]
+    shapes: dict[Edge, Size]
+
+    @classmethod
+    def of(cls, output: GradientEdge, reach: Reach) -> ModelGraph:
+        """Return the graph below an edge whose node was visited."""
+        top: Edge = (output.node, output.output_nr)
+        inside = _below(output.node, reach)
+        nodes = tuple(node for node in reversed(reach.order) if node in inside)
+        below = {
+            node: tuple(
+                (number, (other, output))
+                for number, (other, output) in enumerate(node.next_functions)
+                if other is not None and reach.leads(other)
+            )
+            for node in nodes
+        }
+        shapes = {top: shape_of(top)}
+        for node in nodes:
+            for _, edge in below[node]:
+                if edge not in shapes:
+                    shapes[edge] = shape_of(edge)
+        return cls(top, nodes, {node: kind_of(node) for node in nodes}, below, shapes)
+
+    def signature(self) -> tuple[Any, ...]:
+        """Return the kinds, shapes and connections of the nodes, and the numbers that they have saved.
+
+        Two graphs with the same signature differ in the values of their tensors at most.
+        """
+        places = {node: place for place, node in enumerate(self.nodes)}
+        return (
+            self.output[1],
+            *(
+                (
+                    self.kinds[node],
+                    tuple(
+                        (number, places[other], at, self.shapes[other, at]) for number, (other, at) in self.below[node]
+                    ),
+                    saved_numbers(node),
+                    id(variable_of(node)),
+                )
+                for node in self.nodes
+            ),
+        )
+
+    def outputs_of(self, node: Node) -> list[Edge | None]:
+        """Return the edges of the outputs of a node; `None` for an output that leads nowhere."""
+        edges: list[Edge | None] = [
+            (node, number) if (node, number) in self.shapes else None for number in range(output_count(node))
+        ]
+        return edges
+
+    def nodes_below(self, edges: Iterable[Edge]) -> list[Node]:
+        """Return the nodes of edges and all nodes below them that lead to wanted parameters."""
+        found: dict[Node, None] = {}
+        stack = [node for node, _ in edges]
+        while stack:
+            node = stack.pop()
+            if node not in found:
+                found[node] = None
+                stack += [other for _, (other, _) in self.below[node]]
+        return list(found)
+
+    @cached_property
+    def dtypes(self) -> frozenset[torch.dtype]:
+        """Dtypes of the edges."""
+        found: list[Any] = [node for node, _ in self.shapes]
+        return frozenset(
+            node._input_metadata[number].dtype for node, (_, number) in zip(found, self.shapes, strict=True)
+        )
+
+    @property
+    def has_half(self) -> bool:
+        """True if an edge is in float16."""
+        return torch.float16 in self.dtypes
+
+    @property
+    def coarsest_precision(self) -> float:
+        """Machine precision of the coarsest dtype at any edge."""
+        return max(torch.finfo(dtype).eps for dtype in self.dtypes)
+
+    @property
+    def widest(self) -> int:
+        """Largest number of elements at an edge."""
+        return max(math.prod(shape) for shape in self.shapes.values())
+
+
+def _below(top: Node, reach: Reach) -> set[Node]:
+    found: set[Node] = set()
+    stack = [top]
+    while stack:
+        node = stack.pop()
+        if node not in found:
+            found.add(node)
+            stack += [other for other, _ in node.next_functions if other is not None and reach.leads(other)]
+    return found
+
+
+def shape_of(edge: Edge) -> Size:
+    """Return the shape of the tensor at an edge."""
+    node: Any = edge[0]
+    return Size(node._input_metadata[edge[1]].shape)
+
+
+def output_count(node: Any) -> int:
+    """Return the number of outputs that the operation of a node has in the forward pass."""
+    return len(node._input_metadata)
+
+
+def variable_of(node: Node) -> Tensor | None:
+    """Return the leaf tensor whose gradient a node accumulates, `None` for other nodes."""
+    return getattr(node, "variable", None)
+
+
+@cache
+def _number_names(kind: type) -> tuple[str, ...]:
+    """Return the names of the attributes in which nodes of a class save numbers rather than tensors."""
+    names = dir(kind)
+    return tuple(
+        name
+        for name in names
+        if name.startswith("_saved_")
+        and name.replace("_saved", "_raw_saved", 1) not in names
+        and not name.endswith("sym_strides")
+    )
+
+
+def saved_numbers(node: Node) -> tuple[Any, ...]:
+    """Return the numbers that a node has saved: settings such as a stride, and sizes."""
+    return tuple(getattr(node, name) for name in _number_names(type(node)))

@@ -1,0 +1,11 @@
+"""The losses that the engine knows, found in the graph of the loss.
+
+`recognition.py` finds the loss function between the loss and the model output. `term.py` declares what the engine needs
+of it: a root of its Hessian with respect to the output, and the coefficients of its gradient in this root. Each family
+of losses has its own file.
+"""
+
+from ddn_core.engine.losses.recognition import RecognizedLoss, recognize
+from ddn_core.engine.losses.term import LossTerm
+
+__all__ = ["LossTerm", "RecognizedLoss", "recognize"]

@@ -1,0 +1,188 @@
+"""The loss function in the graph of a loss, and all that lies between the loss and this function.
+
+Between the loss and the loss function may be operations that are linear in it: a mean or a sum, constant weights, a
+constant factor, a selection. Their derivative is the weight of each element of the loss function. Anything else is an
+error: the GGN of a function of the loss function, or of a term beside it, would be another matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.autograd.function import BackwardCFunction
+from torch.autograd.graph import GradientEdge, Node
+
+from ddn_core.engine.losses.bernoulli import BinaryCrossEntropy
+from ddn_core.engine.losses.cross_entropy import CrossEntropy
+from ddn_core.engine.losses.squares import SquaredError
+from ddn_core.engine.losses.term import LossTerm
+from ddn_core.errors import CurvatureError
+
+FAMILIES: dict[str, type[LossTerm]] = {
+    kind: family for family in (SquaredError, CrossEntropy, BinaryCrossEntropy) for kind in family.kinds
+}
+"""Families of losses by the kind of their graph node."""
+
+_LINEAR = {
+    *("NllLoss", "NllLoss2D", "Sum", "Mean", "Neg", "View", "UnsafeView", "ReshapeAlias", "Clone", "Alias", "ToCopy"),
+    *("T", "Transpose", "Permute", "Squeeze", "Unsqueeze", "Expand", "Select", "Slice", "Index", "Gather", "Stack"),
+    *("Add", "Sub", "Rsub", "Mul", "Div", "MaskedSelect", "MaskedFill", "Where", "Cat", "Dot", "Mv", "Mm", "Nansum"),
+    *("IndexSelect", "ToCopy", "AsStrided", "Flip", "Narrow", "BackwardHookFunction", "Checkpoint", "Identity"),
+}
+"""Kinds of nodes that are linear in each input, if the others are constant."""
+_PRODUCTS = {"Mul", "Dot", "Mv", "Mm"}
+
+
+@dataclass(frozen=True, eq=False)
+class RecognizedLoss:
+    """The loss function in the graph of a loss.
+
+    Attributes:
+        term: The loss function, with its weights.
+        output: Edge of the model output.
+        reduction: Whether the loss is a mean over samples or a sum, which decides how per-sample derivatives are given.
+    """
+
+    term: LossTerm
+    output: GradientEdge
+    reduction: Literal["mean", "sum"]
+
+
+def kind_of(node: Node) -> str:
+    """Return the kind of a graph node, such as `Addmm`: its name without a namespace and `Backward0`.
+
+    The kind of a function that a user wrote begins with `function`, so that it is not taken for one of torch's.
+    """
+    name = node.name().rpartition("::")[2].rstrip("0123456789").removesuffix("Backward")
+    return f"function {name}" if isinstance(node, BackwardCFunction) and name != "BackwardHookFunction" else name
+
+
+def recognize(loss: Tensor, leads: Callable[[Node], bool], scale: float | Tensor = 1.0) -> RecognizedLoss:
+    """Find the loss function in the graph of a loss.
+
+    Args:
+        loss: Loss, a scalar with a graph.
+        leads: Returns whether a wanted parameter lies below a node.
+        scale: Constant by which the loss is multiplied in addition.
+
+    Raises:
+        CurvatureError: There is no known loss function, or there are several; or something other than a linear
+            function of it leads to wanted parameters.
+    """
+    top = loss.grad_fn
+    assert top is not None
+    found, kinds = _between(top, leads)
+    if len(found) > 1:
+        raise CurvatureError(
+            f"the loss has {len(found)} loss functions ({', '.join(sorted(map(kind_of, found)))}). Call backward on a "
+            "loss with one of them, or add up the curvature of several passes."
+        )
+    node = found[0]
+    seed = torch.as_tensor(scale, dtype=loss.dtype, device=loss.device).expand_as(loss)
+    weight = seed if node is top else torch.autograd.grad([loss], [GradientEdge(node, 0)], [seed], retain_graph=True)[0]
+    inputs = [(other, output) for other, output in node.next_functions if other is not None and leads(other)]
+    if len(inputs) > 1:
+        raise CurvatureError(
+            f"both inputs of {_name(node)} depend on the parameters. Detach the one that is the target."
+        )
+    below, number = inputs[0]
+    family = FAMILIES[kind_of(node)]
+    place = next(place for place, (other, _) in enumerate(node.next_functions) if other is below)
+    if place not in family.inputs:
+        raise CurvatureError(
+            f"the parameters take part in the target of {_name(node)}, not in its first argument. Exchange the two."
+        )
+    term = family(node, weight, place)
+    is_mean = term.reduction == 1 or any(map(_averages, kinds))
+    return RecognizedLoss(term, GradientEdge(below, number), "mean" if is_mean else "sum")
+
+
+def _between(top: Node, leads: Callable[[Node], bool]) -> tuple[list[Any], dict[Node, str]]:
+    """Return the nodes of loss functions, and the kinds of the linear nodes above them."""
+    found: dict[Node, None] = {}
+    kinds: dict[Node, str] = {}
+    stack = [top]
+    while stack:
+        node = stack.pop()
+        if node in kinds or node in found:
+            continue
+        kind = kind_of(node)
+        if kind in FAMILIES:
+            found[node] = None
+            continue
+        below = [
+            (number, other)
+            for number, (other, _) in enumerate(node.next_functions)
+            if other is not None and leads(other)
+        ]
+        if not _is_linear(kind, [number for number, _ in below]):
+            raise _unknown(node, top, leads)
+        kinds[node] = kind
+        stack += [other for _, other in below]
+    return list(found), kinds
+
+
+def _is_linear(kind: str, inputs: list[int]) -> bool:
+    """Return whether a node of a kind is linear in the inputs with the given numbers together."""
+    if kind not in _LINEAR or not inputs:
+        return False
+    if kind == "Div":
+        return inputs == [0]
+    return kind not in _PRODUCTS or len(inputs) == 1
+
+
+def _averages(node: Any) -> bool:
+    """Return whether a node takes a mean over samples, or divides by a number."""
+    kind = kind_of(node)
+    if kind in ("NllLoss", "NllLoss2D"):
+        return bool(node._saved_reduction == 1)
+    if kind == "Mean" and hasattr(node, "_saved_dim"):
+        axes = len(node._saved_self_sym_sizes)
+        return not node._saved_dim or any(_signed(axis) in (0, -axes) for axis in node._saved_dim)
+    return kind in ("Mean", "Div")
+
+
+def _signed(number: int) -> int:
+    """Return a number that torch has saved, which shows negative ones as larger than 2⁶³."""
+    return number - 2**64 if number >= 2**63 else number
+
+
+def _unknown(node: Node, top: Node, leads: Callable[[Node], bool]) -> CurvatureError:
+    """Return the error for a node that is neither a loss function nor linear."""
+    if _reaches_loss(node, leads):
+        return CurvatureError(
+            f"the loss is a function ({_name(node)}) of a loss function, and its curvature is not that of the loss "
+            "function. Call backward on the loss function itself, or on a constant times it."
+        )
+    if _reaches_loss(top, leads):
+        return CurvatureError(
+            f"the loss has a term, which ends in {_name(node)}, that does not go through the loss function: its "
+            "curvature would be missing. Leave the term out; for an L2 penalty on parameters, use `weight_decay`."
+        )
+    known = "mean squared error, cross-entropy and binary cross-entropy with logits"
+    return CurvatureError(
+        f"no loss function was recognized: the graph of the loss begins with {_name(node)}. Use {known}, as a module "
+        "or as a function of torch.nn.functional."
+    )
+
+
+def _reaches_loss(node: Node, leads: Callable[[Node], bool]) -> bool:
+    stack, seen = [node], set()
+    while stack:
+        current = stack.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        if kind_of(current) in FAMILIES:
+            return True
+        stack += [other for other, _ in current.next_functions if other is not None and leads(other)]
+    return False
+
+
+def _name(node: Node) -> str:
+    """Return the name of the operation that made a node, in messages."""
+    return node.name()

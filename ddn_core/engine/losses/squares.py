@@ -1,0 +1,48 @@
+"""Squared errors, `Σ w (z - t)²`."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from torch import Generator, Tensor
+
+from ddn_core.engine.losses.term import LossTerm
+from ddn_core.engine.sample_axis import SampleAxis
+
+
+class SquaredError(LossTerm):
+    """Squared error between model output and target."""
+
+    kinds = ("MseLoss",)
+    inputs = (0, 1)
+
+    def read_output(self) -> Tensor:
+        """Return the model output."""
+        output: Tensor = self.node._saved_target if self.number else self.node._saved_self
+        return output.detach()
+
+    def least_weight(self) -> Tensor:
+        """Return the smallest weight of an element."""
+        return self.weight.amin()
+
+    def exact(self, samples: SampleAxis) -> Tensor:
+        """Return the exact root, `[C, *output]`."""
+        return samples.separate(self._slope.expand_as(self.output))
+
+    def sampled(self, count: int, generator: Generator | None) -> Tensor:
+        """Return a Monte-Carlo root, `[count, *output]`."""
+        shape = (count, *self.output.shape)
+        noise = torch.randn(shape, dtype=self.dtype, device=self.output.device, generator=generator)
+        root: Tensor = noise * (self._slope / count**0.5)
+        return root
+
+    def coefficients(self, samples: SampleAxis) -> Tensor:
+        """Return the coefficients of the gradient in the exact root, `[N, C]`."""
+        target: Tensor = self.node._saved_self if self.number else self.node._saved_target
+        return samples.split(self._slope * (self.output - target.detach())).flatten(1)
+
+    @cached_property
+    def _slope(self) -> Tensor:
+        """Return √(2 w)."""
+        return (2 * self.element_weight()).sqrt()
