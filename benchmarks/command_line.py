@@ -70,6 +70,9 @@ def _command(parts: list[Part]) -> Callable[..., None]:
         console = _console()
         found = []
         for part in parts:
+            if not part.is_possible:
+                console.print(f"{part.title}: not run, because this machine has no GPU that torch can use.")
+                continue
             with console.status(part.title):
                 found.append(run(part, settings, lambda line: console.print(line, style="dim", highlight=False)))
             show(found[-1], console)

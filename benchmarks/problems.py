@@ -15,11 +15,11 @@ _SEED = 3
 
 
 @dataclass(frozen=True)
-class Problem:
-    """A model in evaluation mode with a batch and the mean cross-entropy."""
+class Batch:
+    """A model with a batch of data and a loss."""
 
-    model: nn.Sequential
-    loss_function: nn.CrossEntropyLoss
+    model: nn.Module
+    loss_function: nn.Module
     inputs: Tensor
     targets: Tensor
 
@@ -27,6 +27,14 @@ class Problem:
         """Return the loss of the batch."""
         result: Tensor = self.loss_function(self.model(self.inputs), self.targets)
         return result
+
+
+@dataclass(frozen=True)
+class Problem(Batch):
+    """A model in evaluation mode with a batch and the mean cross-entropy."""
+
+    model: nn.Sequential
+    loss_function: nn.CrossEntropyLoss
 
 
 def make_problem(case: Case, device: str = "cpu") -> Problem:

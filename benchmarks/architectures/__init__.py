@@ -1,4 +1,4 @@
-"""The networks of the benchmark problems, written out with modules that BackPACK can extend.
+"""The networks of the benchmark problems, written out with modules that BackPACK, and so ViViT, can extend.
 
 Widths, kernels and strides are those of DeepOBS (Schneider, Balles, Hennig 2019) and, for ResNet-32, of He et al. 2016.
 Dropout is left out, because with dropout each side would compute a different step.

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from backpack import extend
 from torch import Tensor, nn
 
 from benchmarks.measuring.failure import failed, failure_of
@@ -27,8 +26,8 @@ class OurFit:
 
     def __init__(self, device: str) -> None:
         self._inputs, self._targets = _batch(device)
-        self.model = extend(_model().to(device))
-        self._loss_function = extend(nn.MSELoss())
+        self.model = _model().to(device)
+        self._loss_function = nn.MSELoss()
         self._optimizer = DirectionalDampedNewton(
             self.model.named_parameters(),
             groups=[
@@ -44,9 +43,7 @@ class OurFit:
     def step(self) -> None:
         """Make a step, and evaluate the loss afterwards."""
         self._optimizer.zero_grad()
-        with self._optimizer.curvature():
-            loss = self._loss_function(self.model(self._inputs), self._targets)
-            loss.backward()
+        self._optimizer.backward(self._loss_function(self.model(self._inputs), self._targets))
         self._optimizer.step()
         with torch.no_grad():
             float(self._loss_function(self.model(self._inputs), self._targets))

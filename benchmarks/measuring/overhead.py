@@ -9,10 +9,16 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from backpack import backpack, extend
 
 from ddn_core.config import Config, parse_config
-from ddn_core.engine import Capture, Context, CurvatureCapture, WantedParameter, damped_newton_step
+from ddn_core.engine import (
+    CaptureSettings,
+    Context,
+    PlanStore,
+    WantedParameter,
+    captured_backward,
+    damped_newton_step,
+)
 from ddn_core.plugins.resolve import group_choice
 from ddn_core.runs.events import StepEvent
 from ddn_core.training.loop import Training
@@ -70,11 +76,10 @@ class _Engine:
         assert config.problem is not None
         torch.manual_seed(0)
         parts = config.problem.load()
-        self._model, self._loss_function = extend(parts.model.float()), extend(parts.loss_function)
+        self._model, self._loss_function = parts.model.float(), parts.loss_function
         self._parameters = list(self._model.parameters())
-        self._captures: list[Capture] = []
-        wanted = {id(p): WantedParameter(name, p, 0) for name, p in self._model.named_parameters()}
-        self._extension = CurvatureCapture(lambda: wanted, lambda: None, self._captures.append)
+        self._wanted = {id(p): WantedParameter(name, p, 0) for name, p in self._model.named_parameters()}
+        self._settings, self._plans = CaptureSettings(), PlanStore()
         self._choice = group_choice(config.groups[0].criterion, config.groups[0].damping, "group 0")
         self._batches = [(X.float(), y) for X, y in parts.train_batches]
         self._made = 0
@@ -86,9 +91,9 @@ class _Engine:
         begun = perf_counter()
         for parameter in self._parameters:
             parameter.grad = None
-        with backpack(self._extension):
-            self._loss_function(self._model(X), y).backward()
-        step = damped_newton_step(self._captures.pop(), self._parameters, self._choice, Context(step=self._made))
+        loss = self._loss_function(self._model(X), y)
+        capture = captured_backward(loss, self._wanted, self._settings, self._plans)
+        step = damped_newton_step(capture, self._parameters, self._choice, Context(step=self._made))
         with torch.no_grad():
             for parameter, move in zip(self._parameters, step.moves, strict=True):
                 parameter.add_(move, alpha=0.1)

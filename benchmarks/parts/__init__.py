@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks.parts import (
     accuracy,
+    cuda,
     evidence,
     growth,
     imports,
@@ -11,6 +12,7 @@ from benchmarks.parts import (
     memory,
     monte_carlo,
     speed,
+    steps,
     strategies,
     unavoidable,
 )
@@ -21,6 +23,8 @@ PARTS: dict[str, Part] = {
     for part in (
         speed.PART,
         memory.PART,
+        steps.PART,
+        cuda.PART,
         monte_carlo.PART,
         unavoidable.PART,
         accuracy.PART,

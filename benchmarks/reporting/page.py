@@ -19,6 +19,7 @@ sides take turns after a warm-up, and the tables show medians. ViViT is the unmo
 gradient step consists of forward pass, backward pass and update. The networks have the shapes of DeepOBS, without
 dropout, and the inputs are random. The damping is 1 in every direction.
 """
+_NOT_RUN = "This part was not run: there was no GPU at hand."
 
 
 def write_page(parts: list[Part], results: Path, documentation: Path) -> list[Result]:
@@ -29,13 +30,17 @@ def write_page(parts: list[Part], results: Path, documentation: Path) -> list[Re
         results: Folder with the stored results.
         documentation: Folder of the documentation.
     """
-    found = [result for part in parts if (result := load(part, results)) is not None]
+    stored = {part.name: result for part in parts if (result := load(part, results)) is not None}
+    found = list(stored.values())
     sections = [_HEAD]
     if targets := [target for result in found for target in result.summary.targets]:
         sections.append("## Targets\n\n" + markdown_table(target_table(targets)) + "\n")
-    for result in found:
+    for part in parts:
+        if part.name not in stored:
+            sections += [f"## {part.title}\n\n{part.text}\n\n{_NOT_RUN}\n"] if part.needs_gpu else []
+            continue
+        result = stored[part.name]
         pictures = write_pictures(result, documentation / "_static" / "benchmarks")
-        part = result.part
         sections.append(
             fragment(
                 part.title,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import torch
 from matplotlib.figure import Figure
 
 from benchmarks.reporting.environment import environment
@@ -32,6 +33,7 @@ class Part:
         measure: Function that measures, and reports its progress.
         summarize: Function that computes tables and targets from measurements.
         draw: Function that draws figures of measurements, by name.
+        needs_gpu: Whether the part measures a GPU; where there is none, it is left out.
     """
 
     name: str
@@ -40,6 +42,12 @@ class Part:
     measure: Callable[[Settings, Progress], Measurements]
     summarize: Callable[[Measurements], Summary]
     draw: Callable[[Measurements], dict[str, Figure]]
+    needs_gpu: bool = False
+
+    @property
+    def is_possible(self) -> bool:
+        """True if this machine has what the part needs."""
+        return not self.needs_gpu or torch.cuda.is_available()
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,8 @@ def run(part: Part, settings: Settings, progress: Progress) -> Result:
         settings: Settings.
         progress: Reports a line of progress.
     """
+    if part.needs_gpu and settings.device == "cpu":
+        settings = replace(settings, device="cuda")
     found = environment(settings)
     start = perf_counter()
     measurements = part.measure(settings, progress)

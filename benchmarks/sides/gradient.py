@@ -9,7 +9,7 @@ from benchmarks.sides.side import Side
 
 
 class GradientSide(Side):
-    """Forward pass, backward pass and update of a model without BackPACK."""
+    """Forward pass, backward pass and update."""
 
     def direction(self) -> list[Tensor]:
         """Return the negative gradient."""

@@ -6,11 +6,12 @@ ViViT calls `Tensor.symeig`, which PyTorch removed. It is replaced by a function
 from __future__ import annotations
 
 import torch
+from backpack import backpack, extend
 from torch import Tensor
 
 from benchmarks.cases import Case
 from benchmarks.problems import parameter_groups
-from benchmarks.sides.computing import ComputingSide
+from benchmarks.sides.side import Side
 
 
 def symeig(matrix: Tensor, eigenvectors: bool = False, upper: bool = True) -> tuple[Tensor, Tensor]:
@@ -43,7 +44,7 @@ def constant(evals: Tensor, evecs: Tensor, gammas: Tensor, lambdas: Tensor) -> T
     return torch.ones_like(evals)
 
 
-class VivitSide(ComputingSide):
+class VivitSide(Side):
     """`vivit.DirectionalDampedNewtonComputation`, without its warning about small eigenvalues.
 
     Raises:
@@ -52,6 +53,7 @@ class VivitSide(ComputingSide):
 
     def __init__(self, case: Case, device: str = "cpu") -> None:
         super().__init__(case, device)
+        self._model, self._loss_function = extend(self.problem.model), extend(self.problem.loss_function)
         import vivit
 
         torch.Tensor.symeig = symeig  # type: ignore[method-assign]  # the present attribute only raises an error
@@ -62,3 +64,11 @@ class VivitSide(ComputingSide):
             {"params": parameters, "criterion": top_10 if case.criterion == "top-10" else every, "damping": constant}
             for parameters in parameter_groups(self.problem.model, case.grouping)
         ]
+
+    def direction(self) -> list[Tensor]:
+        """Return the damped Newton step."""
+        computation = self._computation
+        loss = self._loss_function(self._model(self.problem.inputs), self.problem.targets)
+        with backpack(*computation.get_extensions(), extension_hook=computation.get_extension_hook(self._groups)):
+            loss.backward()
+        return [move for group in self._groups for move in computation.get_result(group)]
