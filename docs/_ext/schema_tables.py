@@ -1,8 +1,7 @@
 """Directives that generate the config reference from the pydantic schema, so that it is never outdated.
 
 `{schema-table} ddn_core.config.GroupConfig` makes the table of a model's fields. `{kind-tables} damping` makes a
-section for each built-in kind of a family, with its docstring and the table of its fields. `{supported-modules}` names
-the layers and losses that the engine supports.
+section for each built-in kind of a family, with its docstring and the table of its fields.
 """
 
 import re
@@ -14,8 +13,6 @@ from pydantic import BaseModel
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from ddn_core.engine.capture.jacobians import JACOBIANS
-from ddn_core.engine.capture.loss import LOSSES
 from ddn_core.plugins.component import Component
 from ddn_core.plugins.describe import field_rows, paragraphs
 from ddn_core.plugins.discovery import BUILTIN
@@ -55,21 +52,6 @@ class KindTables(SphinxDirective):
         return section
 
 
-class SupportedModules(SphinxDirective):
-    """Two paragraphs: the supported layers and the supported losses."""
-
-    def run(self) -> list[nodes.Node]:
-        return [self._listed("Layers", set(JACOBIANS)), self._listed("Losses", set(LOSSES))]
-
-    def _listed(self, head: str, modules: set[type]) -> nodes.paragraph:
-        torchs = sorted(f"nn.{module.__name__}" for module in modules if module.__module__.startswith("torch."))
-        others = sorted(
-            f"{module.__module__}.{module.__name__}" for module in modules if not module.__module__.startswith("torch.")
-        )
-        listed = ", ".join(f"`{name}`" for name in [*torchs, *others])
-        return nodes.paragraph("", "", nodes.strong(text=f"{head}: "), *inline(f"{listed}."))
-
-
 def field_table(model: type[BaseModel]) -> nodes.table:
     """Return a table with a row for each field of a model."""
     rows = [tuple(cell if cell != "1" else "none" for cell in row) for row in field_rows(model)]
@@ -94,5 +76,4 @@ def inline(text: str) -> list[nodes.Node]:
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("schema-table", SchemaTable)
     app.add_directive("kind-tables", KindTables)
-    app.add_directive("supported-modules", SupportedModules)
     return {"version": "1", "parallel_read_safe": True}

@@ -12,7 +12,6 @@ import warnings
 from pathlib import Path
 
 import torch
-from backpack import extend
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -26,12 +25,12 @@ from ddn_core.integrations.lightning import CurvatureModule
 
 
 class Classifier(CurvatureModule, LightningModule):
-    """A small network; its constructor extends the model and the loss function once."""
+    """A small network."""
 
     def __init__(self):
         super().__init__()
-        self.model = extend(nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10)))
-        self.loss_function = extend(nn.CrossEntropyLoss())
+        self.model = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
+        self.loss_function = nn.CrossEntropyLoss()
 
     def training_step(self, batch, index):
         X, y = batch

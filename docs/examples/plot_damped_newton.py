@@ -12,10 +12,7 @@ Gauss-Newton matrix (GGN). It computes the step, reads the quantities in the for
 computed by :mod:`torch.autograd` and a dense eigendecomposition.
 """
 
-from copy import deepcopy
-
 import torch
-from backpack import backpack, extend
 from torch import Tensor
 from torch.nn import Linear, MSELoss, ReLU, Sequential
 from torch.nn.utils import parameters_to_vector
@@ -46,16 +43,6 @@ model = Sequential(
     Linear(D_HIDDEN, D_OUT),
 )
 loss_function = MSELoss(reduction="mean")
-
-# %%
-# ``extend`` adds BackPACK's hooks to the model and to the loss function. They must be there before the forward pass. We
-# keep plain copies for the comparison.
-
-plain_model = deepcopy(model)
-plain_loss_function = deepcopy(loss_function)
-
-model = extend(model)
-loss_function = extend(loss_function)
 
 loss = loss_function(model(X), y)
 
@@ -100,13 +87,11 @@ group = {"params": list(model.parameters()), "criterion": select_top_k, "damping
 # One backward pass
 # -----------------
 #
-# The computation provides an extension and a hook for BackPACK. It computes the step of every group before ``backward``
-# returns. ``.grad`` holds the gradient, as after any backward pass.
+# ``computation.backward`` runs the backward pass of the loss and computes the step of every group. ``.grad`` holds the
+# gradient, as after any backward pass.
 
 computation = DirectionalDampedNewtonComputation()
-
-with backpack(*computation.get_extensions(), extension_hook=computation.get_extension_hook([group])):
-    loss.backward()
+computation.backward(loss, [group])
 
 newton_step = computation.get_result(group)
 
@@ -153,9 +138,8 @@ print("orthonormal ", torch.allclose(vectors @ vectors.T, torch.eye(len(directio
 
 newton_step_flat = parameters_to_vector(newton_step)
 
-plain_loss = plain_loss_function(plain_model(X), y)
-gradient = parameters_to_vector(torch.autograd.grad(plain_loss, list(plain_model.parameters())))
-ggn = dense_ggn(plain_model, plain_loss_function, X, y)
+gradient = parameters_to_vector(torch.autograd.grad(loss_function(model(X), y), list(model.parameters())))
+ggn = dense_ggn(model, loss_function, X, y)
 print("gradient", list(gradient.shape), "  GGN", list(ggn.shape))
 
 # %%
@@ -185,9 +169,7 @@ configured = {
     "damping": {"kind": "constant", "value": 1.0},
 }
 
-loss = loss_function(model(X), y)
-with backpack(*computation.get_extensions(), extension_hook=computation.get_extension_hook([configured])):
-    loss.backward()
+computation.backward(loss_function(model(X), y), [configured])
 
 configured_step = parameters_to_vector(computation.get_result(configured))
 if not torch.allclose(configured_step, newton_step_flat, rtol=1e-5, atol=1e-7):

@@ -9,7 +9,6 @@ After each step, it reads the step's report from ``optimizer.last_step``.
 
 import matplotlib.pyplot as plt
 import torch
-from backpack import extend
 
 from ddn_core import DirectionalDampedNewton
 from ddn_plugins.problems.digits_mlp import DigitsMlp
@@ -26,8 +25,7 @@ torch.manual_seed(0)
 # larger.
 
 problem = DigitsMlp(hidden=[64, 32], activation="tanh", batch_size=64).load()
-model = extend(problem.model)
-loss_function = extend(problem.loss_function)
+model, loss_function = problem.model, problem.loss_function
 
 optimizer = DirectionalDampedNewton(
     model.named_parameters(),
@@ -54,9 +52,8 @@ reports, losses = [], []
 for _ in range(2):
     for inputs, targets in problem.train_batches:
         optimizer.zero_grad()
-        with optimizer.curvature():
-            loss = loss_function(model(inputs), targets)
-            loss.backward()
+        loss = loss_function(model(inputs), targets)
+        optimizer.backward(loss)
         optimizer.step()
         losses.append(loss.item())
         reports.append(optimizer.last_step[0])

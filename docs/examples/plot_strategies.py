@@ -9,7 +9,6 @@ same. This example trains a small network on scikit-learn's digits with five of 
 
 import matplotlib.pyplot as plt
 import torch
-from backpack import extend
 
 from ddn_core import DirectionalDampedNewton
 from ddn_plugins.problems.digits_mlp import DigitsMlp
@@ -42,16 +41,15 @@ DAMPINGS = {
 def train(damping):
     torch.manual_seed(0)
     problem = DigitsMlp(hidden=[32], batch_size=128).load()
-    model, loss_function = extend(problem.model), extend(problem.loss_function)
+    model, loss_function = problem.model, problem.loss_function
     group = {"params": ["*"], "criterion": {"kind": "top-k", "k": 60}, "damping": damping}
     optimizer = DirectionalDampedNewton(model.named_parameters(), [group], lr=0.5)
     losses, reports = [], []
     for _ in range(4):
         for inputs, targets in problem.train_batches:
             optimizer.zero_grad()
-            with optimizer.curvature():
-                loss = loss_function(model(inputs), targets)
-                loss.backward()
+            loss = loss_function(model(inputs), targets)
+            optimizer.backward(loss)
             optimizer.step(lambda inputs=inputs, targets=targets: loss_function(model(inputs), targets))
             losses.append(loss.item())
             reports.append(optimizer.last_step[0])

@@ -9,15 +9,12 @@ checkpoints. If TensorBoard is installed, it also writes event files.
 # %%
 # Model and data
 # --------------
-#
-# Extend the model and the loss function with BackPACK, once.
 
 import tempfile
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
-from backpack import extend
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -28,8 +25,8 @@ torch.manual_seed(0)
 images, digits = load_digits(return_X_y=True)
 images, digits = torch.tensor(images / 16, dtype=torch.float32), torch.tensor(digits)
 loader = DataLoader(TensorDataset(images[:1437], digits[:1437]), batch_size=128, shuffle=True, drop_last=True)
-model = extend(nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10)))
-loss_function = extend(nn.CrossEntropyLoss())
+model = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
+loss_function = nn.CrossEntropyLoss()
 
 # %%
 # The optimizer
@@ -78,9 +75,8 @@ losses, norms = [], []
 for epoch in range(4):
     for X, y in loader:
         optimizer.zero_grad()
-        with optimizer.curvature():
-            loss = loss_function(model(X), y)
-            loss.backward()
+        loss = loss_function(model(X), y)
+        optimizer.backward(loss)
         with torch.no_grad():
             optimizer.step(lambda: loss_function(model(X), y))  # noqa: B023
         losses.append(loss.item())
