@@ -22,24 +22,21 @@ from ddn_core.engine.capture.budget import CapturePlan, plan_capture
 from ddn_core.engine.capture.columns import carry
 from ddn_core.engine.capture.completeness import check_gradients
 from ddn_core.engine.capture.destinations import WantedParameter, destinations_of
-from ddn_core.engine.capture.graph import Edge, ModelGraph, Reach
-from ddn_core.engine.capture.layout import powers
+from ddn_core.engine.capture.graph import ModelGraph, Reach
 from ddn_core.engine.capture.memory import free_bytes
 from ddn_core.engine.capture.module_hooks import quiet_module_hooks
 from ddn_core.engine.capture.plan import GraphPlan, PlanStore, make_plan, mixing_nodes
 from ddn_core.engine.capture.result import Capture
 from ddn_core.engine.capture.sites import Site
 from ddn_core.engine.capture.subsampling import Subsampling
+from ddn_core.engine.capture.verification import Verification
 from ddn_core.engine.factors import Columns, Factor
 from ddn_core.engine.losses import recognize
-from ddn_core.engine.sample_axis import SampleAxis
 from ddn_core.errors import ArgumentError, CurvatureError, NonFiniteError
 
 ALWAYS_FREE = 2**28
 """Number of bytes for which the free memory is not looked up."""
 _logger = logging.getLogger("ddn_core")
-NOISE = 64.0
-"""Largest deviation at an edge whose gradient cancels, in rounding errors of the largest gradient at any edge."""
 
 
 @dataclass(frozen=True)
@@ -411,7 +408,7 @@ class CurvaturePass:
         assembly = Assembly(graph, self._sites, self._destinations, len(root), settings)
         edges = [edge for edge in self._destinations.edges() if edge != graph.output]
         layouts = plan.layouts_of(graph)
-        check = _Verification(graph, layouts, self._samples, edges) if verify and edges else None
+        check = Verification(graph, layouts, self._samples) if verify and edges else None
         step = sizes.columns_at_a_time
         output_dtype = graph.output[0]._input_metadata[graph.output[1]].dtype
         for start in range(0, len(root), step):
@@ -484,44 +481,3 @@ def checked_top(loss: Any) -> Node:
             "torch.no_grad() and without detach()."
         )
     return loss.grad_fn
-
-
-class _Verification:
-    """The check that a kept plan still fits: one more column, the sum of the others times a power of two per sample."""
-
-    def __init__(
-        self, graph: ModelGraph, layouts: Mapping[Edge, SampleAxis | None], samples: SampleAxis, edges: Sequence[Edge]
-    ) -> None:
-        self._graph, self._layouts, self._samples = graph, layouts, samples
-        self._sums: dict[Edge, Tensor] = {}
-        self._deviations: list[Tensor] = []
-        self._sizes: list[Tensor] = []
-
-    def extra(self, root: Tensor) -> Tensor:
-        """Return the additional column at the model output."""
-        total = root.sum(0)
-        return total * self._samples.spread(powers(self._samples.samples, total, self._graph.has_half), total.shape)
-
-    def take(self, edge: Edge, columns: Tensor | None, is_last: bool) -> Tensor | None:
-        """Add up a chunk of columns, take the additional column from the last chunk, and return the rest."""
-        if columns is None:
-            return None
-        own = columns[:-1] if is_last else columns
-        total = own.sum(0) if len(own) > 1 else own[0]
-        self._sums[edge] = self._sums[edge] + total if edge in self._sums else total
-        if is_last:
-            layout, total = self._layouts[edge], self._sums[edge]
-            assert layout is not None
-            expected = total * layout.spread(powers(layout.samples, total, self._graph.has_half), total.shape)
-            self._deviations.append(torch.linalg.vector_norm(columns[-1] - expected))
-            self._sizes.append(torch.linalg.vector_norm(expected))
-        return own
-
-    def passed(self) -> bool:
-        """Return whether every edge keeps the samples apart as the plan says; this waits for the device."""
-        if not self._deviations:
-            return True
-        deviations, sizes = (torch.stack([one.double() for one in some]) for some in (self._deviations, self._sizes))
-        precision = self._graph.coarsest_precision
-        # an edge whose gradient is nothing but rounding errors of the others has no layout
-        return not bool((deviations > precision**0.5 * sizes + NOISE * precision * sizes.max()).any())
