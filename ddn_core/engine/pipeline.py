@@ -18,7 +18,7 @@ from ddn_core.engine.quadratic import QuadraticModel
 from ddn_core.engine.solved import solved_step
 from ddn_core.engine.source import EngineSource, outputs_first, same_samples
 from ddn_core.engine.spectrum import Spectrum, eigendecompose, eigenvalues, fix_signs
-from ddn_core.engine.step import Correction, DampedDirections, GroupStep, checked_step
+from ddn_core.engine.step import Correction, DampedDirections, GroupStep, checked_length
 from ddn_core.engine.terms import DecayedSource, StepTerms
 
 
@@ -148,10 +148,10 @@ def damped_newton_step(
         table = directions.table(None if projections is None else projections[1])
         gradient = data.gradient_in_parameters() if terms is not None and terms.include_complement else None
         correction = Correction.along(table, directions.combine, terms, projections, factor)
-        moves = checked_step(correction.step(terms, gradient, data.reached))
-    return GroupStep(
-        moves, table, basis.reached, factor, decompose=partial(DampedDirections.of, directions, directions.deltas)
-    )
+        moves = correction.step(terms, gradient, data.reached)
+        largest = checked_length(moves)
+    chosen = partial(DampedDirections.of, directions, directions.deltas)
+    return GroupStep(moves, table, basis.reached, factor, decompose=chosen, largest=largest)
 
 
 @torch.no_grad()

@@ -125,9 +125,8 @@ def gammas_in_span(evecs: Tensor, evals: Tensor, largest: Tensor, span: Tensor, 
     """
     gammas = (evecs.T @ span) * evals.sqrt()
     norms = gram.diagonal().sqrt()
-    if not bool(is_steep(span, norms, largest)):
-        return gammas
     cancels = evals * span.norm() > largest.sqrt() * (span * norms).norm()  # the error ε √λ_k |c| is the larger one
+    cancels &= is_steep(span, norms, largest)
     return torch.where(cancels, (evecs.T @ (gram @ span)) / evals.sqrt(), gammas)
 
 

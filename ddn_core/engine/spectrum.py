@@ -82,17 +82,22 @@ def eigendecompose(matrix: Tensor, largest: int | None = None, precision: float 
         NonFiniteError: The matrix has NaN or infinite entries.
         CurvatureError: No solver converges.
     """
-    check_finite(matrix)
     columns = len(matrix)
     fallbacks: list[str] = []
     found = None
     if largest is not None and is_worthwhile(columns, largest):
+        check_finite(matrix)
         with suppress(LinAlgError):  # a small decomposition inside the method can fail
             found = leading_eigenpairs(matrix, largest)
         fallbacks += [] if found is not None else ["eigh"]
-    evals, evecs = found if found is not None else _eigh(matrix, fallbacks)
-    bound = torch.maximum(null_space_bound(evals, columns), factors_bound(evals, precision)) if columns else 0
-    null = int((evals <= bound).sum())
+    found = _eigh_as_given(matrix) if found is None else found
+    is_finite = False
+    if found is not None:
+        is_finite, null = _null_count(found[0], columns, precision)
+    if found is None or not is_finite:
+        found = _eigh(matrix, fallbacks)
+        _, null = _null_count(found[0], columns, precision)
+    evals, evecs = found
     if largest is not None:
         null = max(null, len(evals) - largest)
     return Spectrum(evals, evals[null:], evecs[:, null:], tuple(fallbacks))
@@ -134,14 +139,30 @@ def fix_signs(evecs: Tensor) -> Tensor:
     return evecs * torch.where(evecs.gather(0, largest) < 0, -1.0, 1.0).to(evecs.dtype)
 
 
-def _eigh(matrix: Tensor, fallbacks: list[str]) -> tuple[Tensor, Tensor]:
-    """Return all eigenpairs, and append the fallbacks that were used to `fallbacks`."""
+def _null_count(evals: Tensor, columns: int, precision: float) -> tuple[bool, int]:
+    """Return whether eigenvalues are finite, and how many are numerically zero; this waits for the device once."""
+    if not columns:
+        return True, 0
+    bound = torch.maximum(null_space_bound(evals, columns), factors_bound(evals, precision))
+    is_finite, null = torch.stack([torch.isfinite(evals).all().long(), (evals <= bound).sum()]).tolist()
+    return bool(is_finite), null
+
+
+def _eigh_as_given(matrix: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Return all eigenpairs in the dtype of the matrix, `None` if the solver fails.
+
+    Float32 can fail on a spectrum over many orders of magnitude, which float64 resolves.
+    """
     try:
         evals, evecs = torch.linalg.eigh(matrix)
-        if bool(torch.isfinite(evals).all()):
-            return evals, evecs
     except LinAlgError:
-        pass  # float32 can fail on a spectrum over many orders of magnitude, which float64 resolves
+        return None
+    return evals, evecs
+
+
+def _eigh(matrix: Tensor, fallbacks: list[str]) -> tuple[Tensor, Tensor]:
+    """Return all eigenpairs from float64, after another solver failed, and append what was used to `fallbacks`."""
+    check_finite(matrix)
     double = matrix.double()
     jitter = double.diagonal().abs().max() * torch.finfo(matrix.dtype).eps
     for name, shift in (("float64", 0.0), ("jitter", float(jitter))):

@@ -7,6 +7,7 @@ step, from those that are held from an earlier one, or from a solve without dire
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -147,7 +148,9 @@ class DampedDirections(Directions):
         Raises:
             NonFiniteError: The step has NaN or infinite entries.
         """
-        return checked_step(self.combine(self.coefficients))
+        step = self.combine(self.coefficients)
+        checked_length(step)
+        return step
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,6 +225,7 @@ class GroupStep:
         complement_factor: Factor on the slope outside of the directions, not positive.
         uniform_damping: Damping of every direction, if the step was computed without directions; `None` otherwise.
         decompose: Returns the chosen directions with their dampings; `None` if they are those of an earlier step.
+        largest: Largest absolute value of the moves; `None` if it was not computed.
     """
 
     moves: tuple[Tensor, ...]
@@ -244,16 +248,16 @@ def predicted_decrease(summary: StepSummary, lr: float) -> Tensor:
     return -(lr * summary.slope() + 0.5 * lr**2 * summary.curvature())
 
 
-def checked_step(step: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Return a step, or raise.
+def checked_length(step: Sequence[Tensor]) -> float:
+    """Return the largest absolute value of a step; this waits for the device.
 
     Raises:
         NonFiniteError: The step has NaN or infinite entries.
     """
-    step = tuple(step)
-    if not torch.isfinite(largest_entry(step)):
+    largest = float(largest_entry(step))
+    if not math.isfinite(largest):
         raise step_not_finite()
-    return step
+    return largest
 
 
 def step_not_finite() -> NonFiniteError:

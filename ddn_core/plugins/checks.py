@@ -38,10 +38,11 @@ def checked_indices(label: Callable[[], str], returned: Any, count: int, device:
         raise fault(f"indices of shape {list(indices.shape)}; expected one axis, [K]")
     if indices.dtype == torch.bool or indices.is_floating_point() or indices.is_complex():
         raise fault(f"indices of dtype {indices.dtype}; expected integers (of a mask, mask.nonzero()[:, 0])")
-    lowest, highest = int(indices.min()), int(indices.max())
+    numbers = indices.tolist()
+    lowest, highest = min(numbers), max(numbers)
     if lowest < 0 or highest >= count:
         raise fault(f"index {lowest if lowest < 0 else highest}; there are {count} directions, counted from 0")
-    if len(set(indices.tolist())) != len(indices):
+    if len(set(numbers)) != len(numbers):
         raise fault("an index more than once; return each index once")
     return indices.long()
 
@@ -70,10 +71,11 @@ def checked_dampings(label: Callable[[], str], returned: Any, directions: Direct
         raise fault(
             f"dampings of {returned.dtype} on {returned.device}; expected {evals.dtype} on {evals.device}, as of evals"
         )
-    if bool(returned.isnan().any()):
-        raise fault(f"NaN for direction {int(returned.isnan().nonzero()[0])}; use +inf to keep a direction still")
     curvatures = directions.loss_lambdas + returned
-    if bool((curvatures <= 0).any()):
+    has_nan, is_indefinite = torch.stack([returned.isnan().any(), (curvatures <= 0).any()]).tolist()
+    if has_nan:
+        raise fault(f"NaN for direction {int(returned.isnan().nonzero()[0])}; use +inf to keep a direction still")
+    if is_indefinite:
         worst = int(curvatures.argmin())
         raise fault(
             f"{float(returned[worst]):g} for direction {worst}, whose curvature is "
