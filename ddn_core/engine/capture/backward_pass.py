@@ -378,7 +378,7 @@ class CurvaturePass:
         """Return the coefficients c of the per-sample gradients, `g_n = V_n c_n`, `[samples, C]`."""
         is_mean, propagated = self._is_mean, self._chosen.propagated_samples
         scale = (self._samples.samples if is_mean else 1) / self._root_scale
-        coefficients = self._term.coefficients(self._samples) * scale
+        coefficients = self._term.coefficients(self._samples).to(self._dtype) * scale
         return coefficients if propagated is None else coefficients[list(propagated)]
 
     def _prepare(self, plan: GraphPlan) -> CapturePlan:
