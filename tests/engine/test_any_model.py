@@ -280,7 +280,8 @@ def test_a_norm_in_float32_inside_a_model_of_float64():
 
 @pytest.mark.filterwarnings("ignore")  # torch's own, of its compiler
 @pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
-def test_compiled_models(backend):
+def test_compiled_models(backend, monkeypatch):
+    monkeypatch.setattr("torch._functorch.config.donated_buffer", False)
     problem = built("residual layer norm gelu")
     torch._dynamo.reset()
     check(replace(problem, wrap=lambda model: torch.compile(model, backend=backend)), twin(problem))
@@ -289,10 +290,21 @@ def test_compiled_models(backend):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["own transformer", "cnn with batch norm in evaluation"])
-def test_larger_compiled_models(name):
+def test_larger_compiled_models(name, monkeypatch):
+    monkeypatch.setattr("torch._functorch.config.donated_buffer", False)
     problem = built(name)
     torch._dynamo.reset()
     check(replace(problem, wrap=lambda model: torch.compile(model, backend="aot_eager")), twin(problem))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiled_model_with_donated_buffers_is_told():
+    """They are donated from its first plain backward pass on."""
+    torch._dynamo.reset()
+    problem = built("residual layer norm gelu")
+    with pytest.raises(CurvatureError, match="donated_buffer = False"):
+        check(replace(problem, wrap=lambda model: torch.compile(model, backend="aot_eager")), twin(problem))
 
 
 # The engine keeps plans: a later pass over the same kinds of nodes may need another one. The sizes are those of no other

@@ -51,7 +51,7 @@ def captured_backward(
         wanted = {key: entry for key, entry in wanted.items() if key in written}
     scale = 1.0 if gradient is None else gradient.detach()
     own = CurvaturePass(loss, wanted, settings, plans, scale, samples)
-    own.begin()
+    _begin(own)
     with own.record(), backward_as_usual():
         try:
             torch.autograd.backward(loss, gradient, retain_graph, create_graph, inputs=inputs)  # type: ignore[arg-type]
@@ -63,6 +63,23 @@ def captured_backward(
                 "would change. Take its gradient by torch.autograd.grad, or by a hook, before this pass."
             ) from error
     return own.finish()
+
+
+def _begin(own: CurvaturePass) -> None:
+    """Compute the columns of a pass.
+
+    Raises:
+        CurvatureError: The model was compiled so that only one backward pass is possible.
+    """
+    try:
+        own.begin()
+    except RuntimeError as error:
+        if "donated buffers" not in str(error):
+            raise
+        raise CurvatureError(
+            "the model was compiled with donated buffers, which its first backward pass overwrites, but curvature "
+            "takes several passes. Set `torch._functorch.config.donated_buffer = False` before torch.compile."
+        ) from error
 
 
 def captured_gradient(
@@ -88,7 +105,7 @@ def captured_gradient(
         NonFiniteError: The loss is not finite.
     """
     own = CurvaturePass(loss, wanted, settings, plans, samples=samples)
-    own.begin()
+    _begin(own)
     parameters = [entry.parameter for entry in wanted.values()]
     with own.record():
         found = torch.autograd.grad(loss, parameters, retain_graph=retain_graph, allow_unused=True)
