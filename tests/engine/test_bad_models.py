@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector, parametrizations, prune
 
 from ddn_core import DirectionalDampedNewton, DirectionalDampedNewtonComputation
+from ddn_core.engine import capture_loss
 from ddn_core.errors import ArgumentError, CurvatureError, NonFiniteError
 from ddn_core.testing import dense_twin
 
@@ -335,6 +336,18 @@ def _later_hook(model):
         parameter.grad.mul_(0.5)
 
     model[0].weight.register_post_accumulate_grad_hook(halve)
+
+
+@pytest.mark.parametrize("mc_samples", [0, 1])
+@pytest.mark.parametrize("number", range(4))
+def test_a_hook_on_any_parameter_is_noticed(number, mc_samples):
+    """Columns of the convolution are formed, those of the linear layer are not; weight and bias share them."""
+    model = nn.Sequential(nn.Conv2d(1, 2, 2), nn.Tanh(), nn.Flatten(), nn.Linear(2 * 49, 3))
+    parameters = list(model.parameters())
+    parameters[number].register_hook(lambda gradient: 0.5 * gradient)
+    loss = F.cross_entropy(model(torch.randn(5, 1, 8, 8)), torch.randint(0, 3, (5,)))
+    with pytest.raises(CurvatureError, match=rf"gradients of .*parameter {number}\b.* do not add up"):
+        capture_loss(loss, parameters, mc_samples=mc_samples)
 
 
 @pytest.mark.parametrize("register", [_hook, _later_hook])

@@ -70,13 +70,7 @@ def _deviation(columns: Columns, total: tuple[Tensor, ...]) -> tuple[Tensor, Ten
     """Return the deviation of the columns' sum from a gradient, and the scale to compare the deviation with."""
     if isinstance(columns, ProductColumns):
         return columns.check_sum(total)
-    ones = total[0].new_ones(columns.count, 1)
-    found = columns.combine(ones)[0]
     norm = torch.linalg.vector_norm
-    return norm(found - total[0]), columns.count**0.5 * norm(found) + norm(total[0]) + _size(columns)
-
-
-def _size(columns: Columns) -> Tensor:
-    """Return the norm of all columns together."""
-    size: Tensor = torch.linalg.vector_norm(columns.formed())
-    return size
+    found = columns.layout.join(columns.combine(total[0].new_ones(columns.count, 1)))
+    expected = columns.layout.join(total)
+    return norm(found - expected), columns.count**0.5 * norm(found) + norm(expected) + norm(columns.formed())
