@@ -427,6 +427,7 @@ def test_nothing_is_loaded_from_elsewhere(pages):
 
 
 def test_plotly_takes_every_figure(pages):
+    """It raises if a trace has a property or a value that it does not know."""
     from plotly import graph_objects as go
 
     for path in pages.values():

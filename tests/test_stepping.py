@@ -117,7 +117,7 @@ class Reference:
         self.count += 1
 
 
-def compare(name, criterion, damping, steps=4, loss="cross-entropy", seed=0, **given):
+def assert_like_reference(name, criterion, damping, steps=4, loss="cross-entropy", seed=0, **given):
     model, loss_function, X, y = problem(name, loss, seed)
     reference = Reference(copy.deepcopy(model), copy.deepcopy(loss_function), X, y, criterion, damping, **given)
     group = {"params": ["*"], "criterion": criterion, "damping": damping, **given}
@@ -162,7 +162,7 @@ FEATURES = [
 )
 @pytest.mark.parametrize("given", FEATURES, ids=str)
 def test_steps_are_those_of_the_reference(given, name, criterion, damping):
-    compare(name, CRITERIA[criterion], DAMPINGS[damping], lr=0.5, **given)
+    assert_like_reference(name, CRITERIA[criterion], DAMPINGS[damping], lr=0.5, **given)
 
 
 @examples(20)
@@ -187,7 +187,7 @@ def test_any_combination_is_that_of_the_reference(
     given = {"lr": lr, "momentum": momentum, "nesterov": nesterov and momentum > 0, "weight_decay": weight_decay}
     given |= {"decoupled_weight_decay": decoupled, "memory": memory, "max_step_norm": longest}
     given["include_complement"] = complement
-    compare(name, CRITERIA[criterion], DAMPINGS[damping], 3, loss, seed, **given)
+    assert_like_reference(name, CRITERIA[criterion], DAMPINGS[damping], 3, loss, seed, **given)
 
 
 @pytest.mark.parametrize("given", FEATURES, ids=str)

@@ -35,7 +35,7 @@ def data(seed, samples, width, outputs):
     return (x, order), torch.randint(0, outputs, (samples,), generator=generator)
 
 
-def compare(problem, may_be_refused):
+def assert_like_twin(problem, may_be_refused):
     """Compare the engine with the twin; return whether there was something to compare."""
     expected = twin(replace(problem, model=copy.deepcopy(problem.model)))
     if not bool(torch.isfinite(expected.ggn).all()) or float(expected.ggn.norm()) > 1e12:
@@ -55,7 +55,7 @@ def test_each_operation_alone(name):
     """Parameters lie before the operation and behind it, and in the operation itself."""
     program = Program([(name, 3), ("linear", 4), ("softplus", 5)], width=3, outputs=3, seed=0, sharing=0.0)
     inputs, targets = data(1, 4, 3, 3)
-    assert compare(Problem(program, inputs, targets), may_be_refused=False)
+    assert assert_like_twin(Problem(program, inputs, targets), may_be_refused=False)
 
 
 def test_few_compositions_are_refused():
@@ -64,7 +64,7 @@ def test_few_compositions_are_refused():
     for seed in range(12):
         steps = [(name, seed) for name in chooser.sample(sorted(OPERATIONS), 8)]
         inputs, targets = data(seed, 4, 3, 3)
-        compared += compare(Problem(Program(steps, 3, 3, seed), inputs, targets), may_be_refused=True)
+        compared += assert_like_twin(Problem(Program(steps, 3, 3, seed), inputs, targets), may_be_refused=True)
     assert compared >= 10
 
 
@@ -86,7 +86,7 @@ def problems(draw, fewest=1, most=14):
 def test_random_graphs(batches):
     for problem in batches:
         problem.model.zero_grad()
-        compare(problem, may_be_refused=True)
+        assert_like_twin(problem, may_be_refused=True)
 
 
 @pytest.mark.slow
@@ -95,4 +95,4 @@ def test_random_graphs(batches):
 def test_long_random_graphs(batches):
     for problem in batches:
         problem.model.zero_grad()
-        compare(problem, may_be_refused=True)
+        assert_like_twin(problem, may_be_refused=True)
