@@ -504,6 +504,14 @@ def test_a_parameter_hook_that_only_looks_is_fine():
     assert torch.Size([5, D]) in seen
 
 
+def test_a_notice_tells_what_mixed_samples_cost(caplog):
+    engine(built("cnn with batch norm in training"))
+    assert "at NativeBatchNorm, samples share a tensor" in caplog.text
+    caplog.clear()
+    engine(built("weight norm"))
+    assert not caplog.text
+
+
 def test_a_tensor_that_retains_its_gradient_is_told():
     """The passes that carry columns would add to the gradient that it retains."""
     torch.manual_seed(0)

@@ -17,7 +17,7 @@ from torch import nn
 
 from ddn_core import DirectionalDampedNewton
 from ddn_core.engine import GroupRequest, Subsampling, estimate
-from ddn_core.engine.capture import backward_pass
+from ddn_core.engine.capture import backward_pass, settings
 from ddn_core.engine.capture.assembly import Assembly
 from ddn_core.engine.capture.memory import free_bytes
 from ddn_core.errors import MemoryBudgetError
@@ -180,11 +180,11 @@ def test_the_budget_auto_is_what_is_free(monkeypatch):
     assert free is None or 10**6 < free < 2**50
     expected = Trainer(MODELS["perceptron"]).step()
     torch.testing.assert_close(Trainer(MODELS["perceptron"], memory_budget="auto").step(), expected)
-    monkeypatch.setattr(backward_pass, "free_bytes", lambda device: 1000)
-    monkeypatch.setattr(backward_pass, "ALWAYS_FREE", 0)
+    monkeypatch.setattr(settings, "free_bytes", lambda device: 1000)
+    monkeypatch.setattr(settings, "ALWAYS_FREE", 0)
     with pytest.raises(MemoryBudgetError, match="memory budget is 1 kB"):
         Trainer(MODELS["perceptron"], memory_budget="auto").backward()
-    monkeypatch.setattr(backward_pass, "free_bytes", lambda device: None)  # where that cannot be told
+    monkeypatch.setattr(settings, "free_bytes", lambda device: None)  # as where the system does not report it
     torch.testing.assert_close(Trainer(MODELS["perceptron"], memory_budget="auto").step(), expected)
 
 

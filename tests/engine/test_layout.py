@@ -119,7 +119,7 @@ def _graph_of(evaluate, *parameters):
 def _graph(evaluate, *parameters):
     """Return the graph of a function's output, the layouts of its edges, and whether these are certain."""
     graph = _graph_of(evaluate, *parameters)
-    return graph, *layouts_of(graph, find_sample_axis(graph.output, N), FLOAT)
+    return graph, *layouts_of(graph, find_sample_axis(graph.output, N))
 
 
 def _found(evaluate, *parameters):
@@ -316,7 +316,7 @@ def test_batch_norm_that_changes_its_mode(monkeypatch):
 
 
 def test_a_gate_that_opens(monkeypatch):
-    """What lies behind a gate of zero is guessed, and the guess is not kept."""
+    """The layouts behind a gate of zero are guesses, and the plan is not kept."""
 
     class Gated(nn.Module):
         def __init__(self):

@@ -12,8 +12,9 @@ from ddn_core.engine.capture.graph import Reach
 from ddn_core.engine.losses import recognize
 from ddn_core.engine.losses.bernoulli import BinaryCrossEntropy
 from ddn_core.engine.losses.cross_entropy import CrossEntropy
-from ddn_core.engine.losses.recognition import FAMILIES, kind_of
+from ddn_core.engine.losses.recognition import FAMILIES
 from ddn_core.engine.losses.squares import SquaredError
+from ddn_core.engine.nodes import kind_of
 from ddn_core.engine.sample_axis import SampleAxis
 from ddn_core.errors import CurvatureError
 

@@ -18,13 +18,13 @@ result.py        the result, `Capture` (concatenation.py: of several passes as o
 """
 
 from ddn_core.engine.capture.backpack import CurvatureCapture
-from ddn_core.engine.capture.backward_pass import CaptureSettings
 from ddn_core.engine.capture.concatenation import concatenate
 from ddn_core.engine.capture.destinations import WantedParameter
 from ddn_core.engine.capture.functional import capture_loss, captured_backward, captured_gradient
 from ddn_core.engine.capture.interception import backward_as_usual, backward_handed_to
 from ddn_core.engine.capture.plan import PlanStore
 from ddn_core.engine.capture.result import Capture
+from ddn_core.engine.capture.settings import CaptureSettings
 from ddn_core.engine.capture.subsampling import Subsampling
 
 __all__ = [

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ddn_core.engine.capture.columns import BATCHED_ELEMENTS, carry
 from ddn_core.engine.capture.destinations import Destinations, Use
-from ddn_core.engine.capture.graph import Edge, ModelGraph
+from ddn_core.engine.capture.graph import ModelGraph
 from ddn_core.engine.capture.sites import Site, formed, masked
 from ddn_core.engine.factors import (
     Columns,
@@ -23,6 +23,7 @@ from ddn_core.engine.factors import (
     form,
 )
 from ddn_core.engine.factors.product import SLICE_ELEMENTS
+from ddn_core.engine.nodes import Edge
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,13 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import Module
 from torch.utils.hooks import RemovableHandle
 
-from ddn_core.engine.capture.backward_pass import CaptureSettings, CurvaturePass
+from ddn_core.engine.capture.backward_pass import CurvaturePass
 from ddn_core.engine.capture.destinations import WantedParameter
 from ddn_core.engine.capture.module_hooks import NOTICE
 from ddn_core.engine.capture.plan import PlanStore
 from ddn_core.engine.capture.result import Capture
-from ddn_core.engine.losses.recognition import kind_of
+from ddn_core.engine.capture.settings import CaptureSettings
+from ddn_core.engine.nodes import kind_of
 from ddn_core.errors import CurvatureError
 
 

@@ -7,69 +7,33 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
 from functools import cached_property, reduce
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Generator, Tensor
-from torch.autograd.graph import GradientEdge, Node
+from torch import Tensor
+from torch.autograd.graph import GradientEdge
 from torch.utils.hooks import RemovableHandle
 
 from ddn_core.engine.capture.assembly import Assembly, AssemblySettings
 from ddn_core.engine.capture.batch import find_sample_axis
 from ddn_core.engine.capture.budget import CapturePlan, plan_capture
 from ddn_core.engine.capture.columns import carry
-from ddn_core.engine.capture.completeness import check_gradients
+from ddn_core.engine.capture.completeness import check_gradients, check_only_loss, check_reached
 from ddn_core.engine.capture.destinations import WantedParameter, destinations_of
 from ddn_core.engine.capture.graph import ModelGraph, Reach
-from ddn_core.engine.capture.memory import free_bytes
 from ddn_core.engine.capture.module_hooks import quiet_module_hooks
-from ddn_core.engine.capture.plan import GraphPlan, PlanStore, make_plan, mixing_nodes
+from ddn_core.engine.capture.plan import GraphPlan, PlanStore, make_plan, unknown_sharing
 from ddn_core.engine.capture.result import Capture
+from ddn_core.engine.capture.settings import CaptureSettings
 from ddn_core.engine.capture.sites import Site
-from ddn_core.engine.capture.subsampling import Subsampling
 from ddn_core.engine.capture.verification import Verification
 from ddn_core.engine.factors import Columns, Factor
-from ddn_core.engine.losses import recognize
-from ddn_core.errors import ArgumentError, CurvatureError, NonFiniteError
+from ddn_core.engine.losses import checked_top, recognize
+from ddn_core.engine.nodes import dtype_of
+from ddn_core.errors import CurvatureError, NonFiniteError
 
-ALWAYS_FREE = 2**28
-"""Number of bytes for which the free memory is not looked up."""
 _logger = logging.getLogger("ddn_core")
-
-
-@dataclass(frozen=True)
-class CaptureSettings:
-    """Settings of the capture of a pass.
-
-    Attributes:
-        subsampling: Samples of the gradient, of the directions and of the directional curvatures.
-        mc_samples: Number of Monte-Carlo samples; 0 for the exact GGN.
-        generator: Returns the random generator for a device; `None` for torch's own.
-        memory_budget: Number of bytes that curvature may use in addition to the gradient's memory; `"auto"` for the
-            free memory, `None` for no limit.
-    """
-
-    subsampling: Subsampling = field(default_factory=Subsampling)
-    mc_samples: int = 0
-    generator: Callable[[torch.device], Generator | None] = lambda device: None
-    memory_budget: int | Literal["auto"] | None = "auto"
-
-    def __post_init__(self) -> None:
-        """Check the number of Monte-Carlo samples.
-
-        Raises:
-            ArgumentError: It is no integer from 0.
-        """
-        if isinstance(self.mc_samples, bool) or not isinstance(self.mc_samples, int) or self.mc_samples < 0:
-            raise ArgumentError(
-                f"the number of Monte-Carlo samples is {self.mc_samples!r}. Use 0 for the exact GGN, or 1, 2, ..."
-            )
-
-    def budget_on(self, device: torch.device) -> int | None:
-        """Return the memory budget on a device, in bytes; `None` for no limit."""
-        return free_bytes(device) if self.memory_budget == "auto" else self.memory_budget
 
 
 class CurvaturePass:
@@ -144,7 +108,8 @@ class CurvaturePass:
         """
         with torch.autocast(self.device.type, enabled=False), quiet_module_hooks(self._graph), self._nested():
             self._check_values()
-            signature = (self._samples, self._graph.signature())
+            groups = tuple(entry.group for entry in self._wanted.values())  # the sizes depend on them
+            signature = (self._samples, groups, self._graph.signature())
             plan = self._plans.get(signature)
             is_new = plan is None
             if plan is None:
@@ -227,8 +192,8 @@ class CurvaturePass:
     def _finish(self, given: Mapping[int, Tensor | None] | None) -> Capture:
         gradients = {} if self._gradients is None else self._gradients.finish()
         whole_gradient = self._settings.subsampling.grad is None
-        if self._is_apart:
-            self._check_only_loss()
+        if self._output_gradient is not None:
+            check_only_loss(self._output_gradient, self._term.gradient)
         needs_totals = self._is_checked or (whole_gradient and not self._in_span)
         totals: Mapping[int, Tensor | None] = {}
         if needs_totals:
@@ -237,7 +202,7 @@ class CurvaturePass:
             precision = self._graph.coarsest_precision
             compared = gradients if gradients or not self._in_span else self._gradients_in_span()
             check_gradients(self._wanted, compared, totals, self._gradients_before, self._dtype, precision)
-            self._check_reached(totals)
+            check_reached(self._wanted, self._columns, totals, self._gradients_before)
         in_span, chosen = self._in_span, self._chosen
         propagated = chosen.propagated_samples
         indices = None if propagated is None else {sample: index for index, sample in enumerate(propagated)}
@@ -315,52 +280,17 @@ class CurvaturePass:
         scale = self._samples.samples if self._is_mean else 1
         return {keys: columns.contracted(self._coefficients / scale) for keys, columns in self._columns.items()}
 
-    def _check_reached(self, totals: Mapping[int, Tensor | None]) -> None:
-        """Raise if a parameter got a gradient, but takes no part in the graph.
-
-        Raises:
-            CurvatureError: It did, as inside of a checkpoint with `use_reentrant=True`.
-        """
-        reached = {key for keys in self._columns for key in keys}
-        for key, entry in self._wanted.items():
-            total, before = totals.get(key), self._gradients_before.get(key)
-            if key not in reached and total is not None and (before is None or bool(total.any())):
-                raise CurvatureError(
-                    f"{entry.name} has a gradient but no curvature: it takes part in the loss outside of its graph, as "
-                    "inside of a checkpoint with use_reentrant=True. Use use_reentrant=False."
-                )
-
-    def _check_only_loss(self) -> None:
-        """Raise if the gradient at the model output is not that of the loss alone.
-
-        Raises:
-            CurvatureError: A term in addition to the loss depends on the output; its curvature would be missing.
-        """
-        if self._output_gradient is None:
-            return
-        found = self._samples.split(self._output_gradient.to(self._dtype))
-        expected = self._samples.split(self._term.gradient.to(self._dtype))
-        tolerance = torch.finfo(self._output_gradient.dtype).eps ** 0.5
-        if bool((found - expected).abs().max() > tolerance * expected.abs().max()):
-            raise CurvatureError(
-                "the gradient at the model output is not that of the loss module: something else depends on the "
-                "output, too: its curvature would be missing. Call backward on the result of the loss module, or on "
-                "a constant times that result."
-            )
-
     def _make_plan(self, signature: Any) -> GraphPlan:
-        output: Any = self._graph.output[0]
-        dtype = output._input_metadata[self._graph.output[1]].dtype
-        plan, is_certain = make_plan(self._graph, self._samples, dtype)
+        plan, is_certain = make_plan(self._graph, self._samples)
         if is_certain:
             self._plans.keep(signature, plan)
-        if (mixing := mixing_nodes(self._graph, plan)) and self._samples.samples > 1:
+        if (kinds := unknown_sharing(self._graph, plan)) and self._samples.samples > 1:
             columns = self._samples.samples * self._per_sample
             _logger.warning(
-                "the model mixes the samples of a batch (%s): each of the %d columns is carried alone below, which is "
-                "exact, and costs about %d gradients.",
-                ", ".join(sorted({self._graph.kinds[node] for node in mixing})),
-                columns,
+                "at %s, samples share a tensor that is not known to be made of parameters alone, such as batch "
+                "statistics: %d columns are carried one for each sample below. This is exact, and costs up to as many "
+                "gradients.",
+                ", ".join(kinds),
                 columns,
             )
         return plan
@@ -397,8 +327,7 @@ class CurvaturePass:
                 self._chosen,
                 self._in_span,
             )
-        is_small = self._settings.memory_budget == "auto" and plan.sizes.bytes < ALWAYS_FREE
-        return plan.sizes.within(None if is_small else self._settings.budget_on(self.device))
+        return plan.sizes.within(self._settings.budget(plan.sizes.bytes, self.device))
 
     def _compute(self, plan: GraphPlan, sizes: CapturePlan, root: Tensor, verify: bool) -> bool:
         """Compute the columns of all parameters, and return whether the plan fits the graph."""
@@ -410,7 +339,7 @@ class CurvaturePass:
         layouts = plan.layouts_of(graph)
         check = Verification(graph, layouts, self._samples) if verify and edges else None
         step = sizes.columns_at_a_time
-        output_dtype = graph.output[0]._input_metadata[graph.output[1]].dtype
+        output_dtype = dtype_of(graph.output)
         for start in range(0, len(root), step):
             columns = slice(start, min(start + step, len(root)))
             chunk = root[columns].to(output_dtype)
@@ -461,23 +390,3 @@ def _has_hooks(entry: WantedParameter) -> bool:
 def _indices(samples: Sequence[int], indices: Mapping[int, int] | None) -> Sequence[int]:
     """Return the indices of samples among those whose columns are kept."""
     return samples if indices is None else tuple(indices[sample] for sample in samples)
-
-
-def checked_top(loss: Any) -> Node:
-    """Return the graph node of a loss.
-
-    Raises:
-        CurvatureError: The loss is no scalar, or has no graph.
-    """
-    if not isinstance(loss, Tensor):
-        raise CurvatureError(f"the loss is a {type(loss).__name__}. Pass the tensor that the loss function returned.")
-    if loss.numel() != 1:
-        raise CurvatureError(
-            f"the loss has the shape {list(loss.shape)}. Reduce it to one number, by its mean or its sum."
-        )
-    if loss.grad_fn is None:
-        raise CurvatureError(
-            "the loss has no graph. Compute it from the model's output with gradients enabled, outside of "
-            "torch.no_grad() and without detach()."
-        )
-    return loss.grad_fn

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ddn_core.engine.capture.graph import Edge, shape_of
-from ddn_core.engine.losses.recognition import kind_of
+from ddn_core.engine.nodes import Edge, kind_of, shape_of
 from ddn_core.engine.sample_axis import SampleAxis
 from ddn_core.errors import ArgumentError, CurvatureError
 

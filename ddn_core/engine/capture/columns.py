@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from ddn_core.engine.capture.graph import Edge
+from ddn_core.engine.nodes import Edge
 
 BATCHED_ELEMENTS = 2**21
 """Largest number of elements at the widest edge up to which columns are batched."""

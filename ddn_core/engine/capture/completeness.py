@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
+from ddn_core.engine.capture.destinations import WantedParameter
 from ddn_core.engine.factors import Columns, ProductColumns
 from ddn_core.errors import CurvatureError
-
-if TYPE_CHECKING:
-    from ddn_core.engine.capture.destinations import WantedParameter
-
 
 ROUNDING = 16.0
 """Allowed deviation of a gradient that cancels, as before batch normalization, in rounding errors of all gradients."""
@@ -62,7 +58,54 @@ def check_gradients(
         raise CurvatureError(
             f"the per-sample gradients of {names} do not add up to its gradient, so that its curvature would be wrong. "
             "A hook on the parameter or on a hidden tensor changes the gradient, or something other than the loss "
-            "depends on the parameter. Remove the cause; to limit steps, use `max_step_norm`."
+            "depends on the parameter, or DistributedDataParallel averages gradients over processes. Remove the cause; "
+            "to limit steps, use `max_step_norm`."
+        )
+
+
+def check_reached(
+    wanted: Mapping[int, WantedParameter],
+    reached: Iterable[tuple[int, ...]],
+    totals: Mapping[int, Tensor | None],
+    before: Mapping[int, Tensor | None],
+) -> None:
+    """Check that every parameter with a gradient takes part in the graph.
+
+    Args:
+        wanted: The wanted parameters by `id`.
+        reached: The `id`s of the parameters of each factor.
+        totals: Change of the gradient of each parameter by `id`; `None` if there is no dense gradient.
+        before: Gradient of each parameter before the pass by `id`; `None` if there was none.
+
+    Raises:
+        CurvatureError: A parameter has a gradient and no factor, as inside of a checkpoint with `use_reentrant=True`.
+    """
+    with_factor = {key for keys in reached for key in keys}
+    for key, entry in wanted.items():
+        total = totals.get(key)
+        if key not in with_factor and total is not None and (before.get(key) is None or bool(total.any())):
+            raise CurvatureError(
+                f"{entry.name} has a gradient but no curvature: it takes part in the loss outside of its graph, as "
+                "inside of a checkpoint with use_reentrant=True. Use use_reentrant=False."
+            )
+
+
+def check_only_loss(found: Tensor, expected: Tensor) -> None:
+    """Check that the gradient at the model output is that of the loss function alone.
+
+    Args:
+        found: Gradient that reached the model output in the pass, `[*output]`.
+        expected: Gradient of the loss function, `[*output]`.
+
+    Raises:
+        CurvatureError: A term in addition to the loss depends on the output; its curvature would be missing.
+    """
+    tolerance = torch.finfo(found.dtype).eps ** 0.5
+    if bool((found - expected).abs().max() > tolerance * expected.abs().max()):
+        raise CurvatureError(
+            "the gradient at the model output is not that of the loss module: something else depends on the output, "
+            "too, and its curvature would be missing. Call backward on the result of the loss module, or on a "
+            "constant times that result."
         )
 
 

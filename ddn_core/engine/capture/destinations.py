@@ -13,9 +13,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ddn_core.engine.capture.graph import Edge, ModelGraph, shape_of, variable_of
+from ddn_core.engine.capture.graph import ModelGraph
 from ddn_core.engine.capture.sites import Site, StructuredInput, structured
 from ddn_core.engine.factors import LinearFamily
+from ddn_core.engine.nodes import Edge, shape_of, variable_of
 
 
 @dataclass(frozen=True)

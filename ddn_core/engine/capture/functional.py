@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal
 
 import torch
 from torch import Generator, Tensor
 
-from ddn_core.engine.capture.backward_pass import CaptureSettings, CurvaturePass
+from ddn_core.engine.capture.backward_pass import CurvaturePass
 from ddn_core.engine.capture.destinations import WantedParameter
 from ddn_core.engine.capture.interception import backward_as_usual
 from ddn_core.engine.capture.plan import PlanStore
 from ddn_core.engine.capture.result import Capture
+from ddn_core.engine.capture.settings import CaptureSettings
 from ddn_core.engine.capture.subsampling import Subsampling
 from ddn_core.errors import CurvatureError
 
@@ -51,35 +52,11 @@ def captured_backward(
         wanted = {key: entry for key, entry in wanted.items() if key in written}
     scale = 1.0 if gradient is None else gradient.detach()
     own = CurvaturePass(loss, wanted, settings, plans, scale, samples)
-    _begin(own)
-    with own.record(), backward_as_usual():
-        try:
-            torch.autograd.backward(loss, gradient, retain_graph, create_graph, inputs=inputs)  # type: ignore[arg-type]
-        except RuntimeError as error:
-            if "escaped from inside a function being vmapped" not in str(error):
-                raise
-            raise CurvatureError(
-                "a tensor in the graph retains its gradient (retain_grad), which the passes that carry the columns "
-                "would change. Take its gradient by torch.autograd.grad, or by a hook, before this pass."
-            ) from error
-    return own.finish()
 
+    def run() -> None:
+        torch.autograd.backward(loss, gradient, retain_graph, create_graph, inputs=inputs)  # type: ignore[arg-type]
 
-def _begin(own: CurvaturePass) -> None:
-    """Compute the columns of a pass.
-
-    Raises:
-        CurvatureError: The model was compiled so that only one backward pass is possible.
-    """
-    try:
-        own.begin()
-    except RuntimeError as error:
-        if "donated buffers" not in str(error):
-            raise
-        raise CurvatureError(
-            "the model was compiled with donated buffers, which its first backward pass overwrites, but curvature "
-            "takes several passes. Set `torch._functorch.config.donated_buffer = False` before torch.compile."
-        ) from error
+    return _captured(own, run)
 
 
 def captured_gradient(
@@ -105,11 +82,45 @@ def captured_gradient(
         NonFiniteError: The loss is not finite.
     """
     own = CurvaturePass(loss, wanted, settings, plans, samples=samples)
-    _begin(own)
-    parameters = [entry.parameter for entry in wanted.values()]
-    with own.record():
+
+    def run() -> dict[int, Tensor | None]:
+        parameters = [entry.parameter for entry in wanted.values()]
         found = torch.autograd.grad(loss, parameters, retain_graph=retain_graph, allow_unused=True)
-    return own.finish(dict(zip(wanted, found, strict=True)))
+        return dict(zip(wanted, found, strict=True))
+
+    return _captured(own, run)
+
+
+_MESSAGES = {
+    "donated buffers": "the model was compiled with donated buffers, which its first backward pass overwrites, but "
+    "curvature takes several passes. Set `torch._functorch.config.donated_buffer = False` before torch.compile.",
+    "escaped from inside a function being vmapped": "a tensor in the graph retains its gradient (retain_grad), which "
+    "the passes that carry the columns would change. Take its gradient by torch.autograd.grad, or by a hook, before "
+    "this pass.",
+}
+"""Messages in place of torch's, by a part of torch's message."""
+
+
+def _captured(own: CurvaturePass, run: Callable[[], Mapping[int, Tensor | None] | None]) -> Capture:
+    """Run a backward pass with curvature.
+
+    Args:
+        own: The pass.
+        run: Runs the backward pass itself, and returns the gradients if it does not write them.
+
+    Raises:
+        CurvatureError: The graph does not allow several backward passes.
+    """
+    try:
+        own.begin()
+        with own.record(), backward_as_usual():
+            gradients = run()
+    except RuntimeError as error:
+        for part, message in _MESSAGES.items():
+            if part in str(error):
+                raise CurvatureError(message) from error
+        raise
+    return own.finish(gradients)
 
 
 def capture_loss(

@@ -5,17 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Size, Tensor
+from torch import Size
 from torch.autograd.graph import GradientEdge, Node
 
-from ddn_core.engine.losses.recognition import kind_of
-
-Edge = tuple[Node, int]
-"""An edge of the graph: a node, and the number of its output in the forward pass."""
+from ddn_core.engine.nodes import Edge, dtype_of, kind_of, output_count, saved_numbers, shape_of, variable_of
 
 
 class Reach:
@@ -138,10 +135,7 @@ class ModelGraph:
     @cached_property
     def dtypes(self) -> frozenset[torch.dtype]:
         """Dtypes of the edges."""
-        found: list[Any] = [node for node, _ in self.shapes]
-        return frozenset(
-            node._input_metadata[number].dtype for node, (_, number) in zip(found, self.shapes, strict=True)
-        )
+        return frozenset(map(dtype_of, self.shapes))
 
     @property
     def has_half(self) -> bool:
@@ -168,37 +162,3 @@ def _below(top: Node, reach: Reach) -> set[Node]:
             found.add(node)
             stack += [other for other, _ in node.next_functions if other is not None and reach.leads(other)]
     return found
-
-
-def shape_of(edge: Edge) -> Size:
-    """Return the shape of the tensor at an edge."""
-    node: Any = edge[0]
-    return Size(node._input_metadata[edge[1]].shape)
-
-
-def output_count(node: Any) -> int:
-    """Return the number of outputs that the operation of a node has in the forward pass."""
-    return len(node._input_metadata)
-
-
-def variable_of(node: Node) -> Tensor | None:
-    """Return the leaf tensor whose gradient a node accumulates, `None` for other nodes."""
-    return getattr(node, "variable", None)
-
-
-@cache
-def _number_names(kind: type) -> tuple[str, ...]:
-    """Return the names of the attributes in which nodes of a class save numbers rather than tensors."""
-    names = dir(kind)
-    return tuple(
-        name
-        for name in names
-        if name.startswith("_saved_")
-        and name.replace("_saved", "_raw_saved", 1) not in names
-        and not name.endswith("sym_strides")
-    )
-
-
-def saved_numbers(node: Node) -> tuple[Any, ...]:
-    """Return the numbers that a node has saved: settings such as a stride, and sizes."""
-    return tuple(getattr(node, name) for name in _number_names(type(node)))

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from ddn_core.engine.capture.graph import Edge, ModelGraph
+from ddn_core.engine.capture.graph import ModelGraph
+from ddn_core.engine.nodes import Edge, device_of, dtype_of
 from ddn_core.engine.sample_axis import SampleAxis
 
 Layout = SampleAxis | None
@@ -30,7 +31,7 @@ _OF_PARAMETERS = {
 """Kinds of nodes that are taken for expressions of parameters if all their inputs are."""
 
 
-def layouts_of(graph: ModelGraph, samples: SampleAxis, dtype: torch.dtype) -> tuple[dict[Edge, Layout], bool]:
+def layouts_of(graph: ModelGraph, samples: SampleAxis) -> tuple[dict[Edge, Layout], bool]:
     """Return the layout of each edge, and whether all of them are certain.
 
     An edge that no gradient reaches, as behind a gate that is zero, gets a guess: in this pass every guess is right,
@@ -39,10 +40,9 @@ def layouts_of(graph: ModelGraph, samples: SampleAxis, dtype: torch.dtype) -> tu
     Args:
         graph: The graph below the model output.
         samples: Axis of the samples at the model output.
-        dtype: Dtype of the model output.
     """
     inside = [edge for edge in graph.shapes if edge != graph.output]
-    first, second = _probe(graph, inside, samples, dtype)
+    first, second = _probe(graph, inside, samples)
     own = expressions_of_parameters(graph)
     layouts: dict[Edge, Layout] = {graph.output: samples}
     certain = True
@@ -92,14 +92,13 @@ def powers(count: int, like: Tensor, few: bool = False) -> Tensor:
 
 
 def _probe(
-    graph: ModelGraph, edges: Sequence[Edge], samples: SampleAxis, dtype: torch.dtype
+    graph: ModelGraph, edges: Sequence[Edge], samples: SampleAxis
 ) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None]]:
     """Return the gradients at the edges for a random cotangent, and for the same times a power of two per sample."""
     if not edges:
         return (), ()
     shape = graph.shapes[graph.output]
-    node = graph.output[0]
-    device = node._input_metadata[graph.output[1]].device
+    device, dtype = device_of(graph.output), dtype_of(graph.output)
     generator = torch.Generator(device).manual_seed(0)
     cotangent = torch.randn(shape, dtype=torch.promote_types(dtype, torch.float32), device=device, generator=generator)
     cotangent = cotangent.to(dtype)

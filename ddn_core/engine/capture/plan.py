@@ -7,13 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch.autograd.graph import Node
-
 from ddn_core.engine.capture.budget import CapturePlan
-from ddn_core.engine.capture.graph import Edge, ModelGraph
+from ddn_core.engine.capture.graph import ModelGraph
 from ddn_core.engine.capture.layout import Layout, expressions_of_parameters, has_fixed_layouts, layouts_of
 from ddn_core.engine.capture.sites import Site
+from ddn_core.engine.nodes import Edge
 from ddn_core.engine.sample_axis import SampleAxis
 
 FIRST_CHECKED, CHECKED_EVERY = 2, 64
@@ -68,15 +66,14 @@ class GraphPlan:
         return found
 
 
-def make_plan(graph: ModelGraph, samples: SampleAxis, dtype: torch.dtype) -> tuple[GraphPlan, bool]:
+def make_plan(graph: ModelGraph, samples: SampleAxis) -> tuple[GraphPlan, bool]:
     """Return the plan of a graph, and whether it is certain, so that it may be kept.
 
     Args:
         graph: The graph.
         samples: Axis of the samples at the model output.
-        dtype: Dtype of the model output.
     """
-    layouts, is_certain = layouts_of(graph, samples, dtype)
+    layouts, is_certain = layouts_of(graph, samples)
     return plan_of(graph, layouts), is_certain
 
 
@@ -92,10 +89,10 @@ def plan_of(graph: ModelGraph, layouts: Mapping[Edge, Layout]) -> GraphPlan:
     return GraphPlan(tuple(layouts[edge] for edge in graph.shapes), tuple(sites), has_fixed_layouts(graph, layouts))
 
 
-def mixing_nodes(graph: ModelGraph, plan: GraphPlan) -> list[Node]:
-    """Return the sites with a shared input that is no expression of parameters, as far as kinds of nodes tell."""
+def unknown_sharing(graph: ModelGraph, plan: GraphPlan) -> list[str]:
+    """Return the kinds of sites at which a shared input is not known to be an expression of parameters alone."""
     own = expressions_of_parameters(graph)
-    return [site.node for site in plan.sites_of(graph) if any(edge[0] not in own for _, edge in site.shared)]
+    return sorted({site.kind for site in plan.sites_of(graph) if any(edge[0] not in own for _, edge in site.shared)})
 
 
 class PlanStore:

@@ -18,9 +18,10 @@ from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node
 
 from ddn_core.engine.capture.columns import carry, quiet_fallbacks
-from ddn_core.engine.capture.graph import Edge, ModelGraph, shape_of
+from ddn_core.engine.capture.graph import ModelGraph
 from ddn_core.engine.factors import ConvolutionFamily, EmbeddingFamily, LinearFamily, TransposedConvolutionFamily
 from ddn_core.engine.factors.family import WeightFamily
+from ddn_core.engine.nodes import Edge, dtype_of, shape_of, signed
 from ddn_core.engine.sample_axis import SampleAxis
 from ddn_core.errors import CurvatureError
 
@@ -152,7 +153,7 @@ def _call_batched(node: Any, cotangents: Sequence[Tensor], numbers: Sequence[int
     found = {}
     for number, columns in zip(kept, stacked, strict=True):
         edge: Edge = node.next_functions[number]
-        shape, dtype = shape_of(edge), edge[0]._input_metadata[edge[1]].dtype
+        shape, dtype = shape_of(edge), dtype_of(edge)
         found[number] = unbroadcast(columns, shape, 1).to(dtype)
     return found
 
@@ -222,10 +223,10 @@ def _embedding(node: Any, layout: SampleAxis) -> StructuredInput | None:
         raise CurvatureError("an embedding has no dense gradient. Use sparse=False for its layer.")
     if node._saved_scale_grad_by_freq or layout.axis >= indices.dim():
         return None
-    padding = node._saved_padding_idx
-    dtype = node._input_metadata[0].dtype
+    padding = signed(node._saved_padding_idx)
+    dtype = dtype_of((node, 0))
     dtype = torch.promote_types(dtype, torch.float32)
-    family = EmbeddingFamily(shape[0], shape[1], dtype, None if padding >= 2**63 else padding)
+    family = EmbeddingFamily(shape[0], shape[1], dtype, None if padding < 0 else padding)
     return StructuredInput(family, layout.split(indices), lambda columns: layout.split(columns, 1))
 
 

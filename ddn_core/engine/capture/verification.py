@@ -11,8 +11,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ddn_core.engine.capture.graph import Edge, ModelGraph
+from ddn_core.engine.capture.graph import ModelGraph
 from ddn_core.engine.capture.layout import Layout, powers
+from ddn_core.engine.nodes import Edge
 from ddn_core.engine.sample_axis import SampleAxis
 
 NOISE = 64.0

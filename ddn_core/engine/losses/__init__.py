@@ -5,7 +5,7 @@ of it: a root of its Hessian with respect to the output, and the coefficients of
 of losses has its own file.
 """
 
-from ddn_core.engine.losses.recognition import RecognizedLoss, recognize
+from ddn_core.engine.losses.recognition import RecognizedLoss, checked_top, recognize
 from ddn_core.engine.losses.term import LossTerm
 
-__all__ = ["LossTerm", "RecognizedLoss", "recognize"]
+__all__ = ["LossTerm", "RecognizedLoss", "checked_top", "recognize"]

@@ -13,6 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from ddn_core.engine.losses.term import LossTerm, largest_coefficient
+from ddn_core.engine.nodes import signed
 from ddn_core.engine.sample_axis import SampleAxis
 from ddn_core.errors import CurvatureError
 
@@ -30,8 +31,7 @@ class CrossEntropy(LossTerm):
     @property
     def _classes(self) -> int:
         """Number of the axis of the classes."""
-        axis = int(self.node._saved_dim)
-        return (axis - 2**64 if axis >= 2**63 else axis) % self.output.dim()
+        return signed(self.node._saved_dim) % self.output.dim()
 
     def least_weight(self) -> Tensor:
         """Return the smallest weight W of a row of log-probabilities."""

@@ -13,13 +13,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, Node
 
 from ddn_core.engine.losses.bernoulli import BinaryCrossEntropy
 from ddn_core.engine.losses.cross_entropy import CrossEntropy
 from ddn_core.engine.losses.squares import SquaredError
 from ddn_core.engine.losses.term import LossTerm
+from ddn_core.engine.nodes import kind_of, signed
 from ddn_core.errors import CurvatureError
 
 FAMILIES: dict[str, type[LossTerm]] = {
@@ -52,13 +52,24 @@ class RecognizedLoss:
     reduction: Literal["mean", "sum"]
 
 
-def kind_of(node: Node) -> str:
-    """Return the kind of a graph node, such as `Addmm`: its name without a namespace and `Backward0`.
+def checked_top(loss: Any) -> Node:
+    """Return the graph node of a loss.
 
-    The kind of a function that a user wrote begins with `function`, so that it is not taken for one of torch's.
+    Raises:
+        CurvatureError: The loss is no scalar, or has no graph.
     """
-    name = node.name().rpartition("::")[2].rstrip("0123456789").removesuffix("Backward")
-    return f"function {name}" if isinstance(node, BackwardCFunction) and name != "BackwardHookFunction" else name
+    if not isinstance(loss, Tensor):
+        raise CurvatureError(f"the loss is a {type(loss).__name__}. Pass the tensor that the loss function returned.")
+    if loss.numel() != 1:
+        raise CurvatureError(
+            f"the loss has the shape {list(loss.shape)}. Reduce it to one number, by its mean or its sum."
+        )
+    if loss.grad_fn is None:
+        raise CurvatureError(
+            "the loss has no graph. Compute it from the model's output with gradients enabled, outside of "
+            "torch.no_grad() and without detach()."
+        )
+    return loss.grad_fn
 
 
 def recognize(loss: Tensor, leads: Callable[[Node], bool], scale: float | Tensor = 1.0) -> RecognizedLoss:
@@ -142,13 +153,8 @@ def _averages(node: Any) -> bool:
         return bool(node._saved_reduction == 1)
     if kind == "Mean" and hasattr(node, "_saved_dim"):
         axes = len(node._saved_self_sym_sizes)
-        return not node._saved_dim or any(_signed(axis) in (0, -axes) for axis in node._saved_dim)
+        return not node._saved_dim or any(signed(axis) in (0, -axes) for axis in node._saved_dim)
     return kind in ("Mean", "Div")
-
-
-def _signed(number: int) -> int:
-    """Return a number that torch has saved, which shows negative ones as larger than 2⁶³."""
-    return number - 2**64 if number >= 2**63 else number
 
 
 def _unknown(node: Node, top: Node, leads: Callable[[Node], bool]) -> CurvatureError:
