@@ -2,6 +2,8 @@
 
 Data flows in one direction. Each file does one part::
 
+    nodes.py        kinds, shapes and saved values of the nodes of autograd's graph
+    sample_axis.py  where the samples of a batch are in a tensor
     losses/         the loss function in the graph of a loss: root of its Hessian, coefficients of its gradient
     capture/        the graph of a loss               -> Capture: factors for each group's parameters, for any model
     factors/        rows of V that belong to a parameter, in structured form

@@ -1,5 +1,6 @@
 """From a loss to factors, for any model: the capture of one backward pass.
 
+settings.py      what all passes of an optimizer share (subsampling.py: the choices of samples)
 graph.py         nodes and edges from the loss down to the wanted parameters
 batch.py         the axis of the samples at the model output
 layout.py        which edges keep samples apart, and along which axis (an exact probe)
@@ -7,8 +8,10 @@ plan.py          layouts and sites, kept by the signature of the graph
 sites.py         rules: what a node makes of columns for an input that samples share
 destinations.py  the parameters behind these inputs
 columns.py       autograd's own engine carries the columns from the model output to the sites
+verification.py  one more column shows whether a kept plan still fits
 assembly.py      the columns at the sites become factors
-budget.py        operations and bytes, computed from shapes before anything is allocated
+budget.py        operations and bytes, from shapes, before anything is allocated (factor_plan.py: of one factor)
+tracing.py       the same graph without data, on torch's meta device
 completeness.py  the check that nothing of the gradient is missing
 backward_pass.py calls the above in order, around one backward pass
 functional.py    a backward pass with curvature as one call
