@@ -71,7 +71,7 @@ def test_the_design_s_example(tmp_path):
     assert config.groups[0].criterion.k == 10
     assert config.groups[0].damping.value == 1.0
     assert [type(damping).kind for damping in config.groups[1].damping.of] == ["constant", "relative"]
-    assert config.curvature.sample_count == 0
+    assert config.curvature.kind == "ggn"
     assert config.groups[0].lr == 1.0
 
 
@@ -122,7 +122,7 @@ def test_error_has_a_line_for_each_place():
         ),
         ({"groups__0__parms": ["*"]}, "groups.0.parms: unknown field. Did you mean 'params'?"),
         ({"groups__0__lr": -1}, "groups.0.lr: input should be greater than 0, not -1"),
-        ({"curvature": {"kind": "ggn-mcc"}}, "curvature.kind: input should be 'ggn' or 'ggn-mc', not 'ggn-mcc'"),
+        ({"curvature": {"kind": "ggn-mcc"}}, "curvature.kind: input should be 'ggn', 'ggn-mc' or 'ggn-aligned', not 'ggn-mcc'"),
         (
             {"curvature": {"kind": "ggn", "mc_samples": 2}},
             "curvature: mc_samples is set, but kind 'ggn' draws no Monte-Carlo samples; use kind = 'ggn-mc'",

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from ddn_core import DirectionalDampedNewton
 from ddn_core.cli.app import app
-from ddn_core.engine import GroupRequest, Subsampling, estimate
+from ddn_core.engine import GroupRequest, Subsampling, estimate, root_of
 from ddn_core.engine.capture.budget import GRAM_COPIES
 from ddn_core.errors import MemoryBudgetError
 from tests.engine.memory_cases import noted_plans
@@ -137,15 +137,17 @@ SUBSAMPLINGS = {
 
 
 @pytest.mark.parametrize("name", SUBSAMPLINGS)
-@pytest.mark.parametrize("mc_samples", [0, 2])
-def test_the_estimate_is_the_plan_of_a_real_pass(monkeypatch, mc_samples, name):
+@pytest.mark.parametrize(
+    "curvature", [{}, {"kind": "ggn-mc", "mc_samples": 2}, {"kind": "ggn-aligned"}], ids=["exact", "drawn", "aligned"]
+)
+def test_the_estimate_is_the_plan_of_a_real_pass(monkeypatch, curvature, name):
     model = nn.Sequential(nn.Conv1d(2, 4, 3), nn.Tanh(), nn.MaxPool1d(2), nn.Flatten(), nn.Linear(12, 5))
     inputs, targets = torch.rand(4, 2, 8), torch.randint(0, 5, (4,))
     subsampling = Subsampling(**SUBSAMPLINGS[name])
-    estimated, _ = estimate(model, nn.CrossEntropyLoss(), inputs, targets, [_request(model)], mc_samples, subsampling)
+    root = root_of(curvature.get("mc_samples", 0), curvature.get("kind"))
+    estimated, _ = estimate(model, nn.CrossEntropyLoss(), inputs, targets, [_request(model)], root, subsampling)
     plans = noted_plans(monkeypatch)
-    curvature = {"kind": "ggn-mc", "mc_samples": mc_samples} if mc_samples else {}
-    curvature |= {f"subsampling_{what}": indices for what, indices in SUBSAMPLINGS[name].items()}
+    curvature = curvature | {f"subsampling_{what}": indices for what, indices in SUBSAMPLINGS[name].items()}
     optimizer = DirectionalDampedNewton(model.named_parameters(), curvature={**curvature, "memory_budget": None})
     optimizer.backward(nn.functional.cross_entropy(model(inputs), targets))
     assert plans == [estimated]

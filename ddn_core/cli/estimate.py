@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ddn_core.config import Config
 from ddn_core.config.load import config_error
-from ddn_core.engine import Context, GroupRequest, StageEstimate, Subsampling, estimate, outputs_per_sample
+from ddn_core.engine import Context, GroupRequest, StageEstimate, Subsampling, estimate, outputs_per_sample, root_of
 from ddn_core.errors import PluginError
 from ddn_core.plugins.resolve import group_choice
 from ddn_core.training.problem import checked_batches, load_problem, model_assignment, problem_label
@@ -56,7 +56,7 @@ def estimate_report(config: Config, source: str) -> RenderableType:
         inputs,
         targets,
         requests,
-        curvature.sample_count,
+        root_of(curvature.mc_samples or 0, curvature.kind),
         Subsampling(curvature.subsampling_grad, curvature.subsampling_ggn, curvature.subsampling_lambdas),
         budget if isinstance(budget, int) else None,
     )

@@ -16,12 +16,15 @@ from ddn_core.engine import (
     CaptureSettings,
     Context,
     CurvatureCapture,
+    CurvatureKind,
     Directions,
     PlanStore,
+    Root,
     Subsampling,
     WantedParameter,
     captured_backward,
     group_directions,
+    root_of,
 )
 from ddn_core.errors import NoResultError
 from ddn_core.generators import DeviceGenerators
@@ -45,7 +48,7 @@ class Computation(ABC, Generic[S, R]):
     def __init__(
         self,
         verbose: bool,
-        mc_samples: int,
+        root: Root,
         seed: int | None,
         warn_small_eigvals: float = 0.0,
         subsampling_grad: Sequence[int] | None = None,
@@ -64,7 +67,7 @@ class Computation(ABC, Generic[S, R]):
         self._results: dict[int, R] = {}
         self._passes = 0
         self._settings = CaptureSettings(
-            Subsampling(subsampling_grad, subsampling_ggn, subsampling_lambdas), mc_samples, DeviceGenerators(seed)
+            Subsampling(subsampling_grad, subsampling_ggn, subsampling_lambdas), root, DeviceGenerators(seed)
         )
         self._plans = PlanStore()
         self._extension = CurvatureCapture(self._wanted, self._discard, self._compute_all, self._settings, self._plans)
@@ -197,6 +200,7 @@ class DirectionalComputation(Computation[S, R]):
         *,
         subsampling_lambdas: Sequence[int] | None = None,
         seed: int | None = None,
+        kind: CurvatureKind | None = None,
     ) -> None:
         """Choose the approximations of gradient and GGN; none by default.
 
@@ -217,13 +221,21 @@ class DirectionalComputation(Computation[S, R]):
                 there is no such bias (Tatzel et al. 2025, arXiv 2410.14325); the mean of `lambdas` then differs from
                 the eigenvalue.
             seed: Seed of the Monte-Carlo samples; by default they come from torch's own generator.
+            kind: Kind of curvature, such as `"ggn-aligned"`; by default `"ggn-mc"` with Monte-Carlo samples, `"ggn"`
+                without.
 
         Raises:
             ArgumentError: A sample index is repeated, negative or not an integer, or the number of Monte-Carlo samples
                 is negative.
         """
         super().__init__(
-            verbose, mc_samples_ggn, seed, warn_small_eigvals, subsampling_grad, subsampling_ggn, subsampling_lambdas
+            verbose,
+            root_of(mc_samples_ggn, kind),
+            seed,
+            warn_small_eigvals,
+            subsampling_grad,
+            subsampling_ggn,
+            subsampling_lambdas,
         )
 
 

@@ -10,12 +10,14 @@ from torch import Tensor
 
 from ddn_core.engine import (
     CaptureSettings,
+    CurvatureKind,
     Directions,
     PlanStore,
     Subsampling,
     WantedParameter,
     captured_gradient,
     group_directions,
+    root_of,
 )
 from ddn_core.errors import ArgumentError
 from ddn_core.generators import DeviceGenerators
@@ -28,6 +30,7 @@ def curvature(
     largest: int | None = None,
     samples: int | None = None,
     mc_samples: int = 0,
+    kind: CurvatureKind | None = None,
     seed: int | None = None,
     subsampling_grad: Sequence[int] | None = None,
     subsampling_ggn: Sequence[int] | None = None,
@@ -51,6 +54,8 @@ def curvature(
         largest: Number of leading directions; all that are not numerically zero by default.
         samples: Number of samples in the batch; read from the model output by default.
         mc_samples: Number of Monte-Carlo samples of the loss Hessian; 0 for the exact loss Hessian.
+        kind: Kind of curvature, such as `"ggn-aligned"`; by default `"ggn-mc"` with Monte-Carlo samples, `"ggn"`
+            without.
         seed: Seed of the Monte-Carlo samples; by default they come from torch's own generator.
         subsampling_grad: Indices of the samples in the gradient; all by default.
         subsampling_ggn: Indices of the samples in the GGN; all by default.
@@ -64,7 +69,7 @@ def curvature(
         read.
 
     Raises:
-        ArgumentError: There are no parameters, or an index is wrong.
+        ArgumentError: There are no parameters, an index is wrong, or the kind is unknown or draws no samples.
         CurvatureError: The loss is not supported.
         MemoryBudgetError: The curvature does not fit the memory budget.
         NonFiniteError: The loss is not finite.
@@ -74,7 +79,7 @@ def curvature(
         raise ArgumentError("there are no parameters. Pass model.parameters() of a model that has some.")
     wanted = {id(own): WantedParameter(name, own, 0) for name, own in entries}
     subsampling = Subsampling(subsampling_grad, subsampling_ggn, subsampling_lambdas)
-    settings = CaptureSettings(subsampling, mc_samples, DeviceGenerators(seed), memory_budget)
+    settings = CaptureSettings(subsampling, root_of(mc_samples, kind), DeviceGenerators(seed), memory_budget)
     capture = captured_gradient(loss, wanted, settings, PlanStore(), samples, retain_graph)
     with torch.autocast(capture.device.type, enabled=False):
         return group_directions(capture, [own for _, own in entries], largest=lambda context: largest)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ddn_core.computation.base import Computation, chosen_directions
 from ddn_core.computation.groups import Group
 from ddn_core.computation.orthonormal import orthonormalized
-from ddn_core.engine import Capture, Context
+from ddn_core.engine import Capture, Context, CurvatureKind, root_of
 from ddn_core.plugins.resolve import as_criterion
 from ddn_core.plugins.strategy import Criterion
 
@@ -42,6 +42,7 @@ class EighComputation(Computation[Criterion, Eigenpairs]):
         warn_small_eigvals: float = 1e-4,
         *,
         seed: int | None = None,
+        kind: CurvatureKind | None = None,
     ) -> None:
         """Choose the approximations of the GGN; none by default.
 
@@ -54,12 +55,14 @@ class EighComputation(Computation[Criterion, Eigenpairs]):
             warn_small_eigvals: If positive, warn if a function as criterion selects numerically zero eigenvalues, which
                 are dropped in any case. 0 silences the warning, and all positive values mean the same.
             seed: Seed of the Monte-Carlo samples; by default they come from torch's own generator.
+            kind: Kind of curvature, such as `"ggn-aligned"`; by default `"ggn-mc"` with Monte-Carlo samples, `"ggn"`
+                without.
 
         Raises:
             ArgumentError: A sample index is repeated, negative or not an integer, or the number of Monte-Carlo samples
-                is negative.
+                is negative or does not fit the kind.
         """
-        super().__init__(verbose, mc_samples, seed, warn_small_eigvals, subsampling_ggn=subsampling)
+        super().__init__(verbose, root_of(mc_samples, kind), seed, warn_small_eigvals, subsampling_ggn=subsampling)
 
     def get_result(self, group: Mapping[str, Any]) -> tuple[Tensor, list[Tensor]]:
         """Return the chosen eigenvalues of a group, `[K]`, in loss/param², and the eigenvectors.

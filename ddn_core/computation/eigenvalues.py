@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ddn_core.computation.base import Computation
 from ddn_core.computation.groups import Group
-from ddn_core.engine import Capture, Context, group_eigenvalues
+from ddn_core.engine import Capture, Context, CurvatureKind, group_eigenvalues, root_of
 
 Eigenvalues = tuple[Tensor, tuple[str, ...]]
 
@@ -40,6 +40,7 @@ class EigvalshComputation(Computation[None, Eigenvalues]):
         verbose: bool = False,
         *,
         seed: int | None = None,
+        kind: CurvatureKind | None = None,
     ) -> None:
         """Choose the approximations of the GGN; none by default.
 
@@ -50,12 +51,14 @@ class EigvalshComputation(Computation[None, Eigenvalues]):
             mc_samples: Number of Monte-Carlo samples of the loss Hessian; 0, the default, for the exact loss Hessian.
             verbose: Print a line for each module of the pass and for each group.
             seed: Seed of the Monte-Carlo samples; by default they come from torch's own generator.
+            kind: Kind of curvature, such as `"ggn-aligned"`; by default `"ggn-mc"` with Monte-Carlo samples, `"ggn"`
+                without.
 
         Raises:
             ArgumentError: A sample index is repeated, negative or not an integer, or the number of Monte-Carlo samples
-                is negative.
+                is negative or does not fit the kind.
         """
-        super().__init__(verbose, mc_samples, seed, subsampling_ggn=subsampling)
+        super().__init__(verbose, root_of(mc_samples, kind), seed, subsampling_ggn=subsampling)
 
     def get_result(self, group: Mapping[str, Any]) -> Tensor:
         """Return the eigenvalues of a group, all R of them, ascending, in loss/param².

@@ -50,8 +50,10 @@ class CurvatureConfig(TableModel):
         }
     )
 
-    kind: Literal["ggn", "ggn-mc"] = Field(
-        "ggn", description="`ggn`: exact generalized Gauss-Newton matrix; `ggn-mc`: its Monte-Carlo estimate."
+    kind: Literal["ggn", "ggn-mc", "ggn-aligned"] = Field(
+        "ggn",
+        description="`ggn`: exact generalized Gauss-Newton matrix; `ggn-mc`: its Monte-Carlo estimate; `ggn-aligned`: "
+        "one column for each sample, along its gradient, with the curvature of the GGN along it.",
     )
     mc_samples: PositiveInt | None = Field(
         None, description="Number of Monte-Carlo samples per data sample, only for `ggn-mc`; 1 by default."
@@ -78,14 +80,11 @@ class CurvatureConfig(TableModel):
 
     @model_validator(mode="after")
     def _samples_go_with_kind(self) -> Self:
-        if self.kind == "ggn" and self.mc_samples is not None:
-            raise ValueError("mc_samples is set, but kind 'ggn' draws no Monte-Carlo samples; use kind = 'ggn-mc'")
+        if self.kind != "ggn-mc" and self.mc_samples is not None:
+            raise ValueError(
+                f"mc_samples is set, but kind {self.kind!r} draws no Monte-Carlo samples; use kind = 'ggn-mc'"
+            )
         return self
-
-    @property
-    def sample_count(self) -> int:
-        """Number of Monte-Carlo samples per data sample; 0 for the exact GGN."""
-        return 0 if self.kind == "ggn" else self.mc_samples or 1
 
 
 class GroupConfig(GroupSettings):

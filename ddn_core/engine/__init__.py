@@ -42,6 +42,7 @@ from ddn_core.engine.context import Context, GivenNorms
 from ddn_core.engine.cost import GroupRequest, StageEstimate, estimate, outputs_per_sample
 from ddn_core.engine.directions import Directions
 from ddn_core.engine.gram import GroupCurvature
+from ddn_core.engine.losses import CurvatureKind, Root, root_of
 from ddn_core.engine.outcome import Outcome
 from ddn_core.engine.pipeline import (
     Choice,
@@ -72,6 +73,7 @@ __all__ = [
     "Context",
     "Correction",
     "CurvatureCapture",
+    "CurvatureKind",
     "DampedDirections",
     "DirectionTable",
     "Directions",
@@ -83,6 +85,7 @@ __all__ = [
     "Outcome",
     "PlanStore",
     "QuadraticModel",
+    "Root",
     "StageClock",
     "StageEstimate",
     "StepSummary",
@@ -104,4 +107,5 @@ __all__ = [
     "outputs_per_sample",
     "predicted_decrease",
     "quadratic_model",
+    "root_of",
 ]

@@ -17,6 +17,7 @@ from ddn_core.engine.capture.destinations import WantedParameter
 from ddn_core.engine.capture.subsampling import Subsampling
 from ddn_core.engine.capture.tracing import traced_graph
 from ddn_core.engine.krylov import is_worthwhile
+from ddn_core.engine.losses import ExactRoot, Root
 
 OPERATIONS_PER_SECOND = 1e11
 """Rate of matrix products on two current CPU cores; for the shares of the time only the ratios of the rates matter."""
@@ -72,7 +73,7 @@ def estimate(
     inputs: Tensor,
     targets: Tensor,
     groups: Sequence[GroupRequest],
-    mc_samples: int = 0,
+    root: Root | None = None,
     subsampling: Subsampling | None = None,
     memory_budget: int | None = None,
 ) -> tuple[CapturePlan, list[StageEstimate]]:
@@ -84,7 +85,7 @@ def estimate(
         inputs: Inputs of a batch; only their shape and dtype are used.
         targets: Targets of the batch.
         groups: The parameter groups.
-        mc_samples: Number of Monte-Carlo samples; 0 for the exact GGN.
+        root: Kind of curvature; the exact GGN by default.
         subsampling: Samples of gradient, directions and directional curvatures; all by default.
         memory_budget: Largest number of bytes that the plan may need; no limit by default.
 
@@ -93,7 +94,7 @@ def estimate(
         CurvatureError: The loss is not supported.
         MemoryBudgetError: The smallest slices need more than the budget.
     """
-    subsampling = subsampling or Subsampling()
+    subsampling, root = subsampling or Subsampling(), root or ExactRoot()
     subsampling.check_in_batch(len(inputs))
     shadow, evaluate = _on_meta(model, loss_function)
     wanted = {
@@ -103,9 +104,9 @@ def estimate(
         if id(original) in group.names
     }
     traced = traced_graph(evaluate, inputs, targets, wanted)
-    per_sample = mc_samples or traced.samples.elements(traced.graph.shapes[traced.graph.output])
+    per_sample = root.per_sample(traced.samples.elements(traced.graph.shapes[traced.graph.output]))
     chosen = subsampling.of_batch(traced.samples.samples)
-    in_span = not mc_samples and chosen.columns_cover_gradient
+    in_span = root.spans_gradient and chosen.columns_cover_gradient
     plan = plan_capture(
         traced.graph,
         traced.destinations,

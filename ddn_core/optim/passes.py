@@ -22,6 +22,7 @@ from ddn_core.engine import (
     backward_handed_to,
     captured_backward,
     concatenate,
+    root_of,
 )
 from ddn_core.errors import ArgumentError, CurvatureError
 from ddn_core.generators import DeviceGenerators
@@ -75,7 +76,7 @@ class CurvaturePasses:
         """
         self._settings = CaptureSettings(
             Subsampling(settings.subsampling_grad, settings.subsampling_ggn, settings.subsampling_lambdas),
-            settings.sample_count,
+            root_of(settings.mc_samples or 0, settings.kind),
             generators,
             settings.memory_budget,
         )

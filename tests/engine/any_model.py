@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ddn_core.engine import capture_loss
+from ddn_core.engine import CaptureSettings, CurvatureKind, PlanStore, WantedParameter, captured_backward, root_of
 from ddn_core.engine.gram import GroupCurvature
 from ddn_core.errors import CurvatureError
 
@@ -99,7 +99,26 @@ class Dense:
 
 
 def twin(problem: Problem) -> Dense:
-    """Return the dense GGN and gradient: one backward pass for each output entry, in the problem's own precision."""
+    """Return the dense GGN and gradient."""
+    return _dense(*_derivatives(problem))
+
+
+def aligned_twin(problem: Problem) -> Dense:
+    """Return the dense matrix of the kind `ggn-aligned`, `(rᵀHr / |r|⁴) r rᵀ` in place of each H, and the gradient."""
+    jacobian, slopes, hessians = _derivatives(problem)
+    curvatures = torch.einsum("nc,ncd,nd->n", slopes, hessians, slopes)
+    squares = slopes.square().sum(1)
+    factors = torch.where(squares > 0, curvatures / squares.square(), 0.0)
+    return _dense(jacobian, slopes, torch.einsum("n,nc,nd->ncd", factors, slopes, slopes))
+
+
+def _dense(jacobian: Tensor, slopes: Tensor, hessians: Tensor) -> Dense:
+    blocks = torch.einsum("ncp,ncd,ndq->npq", jacobian, hessians, jacobian)
+    return Dense(blocks, torch.einsum("ncp,nc->p", jacobian, slopes))
+
+
+def _derivatives(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
+    """Return Jacobian `[N, C, P]`, gradient `[N, C]` and Hessian `[N, C, C]` of the loss, one backward pass an entry."""
     parameters, outputs = problem.parameters(), problem.outputs()
     rows = [
         _flat(torch.autograd.grad(entry, parameters, retain_graph=True, allow_unused=True), parameters)
@@ -112,16 +131,28 @@ def twin(problem: Problem) -> Dense:
     hessian = torch.stack(second).double().reshape(*jacobian.shape[:2], *jacobian.shape[:2])
     apart = hessian.diagonal(dim1=0, dim2=2).permute(2, 0, 1)  # [N, C, C]: the loss is a sum over samples
     assert torch.allclose(apart.square().sum(), hessian.square().sum())
-    blocks = torch.einsum("ncp,ncd,ndq->npq", jacobian, apart, jacobian)
-    return Dense(blocks, torch.einsum("ncp,nc->p", jacobian, slope.detach().double().reshape(jacobian.shape[:2])))
+    return jacobian, slope.detach().double().reshape(jacobian.shape[:2]), apart
 
 
-def engine(problem: Problem, mc_samples: int = 0) -> Dense:
-    """Return the same from the engine's columns, in the order of the parameters."""
-    parameters = problem.parameters()
-    loss = problem.loss(problem.outputs(problem.wrap(problem.model)), problem.targets)
-    samples = problem.samples if problem.tell_samples else None
-    capture = capture_loss(loss, parameters, samples=samples, mc_samples=mc_samples)
+def engine(problem: Problem, mc_samples: int = 0, kind: CurvatureKind | None = None, passes: int = 1) -> Dense:
+    """Return the same from the engine's columns, in the order of the parameters.
+
+    Args:
+        problem: Problem whose loss is computed anew for each pass.
+        mc_samples: Number of Monte-Carlo samples.
+        kind: Kind of curvature.
+        passes: Number of equal passes with the same plans; the result is that of the last one.
+    """
+    parameters, plans = problem.parameters(), PlanStore()
+    wanted = {id(own): WantedParameter(f"parameter {place}", own, 0) for place, own in enumerate(parameters)}
+    settings = CaptureSettings(root=root_of(mc_samples, kind))
+    wrapped = problem.wrap(problem.model)
+    buffers = [(buffer, buffer.clone()) for buffer in problem.model.buffers()]
+    for _ in range(passes):
+        for buffer, value in buffers:
+            buffer.copy_(value)  # such as running statistics, so that each pass is the same
+        loss = problem.loss(problem.outputs(wrapped), problem.targets)
+        capture = captured_backward(loss, wanted, settings, plans, problem.samples if problem.tell_samples else None)
     curvature = GroupCurvature.of(capture, parameters)
     like = parameters[0]
     identity = torch.eye(len(curvature.formed()), dtype=like.dtype, device=like.device)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ddn_core.errors import CurvatureError
-from tests.engine.any_model import Problem, check, engine, engine_or_refusal, error, twin
+from tests.engine.any_model import Problem, aligned_twin, check, engine, engine_or_refusal, error, twin
 from tests.engine.zoo import IN_FLOAT32, ZOO, C, D, Model, N, T, V
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch.func itself calls it
@@ -27,6 +27,18 @@ def test_models(name):
     """The second model has other data and parameters, and in most cases a graph of the same nodes and shapes."""
     for seed in (0, 1):
         check(built(name, seed))
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_aligned_curvature(name):
+    """The first pass carries the column of each sample; the third takes it from the backward pass itself."""
+    problem = built(name)
+    expected = aligned_twin(replace(problem, model=copy.deepcopy(problem.model)))
+    for passes in (1, 3):
+        own = replace(problem, model=copy.deepcopy(problem.model))
+        actual = engine(own, kind="ggn-aligned", passes=passes)
+        assert error(actual.blocks, expected.blocks) < 1e-9
+        assert error(actual.gradient, expected.gradient) < 1e-9
 
 
 @pytest.mark.parametrize("name", sorted(IN_FLOAT32))
@@ -153,6 +165,16 @@ LOSSES = {
     "bce pos_weight": binary(weighted(bce, pos_weight=torch.tensor([3.0, 0.25]))),
     "bce weight and pos_weight": binary(weighted(bce, weight=torch.tensor([0.5, 2.0]), pos_weight=torch.tensor(4.0))),
 }
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_aligned_curvature_of_losses(name):
+    problem = LOSSES[name]().to(torch.float64)
+    expected = aligned_twin(problem)
+    for passes in (1, 3):
+        actual = engine(problem, kind="ggn-aligned", passes=passes)
+        assert error(actual.blocks, expected.blocks) < 1e-9
+        assert error(actual.gradient, expected.gradient) < 1e-9
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -40,7 +40,9 @@ class CurvaturePass:
     """The capture of one backward pass.
 
     `begin` computes the columns of V, while the graph is there. `record` surrounds the backward pass itself, which
-    brings the per-sample gradients. `finish` checks the gradients and returns the capture.
+    brings the per-sample gradients. `finish` checks the gradients and returns the capture. Where the column of a sample
+    is its gradient times a number, the backward pass brings the columns, too, and `begin` carries some only in passes
+    that verify the plan.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class CurvaturePass:
         self._is_apart, self._nested = is_apart, nested
         self._output_gradient: Tensor | None = None
         self._gradients: Assembly | None = None
+        self._recorded: Assembly | None = None
         self._columns: dict[tuple[int, ...], Columns] = {}
         self._value = math.nan
 
@@ -115,15 +118,19 @@ class CurvaturePass:
             if plan is None:
                 plan = self._make_plan(signature)
             sizes = self._prepare(plan)
-            root = self._root() if self._wanted else self._term.output.new_zeros(0, *self._term.output.shape)
-            if not self._compute(plan, sizes, root, plan.is_due or not plan.is_fixed):
-                self._plans.drop(signature)
-                plan = self._make_plan(signature)
-                if is_new or not self._compute(plan, self._prepare(plan), root, verify=True):
-                    raise CurvatureError(
-                        "the gradient in the model is no linear function of the gradient at its output: a hook on a "
-                        "hidden tensor, or a function of your own, changes it, as by clipping. Remove it."
-                    )
+            verify = plan.is_due or not plan.is_fixed
+            if self._settings.root.follows_gradient and not verify and not self._is_apart:
+                self._recorded = self._assembly(1, sizes)
+            else:
+                root = self._root() if self._wanted else self._term.output.new_zeros(0, *self._term.output.shape)
+                if not self._compute(plan, sizes, root, verify):
+                    self._plans.drop(signature)
+                    plan = self._make_plan(signature)
+                    if is_new or not self._compute(plan, self._prepare(plan), root, verify=True):
+                        raise CurvatureError(
+                            "the gradient in the model is no linear function of the gradient at its output: a hook on "
+                            "a hidden tensor, or a function of your own, changes it, as by clipping. Remove it."
+                        )
             if self._is_apart:
                 self._term.gradient  # noqa: B018  # read now, since the graph of the loss will be gone
             self._is_checked = plan.is_due or any(map(_has_hooks, self._wanted.values()))
@@ -153,26 +160,36 @@ class CurvaturePass:
         handles: list[RemovableHandle] = []
         if self._is_apart:
             handles.append(self._graph.output[0].register_prehook(self._note_output_gradient))
+        if self._recorded is not None:
+            factors = self._factors()
+            handles += [
+                site.node.register_prehook(self._recorder(self._recorded, site, factors)) for site in self._sites
+            ]
         if self._in_span and not (self._is_checked and self._chosen.propagated_samples is not None):
             return handles
         settings = AssemblySettings(self._dtype)
         self._gradients = Assembly(self._graph, self._sites, self._destinations, 1, settings, may_form=False)
-        return handles + [site.node.register_prehook(self._recorder(site)) for site in self._sites]
+        return handles + [site.node.register_prehook(self._recorder(self._gradients, site)) for site in self._sites]
 
     def _note_output_gradient(self, gradients: tuple[Tensor | None, ...]) -> None:
         gradient = gradients[self._graph.output[1]]
         self._output_gradient = None if gradient is None else gradient.detach()
 
-    def _recorder(self, site: Site) -> Callable[[tuple[Tensor | None, ...]], None]:
+    def _recorder(
+        self, assembly: Assembly, site: Site, factors: Tensor | None = None
+    ) -> Callable[[tuple[Tensor | None, ...]], None]:
+        """Return a hook that adds the gradients at a site to an assembly, times a factor for each sample."""
+
         def record(gradients: tuple[Tensor | None, ...]) -> None:
-            assert self._gradients is not None
-            given = {
-                edge: None if gradient is None else gradient.detach()[None]
-                for edge, gradient in zip(site.outputs, gradients, strict=True)
-                if edge is not None
-            }
             with torch.no_grad(), torch.autocast(self.device.type, enabled=False), self._nested():
-                self._gradients.add(slice(0, 1), given.get, only=site)
+                given = {}
+                for edge, layout, gradient in zip(site.outputs, site.layouts, gradients, strict=True):
+                    if edge is not None and gradient is not None:
+                        own = gradient.detach()
+                        if factors is not None and layout is not None:
+                            own = own.to(self._dtype) * layout.spread(factors, own.shape)
+                        given[edge] = own[None]
+                assembly.add(slice(0, 1), given.get, only=site)
 
         return record
 
@@ -190,6 +207,8 @@ class CurvaturePass:
             return self._finish(gradients)
 
     def _finish(self, given: Mapping[int, Tensor | None] | None) -> Capture:
+        if self._recorded is not None:
+            self._columns = self._recorded.finish()
         gradients = {} if self._gradients is None else self._gradients.finish()
         whole_gradient = self._settings.subsampling.grad is None
         if self._output_gradient is not None:
@@ -244,12 +263,12 @@ class CurvaturePass:
 
     @property
     def _per_sample(self) -> int:
-        return self._settings.mc_samples or self._outputs
+        return self._settings.root.per_sample(self._outputs)
 
     @property
     def _in_span(self) -> bool:
         """True if the per-sample gradients are combinations of columns."""
-        return not self._settings.mc_samples and self._chosen.columns_cover_gradient
+        return self._settings.root.spans_gradient and self._chosen.columns_cover_gradient
 
     @property
     def _root_scale(self) -> float:
@@ -297,18 +316,19 @@ class CurvaturePass:
 
     def _root(self) -> Tensor:
         """Return the root of the loss Hessian at the model output, `[A, *output]`."""
-        term = self._term
-        if self._settings.mc_samples:
-            root = term.sampled(self._settings.mc_samples, self._settings.generator(self.device))
-        else:
-            root = term.exact(self._samples)
+        root = self._settings.root.columns(self._term, self._samples, self._settings.generator(self.device))
         return root if self._root_scale == 1 else root * self._root_scale
+
+    def _factors(self) -> Tensor:
+        """Return the factors that turn the gradients of the samples into columns, `[N]`."""
+        factors = self._settings.root.factors(self._term, self._samples).to(self._dtype)
+        return factors if self._root_scale == 1 else factors * self._root_scale
 
     def _gradient_coefficients(self) -> Tensor:
         """Return the coefficients c of the per-sample gradients, `g_n = V_n c_n`, `[samples, C]`."""
         is_mean, propagated = self._is_mean, self._chosen.propagated_samples
         scale = (self._samples.samples if is_mean else 1) / self._root_scale
-        coefficients = self._term.coefficients(self._samples).to(self._dtype) * scale
+        coefficients = self._settings.root.coefficients(self._term, self._samples).to(self._dtype) * scale
         return coefficients if propagated is None else coefficients[list(propagated)]
 
     def _prepare(self, plan: GraphPlan) -> CapturePlan:
@@ -333,8 +353,7 @@ class CurvaturePass:
         """Compute the columns of all parameters, and return whether the plan fits the graph."""
         graph = self._graph
         self._columns = {}
-        settings = AssemblySettings(self._dtype, self._chosen.propagated_samples, sizes.slice_elements)
-        assembly = Assembly(graph, self._sites, self._destinations, len(root), settings)
+        assembly = self._assembly(len(root), sizes)
         edges = [edge for edge in self._destinations.edges() if edge != graph.output]
         layouts = plan.layouts_of(graph)
         check = Verification(graph, layouts, self._samples) if verify and edges else None
@@ -355,6 +374,11 @@ class CurvaturePass:
             assembly.add(columns, lambda edge, found=found: found.pop(edge, None))  # type: ignore[misc]
         self._columns = assembly.finish()
         return True
+
+    def _assembly(self, count: int, sizes: CapturePlan) -> Assembly:
+        """Return an empty assembly of the columns, with some number of them for each sample."""
+        settings = AssemblySettings(self._dtype, self._chosen.propagated_samples, sizes.slice_elements)
+        return Assembly(self._graph, self._sites, self._destinations, count, settings)
 
     def _gradient_of_pass(self, key: int) -> Tensor | None:
         """Return the change of a parameter's gradient in the pass; `None` if there is no dense gradient."""

@@ -15,6 +15,7 @@ from ddn_core.engine.capture.plan import PlanStore
 from ddn_core.engine.capture.result import Capture
 from ddn_core.engine.capture.settings import CaptureSettings
 from ddn_core.engine.capture.subsampling import Subsampling
+from ddn_core.engine.losses import CurvatureKind, root_of
 from ddn_core.errors import CurvatureError
 
 
@@ -128,6 +129,7 @@ def capture_loss(
     parameters: Sequence[Tensor],
     samples: int | None = None,
     mc_samples: int = 0,
+    kind: CurvatureKind | None = None,
     subsampling_grad: Sequence[int] | None = None,
     subsampling_ggn: Sequence[int] | None = None,
     subsampling_lambdas: Sequence[int] | None = None,
@@ -140,7 +142,8 @@ def capture_loss(
         loss: Loss, a scalar with a graph.
         parameters: Parameters of the group.
         samples: Number of samples in the batch; found in the graph by default.
-        mc_samples: Number of Monte-Carlo samples; 0 for the exact GGN.
+        mc_samples: Number of Monte-Carlo samples; 0 for none.
+        kind: Kind of curvature; by default `"ggn-mc"` with Monte-Carlo samples, `"ggn"` without.
         subsampling_grad: Indices of the samples in the gradient; all by default.
         subsampling_ggn: Indices of the samples in the GGN; all by default.
         subsampling_lambdas: Indices of the samples in the directional curvatures; those of the GGN by default.
@@ -150,7 +153,7 @@ def capture_loss(
     wanted = {id(own): WantedParameter(f"parameter {place}", own, 0) for place, own in enumerate(parameters)}
     settings = CaptureSettings(
         Subsampling(subsampling_grad, subsampling_ggn, subsampling_lambdas),
-        mc_samples,
+        root_of(mc_samples, kind),
         lambda device: generator,
         memory_budget,
     )

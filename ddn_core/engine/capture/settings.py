@@ -11,7 +11,7 @@ from torch import Generator
 
 from ddn_core.engine.capture.memory import free_bytes
 from ddn_core.engine.capture.subsampling import Subsampling
-from ddn_core.errors import ArgumentError
+from ddn_core.engine.losses import ExactRoot, Root
 
 ALWAYS_FREE = 2**28
 """Number of bytes for which the free memory is not looked up."""
@@ -23,27 +23,16 @@ class CaptureSettings:
 
     Attributes:
         subsampling: Samples of the gradient, of the directions and of the directional curvatures.
-        mc_samples: Number of Monte-Carlo samples; 0 for the exact GGN.
+        root: Kind of curvature.
         generator: Returns the random generator for a device; `None` for torch's own.
         memory_budget: Number of bytes that curvature may use in addition to the gradient's memory; `"auto"` for the
             free memory, `None` for no limit.
     """
 
     subsampling: Subsampling = field(default_factory=Subsampling)
-    mc_samples: int = 0
+    root: Root = field(default_factory=ExactRoot)
     generator: Callable[[torch.device], Generator | None] = lambda device: None
     memory_budget: int | Literal["auto"] | None = "auto"
-
-    def __post_init__(self) -> None:
-        """Check the number of Monte-Carlo samples.
-
-        Raises:
-            ArgumentError: It is no integer from 0.
-        """
-        if isinstance(self.mc_samples, bool) or not isinstance(self.mc_samples, int) or self.mc_samples < 0:
-            raise ArgumentError(
-                f"the number of Monte-Carlo samples is {self.mc_samples!r}. Use 0 for the exact GGN, or 1, 2, ..."
-            )
 
     def budget(self, needed: int, device: torch.device) -> int | None:
         """Return the memory budget on a device, in bytes; `None` for no limit, or if little is needed.

@@ -39,20 +39,26 @@ class BinaryCrossEntropy(LossTerm):
     def coefficients(self, samples: SampleAxis) -> Tensor:
         """Return the coefficients of the gradient in the exact root, `[N, C]`."""
         slopes = self._slopes
-        found = torch.where(slopes > 0, self._gradient() / slopes, 0.0)
+        found = torch.where(slopes > 0, self.slope / slopes, 0.0)
         return samples.split(found.expand_as(self.output)).flatten(1)
 
-    def _gradient(self) -> Tensor:
-        """Return the gradient with respect to the logits."""
+    @cached_property
+    def slope(self) -> Tensor:
+        """Gradient with respect to the logits."""
         own = self.element_weight() * self._given("weight")
         return own * ((1 - self._target) - self._positive * torch.sigmoid(-self.output))
+
+    def curvature_along(self, vector: Tensor) -> Tensor:
+        """Return `w p (1 - p) v²` for each output."""
+        logs = logsigmoid(self.output) + logsigmoid(-self.output)
+        return self._weights * logs.exp() * vector.square()
 
     @cached_property
     def _slopes(self) -> Tensor:
         """Return `√(w p (1 - p))`, with a smallest value where the gradient is divided by it."""
         deviations = (0.5 * (logsigmoid(self.output) + logsigmoid(-self.output))).exp()
         slopes = self._weights.sqrt() * deviations
-        return torch.maximum(slopes, self._gradient().abs() / largest_coefficient(self.dtype))
+        return torch.maximum(slopes, self.slope.abs() / largest_coefficient(self.dtype))
 
     @cached_property
     def _weights(self) -> Tensor:

@@ -78,6 +78,17 @@ class CrossEntropy(LossTerm):
         found = torch.where(slopes > 0, slopes + self.weight / slopes, 0.0)
         return samples.split(found).movedim(self._classes + 1, 1).flatten(1)
 
+    @property
+    def slope(self) -> Tensor:
+        """Gradient with respect to the logits, `W p - q`."""
+        return self._row_weights * self.output.exp() + self.weight
+
+    def curvature_along(self, vector: Tensor) -> Tensor:
+        """Return `W p (v - v̄)²` for each output, with the mean v̄ of v under p."""
+        probabilities = self.output.exp()
+        mean = (probabilities * vector).sum(self._classes, keepdim=True)
+        return self._row_weights.clamp(min=0) * probabilities * (vector - mean).square()
+
     @cached_property
     def _slopes(self) -> Tensor:
         """Return √W τ, with a smallest value where the gradient is divided by it."""

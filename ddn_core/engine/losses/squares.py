@@ -39,8 +39,22 @@ class SquaredError(LossTerm):
 
     def coefficients(self, samples: SampleAxis) -> Tensor:
         """Return the coefficients of the gradient in the exact root, `[N, C]`."""
+        return samples.split(self._slope * self._residual).flatten(1)
+
+    @property
+    def slope(self) -> Tensor:
+        """Gradient with respect to the model output, `2 w (z - t)`."""
+        return 2 * self.element_weight() * self._residual
+
+    def curvature_along(self, vector: Tensor) -> Tensor:
+        """Return `2 w v²` for each output."""
+        return 2 * self.element_weight() * vector.square()
+
+    @cached_property
+    def _residual(self) -> Tensor:
+        """Return z - t."""
         target: Tensor = self.node._saved_self if self.number else self.node._saved_target
-        return samples.split(self._slope * (self.output - target.detach())).flatten(1)
+        return self.output - target.detach()
 
     @cached_property
     def _slope(self) -> Tensor:

@@ -92,6 +92,19 @@ class LossTerm(ABC):
     def coefficients(self, samples: SampleAxis) -> Tensor:
         """Return the coefficients of the gradient in the exact root, `[N, C]`."""
 
+    @property
+    @abstractmethod
+    def slope(self) -> Tensor:
+        """Gradient of the loss with respect to the model output in closed form, broadcasts to `[*output]`."""
+
+    @abstractmethod
+    def curvature_along(self, vector: Tensor) -> Tensor:
+        """Return numbers `[*output]` that are not negative and whose sum over each sample's outputs is `vᵀ H v`.
+
+        Args:
+            vector: The vectors v of all samples, `[*output]`.
+        """
+
     def element_weight(self) -> Tensor:
         """Return the weight of an element before the reduction of the node: a scalar, or `[*output]`."""
         return self.weight / self.output.numel() if self.reduction == 1 else self.weight
