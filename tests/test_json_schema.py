@@ -184,7 +184,8 @@ def made(rng):
             ]
         )
     if rng.random() < 0.2:
-        table["step"] = {"on_increase": "shorten", "attempts": 3, "shrink": 0.25, "on_nonfinite": "skip"}
+        rule = rng.choice(["shorten", "search"])
+        table["step"] = {"on_increase": rule, "attempts": 3, "shrink": 0.25, "on_nonfinite": "skip"}
     if rng.random() < 0.2:
         table["fallback"] = rng.choice([{"kind": "sgd", "lr": 0.1}, {"kind": "adamw", "betas": [0.8, 0.9]}])
     if rng.random() < 0.15:

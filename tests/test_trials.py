@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections import defaultdict
 from typing import ClassVar
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import PrivateAttr
 from torch import nn
-from torch.nn.utils import parameters_to_vector
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from ddn_core import DirectionalDampedNewton
 from ddn_core.api import Damping, Outcome
-from ddn_core.config import FallbackTable
+from ddn_core.config import FallbackTable, StepConfig
 from ddn_core.errors import ArgumentError, ConfigError, CurvatureError, NonFiniteError, StrategyError
 from ddn_core.optim.fallback import FallbackUpdate, fallback_group
+from ddn_core.optim.update import Verdict, settle
 from ddn_core.plugins.resolve import validated
 
 GROUP = {"params": ["*"], "criterion": {"kind": "all"}, "damping": {"kind": "constant", "value": 0.5}}
@@ -61,7 +65,7 @@ class Doubling(Damping):
         self.seen.append(outcome)
 
 
-@pytest.mark.parametrize("rule", ["undo", "shorten", "damp"])
+@pytest.mark.parametrize("rule", ["undo", "shorten", "damp", "search"])
 def test_a_step_that_raises_the_loss_is_undone_exactly(problem, rule):
     """Whatever is tried: the numbers are the very same afterwards, and so is what momentum remembers."""
     group = {**GROUP, "momentum": 0.9, "memory": 0.5, "lr": 0.1}
@@ -150,7 +154,116 @@ def test_outcomes_tell_of_the_whole_step_and_of_the_part_that_was_kept(problem):
     assert (outcome.taken, outcome.loss_after) == (0.5, 9.0)
 
 
-@pytest.mark.parametrize("rule", ["undo", "shorten", "damp"])
+def test_a_search_keeps_the_best_of_all_lengths(problem):
+    """Twin: the loss at each length of the step, along a straight line in the space of the parameters."""
+    model = problem[0]
+    group = {**GROUP, "damping": {"kind": "constant", "value": 0.05}, "lr": 2.0, "momentum": 0.5, "max_step_norm": 8.0}
+    rules = {"on_increase": "search", "attempts": 6, "shrink": 0.6}
+    optimizer = DirectionalDampedNewton(model.named_parameters(), [group], step=rules)
+    twin = copy.deepcopy(model)
+    plain = DirectionalDampedNewton(twin.named_parameters(), [group])
+    lengths, taken, is_lower = [0.6**power for power in range(7)], [], []
+    for _ in range(6):
+        start, before = flat(model), float(loss_of(problem)().detach())
+        vector_to_parameters(start.clone(), twin.parameters())  # the parameters become views
+        plain.load_state_dict(optimizer.state_dict())
+        train_step(plain, (twin, *problem[1:]))
+        step, losses = flat(twin) - start, []
+        for length in lengths:
+            vector_to_parameters(start + length * step, twin.parameters())
+            losses.append(float(loss_of((twin, *problem[1:]))().detach()))
+        best = losses.index(min(losses))
+        assert losses[best] < before
+        assert train_step(optimizer, problem, loss_of(problem)) == pytest.approx(losses[best], rel=1e-12)
+        assert optimizer.last_step[0].taken == pytest.approx(lengths[best])
+        torch.testing.assert_close(flat(model), start + lengths[best] * step, rtol=1e-12, atol=1e-12)
+        for own, other in zip(model.parameters(), twin.parameters(), strict=True):
+            torch.testing.assert_close(
+                optimizer.state[own]["momentum_buffer"], plain.state[other]["momentum_buffer"], rtol=1e-12, atol=1e-12
+            )
+        taken.append(best)
+        is_lower.append(losses[0] < before)
+    assert len(set(taken)) > 1
+    assert any(best > 0 and lower for best, lower in zip(taken, is_lower, strict=True))  # `shorten` would keep it whole
+
+
+class StraightMove:
+    """The update of one parameter by a vector."""
+
+    def __init__(self, parameter, move):
+        self.parameters, self.move, self.commits = [parameter], move, 0
+
+    def apply(self, factor):
+        self.parameters[0].add_(self.move, alpha=factor)
+
+    def commit(self):
+        self.commits += 1
+
+
+@given(
+    before=st.floats(-1e3, 1e3),
+    losses=st.lists(st.floats() | st.floats(-1e3, 1e3), min_size=2, max_size=8),
+    shrink=st.floats(0.1, 0.9),
+    failing=st.none() | st.integers(0, 7),
+)
+def test_a_search_ends_at_the_lowest_finite_loss_or_where_it_began(before, losses, shrink, failing):
+    """Whatever the closure returns: NaN and infinity on the way, equal losses, and an exception at any try."""
+    start, move = torch.tensor([0.1, -3.0, 1e-3]), torch.tensor([1.0, 0.3, -7.0])
+    plan = StraightMove(start.clone(), move)
+    rules = StepConfig(on_increase="search", attempts=len(losses) - 1, shrink=shrink)
+    seen = []
+
+    def evaluate():
+        seen.append(plan.parameters[0].clone())
+        if len(seen) - 1 == failing:
+            raise ZeroDivisionError
+        return losses[len(seen) - 1]
+
+    lengths = list(itertools.accumulate([1.0] + [shrink] * (len(losses) - 1), lambda length, factor: length * factor))
+    places = [start.add(move, alpha=length) for length in lengths]
+    if failing is not None and failing < len(losses):
+        with pytest.raises(ZeroDivisionError):
+            settle([plan], rules, before, evaluate)
+        assert torch.equal(plan.parameters[0], start)
+        assert plan.commits == 0
+        assert len(seen) == failing + 1
+        return
+    verdict = settle([plan], rules, before, evaluate)
+    assert all(torch.equal(*pair) for pair in zip(seen, places, strict=True))
+    expected, place, loss = 0.0, start, before
+    for length, there, value in zip(lengths, places, losses, strict=True):
+        if math.isfinite(value) and value < loss:
+            expected, place, loss = length, there, value
+    assert (verdict.taken, verdict.loss) == (expected, loss)
+    torch.testing.assert_close(verdict.loss_after, losses[0], rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(plan.parameters[0], place)
+    assert plan.commits == (expected > 0)
+
+
+def test_a_search_keeps_the_longest_of_equal_lengths():
+    plan = StraightMove(torch.zeros(1), torch.ones(1))
+    losses = iter([3.0, 1.0, 1.0, 2.0])
+    verdict = settle([plan], StepConfig(on_increase="search", attempts=3), 2.5, lambda: next(losses))
+    assert verdict == Verdict(0.5, 3.0, 1.0)
+    assert plan.parameters[0].item() == 0.5
+
+
+def test_outcomes_of_a_search_tell_of_the_whole_step(problem):
+    """Also where a shorter step is better: the ratio of an adaptive damping is about the step that it damped."""
+    Doubling.seen.clear()
+    optimizer = DirectionalDampedNewton(
+        problem[0].named_parameters(),
+        [{**GROUP, "damping": Doubling()}],
+        step={"on_increase": "search", "attempts": 3},
+    )
+    losses = iter([0.5, float("nan"), 0.25, 0.75])
+    assert train_step(optimizer, problem, lambda: next(losses)) == 0.25
+    (outcome,) = Doubling.seen
+    assert (outcome.taken, outcome.loss_after) == (0.25, 0.5)
+    assert optimizer.undone_steps == 0
+
+
+@pytest.mark.parametrize("rule", ["undo", "shorten", "damp", "search"])
 def test_rules_need_a_closure(problem, rule):
     optimizer = DirectionalDampedNewton(problem[0].named_parameters(), step={"on_increase": rule})
     before = flat(problem[0])

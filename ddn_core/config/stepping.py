@@ -100,19 +100,22 @@ class GroupSettings(Momentum):
 
 
 class StepConfig(TableModel):
-    """Rules for a step that raises the loss or is not finite."""
+    """Rules for a step that raises the loss or is not finite, and for a search of the step's length."""
 
-    on_increase: Literal["keep", "undo", "shorten", "damp"] = Field(
+    on_increase: Literal["keep", "undo", "shorten", "damp", "search"] = Field(
         "keep",
         description="Action after a step that raises the loss of the same batch: `keep` the step, `undo` it, `shorten` "
         "it and try again, or `damp`: let the dampings observe the failure, and try a step with their new values. "
+        "`search` evaluates several lengths of every step, also of one that lowers the loss, and keeps the best. "
         "Except for `keep`, `step(closure)` evaluates the loss after each try.",
     )
     attempts: PositiveInt = Field(
-        5, description="Number of further tries for `shorten` and `damp`, after which the step is undone."
+        5,
+        description="Number of further tries for `shorten` and `damp`, after which the step is undone. `search` always "
+        "makes all of them.",
     )
     shrink: Annotated[float, Field(gt=0, lt=1), Unit("1")] = Field(
-        0.5, description="Factor on the length of the step from one try to the next, for `shorten`."
+        0.5, description="Factor on the length of the step from one try to the next, for `shorten` and `search`."
     )
     on_nonfinite: Literal["error", "skip"] = Field(
         "error",

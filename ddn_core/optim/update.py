@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -48,7 +49,7 @@ def settle(
 
     Args:
         plans: The planned update of each group.
-        rules: Rules for a step that raises the loss.
+        rules: Rules for a step that raises the loss, or for the search of the best length.
         before: Loss before the step.
         evaluate: Returns the loss of the same batch; `None` if nothing needs it.
 
@@ -66,8 +67,9 @@ def settle(
         if evaluate is not None:
             loss = evaluate()
             verdict = Verdict(1.0, loss, loss)
-            if before_update is not None and not loss <= before:  # false for NaN
-                verdict = _shorten(plans, before_update, rules, before, loss, evaluate)
+            if before_update is not None and (rules.on_increase == "search" or not loss <= before):  # false for NaN
+                choose = _search if rules.on_increase == "search" else _shorten
+                verdict = choose(plans, before_update, rules, before, loss, evaluate)
     except BaseException:
         if before_update is not None:
             _restore(plans, before_update)
@@ -89,16 +91,48 @@ def _shorten(
     evaluate: Callable[[], float],
 ) -> Verdict:
     """Shorten a step that raised the loss as far as the rules allow, or undo it."""
-    taken = 1.0
-    for _ in range(rules.attempts if rules.on_increase == "shorten" else 0):
-        taken *= rules.shrink
-        _restore(plans, before_update)
-        for plan in plans:
-            plan.apply(taken)
-        if (loss := evaluate()) <= before:
-            return Verdict(taken, loss_after, loss)
+    if rules.on_increase == "shorten":
+        for length, loss in _shorter_steps(plans, before_update, rules, evaluate):
+            if loss <= before:
+                return Verdict(length, loss_after, loss)
     _restore(plans, before_update)
     return Verdict(0.0, loss_after, before)
+
+
+def _search(
+    plans: Sequence[PlannedUpdate],
+    before_update: Sequence[Sequence[Tensor]],
+    rules: StepConfig,
+    before: float,
+    loss_after: float,
+    evaluate: Callable[[], float],
+) -> Verdict:
+    """Evaluate the loss at all lengths, and keep the best of those that lower the loss, or undo the step."""
+    losses = {1.0: loss_after, **dict(_shorter_steps(plans, before_update, rules, evaluate))}
+    lower = {length: loss for length, loss in losses.items() if math.isfinite(loss) and loss < before}
+    _restore(plans, before_update)
+    if not lower:
+        return Verdict(0.0, loss_after, before)
+    best = min(lower, key=lower.__getitem__)  # of equal losses the first, which belongs to the longest step
+    for plan in plans:
+        plan.apply(best)
+    return Verdict(best, loss_after, lower[best])
+
+
+def _shorter_steps(
+    plans: Sequence[PlannedUpdate],
+    before_update: Sequence[Sequence[Tensor]],
+    rules: StepConfig,
+    evaluate: Callable[[], float],
+) -> Iterator[tuple[float, float]]:
+    """Yield length and loss of ever shorter steps, with the parameters moved there."""
+    length = 1.0
+    for _ in range(rules.attempts):
+        length *= rules.shrink
+        _restore(plans, before_update)
+        for plan in plans:
+            plan.apply(length)
+        yield length, evaluate()
 
 
 @torch.no_grad()
