@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,13 @@ DRAWS = re.compile(
 SEEDS = re.compile(r"(torch\.(random\.)?manual_seed|(np|numpy)\.random\.seed|random\.seed)")
 
 
+@cache
+def parsed(source):
+    """Return the syntax tree of a source, which several rules look at."""
+    return ast.parse(source)
+
+
+@cache
 def called(node):
     """Return the name of what is called, such as `torch.randn`."""
     return ast.unparse(node.func) if isinstance(node, ast.Call) else ""
@@ -42,7 +50,7 @@ def seeds(tree):
 def unseeded_in_properties(source):
     """Return the lines of draws in property tests that come before any seed which the test was given."""
     found = []
-    for function in ast.walk(ast.parse(source)):
+    for function in ast.walk(parsed(source)):
         if not isinstance(function, ast.FunctionDef):
             continue
         decorators = [called(decorator) for decorator in function.decorator_list] + [
@@ -64,7 +72,7 @@ def unseeded_at_import(source):
                 yield child
                 yield from outside_of_functions(child)
 
-    nodes = outside_of_functions(ast.parse(source))
+    nodes = outside_of_functions(parsed(source))
     return [
         node.lineno
         for node in nodes
@@ -74,7 +82,7 @@ def unseeded_at_import(source):
 
 def generators_without_seed(source):
     """Return the lines where a generator is made whose seed is the time, or the same unknown number."""
-    tree = ast.parse(source)
+    tree = parsed(source)
     seeded = {
         id(node.func.value)
         for node in ast.walk(tree)
@@ -92,12 +100,12 @@ def generators_without_seed(source):
 
 def waits(source):
     """Return the lines that wait for a time."""
-    return [node.lineno for node in ast.walk(ast.parse(source)) if called(node) in ("time.sleep", "sleep")]
+    return [node.lineno for node in ast.walk(parsed(source)) if called(node) in ("time.sleep", "sleep")]
 
 
 def unseeded_in_a_script(source):
     """Return the lines of draws that come before the first seed."""
-    tree = ast.parse(source)
+    tree = parsed(source)
     first = min((node.lineno for node in seeds(tree)), default=10**9)
     return [node.lineno for node in draws(tree) if node.lineno < first]
 

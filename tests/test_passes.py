@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import cache
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch.nn.utils import parameters_to_vector
 
 from ddn_core import DirectionalDampedNewton
 from ddn_core.errors import ArgumentError, CurvatureError
-from ddn_core.testing import dense_twin, per_sample_ggns, per_sample_gradients
+from ddn_core.testing import DenseTwin, dense_twin, per_sample_ggns, per_sample_gradients
 
 TOP = {"kind": "top-k", "k": 3}
 ALL = {"kind": "all"}
@@ -146,20 +147,25 @@ def test_directions_from_one_batch_and_derivatives_from_another(name, loss, crit
     torch.testing.assert_close(optimizer.last_step[0].evals, twin.evals[-count:], rtol=1e-7, atol=1e-10)
 
 
+@cache
+def _dense(name, reduction):
+    """Return a problem with the dense gradients and GGNs of its samples."""
+    problem = _problem(name, reduction=reduction)
+    return problem, per_sample_gradients(*problem), per_sample_ggns(*problem)
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("grad", [None, [0, 1], [7, 2, 8]], ids=str)
 @pytest.mark.parametrize("lambdas", [None, [0], [5, 6, 3]], ids=str)
 @pytest.mark.parametrize("ggn", [None, [0, 1, 2, 3], [8, 0]], ids=str)
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
 def test_three_independent_sub_samplings(name, ggn, lambdas, grad, reduction):
-    model, loss_function, inputs, targets = _problem(name, reduction=reduction)
+    (model, loss_function, inputs, targets), gradients, ggns = _dense(name, reduction)
     curvature = {"subsampling_grad": grad, "subsampling_ggn": ggn, "subsampling_lambdas": lambdas}
-    twin = dense_twin(model, loss_function, inputs, targets, subsampling_ggn=ggn)
-    vectors = twin.vectors[:, -3:]
-    reduce = torch.mean if reduction == "mean" else torch.sum
     every = list(range(len(inputs)))
-    gradients = per_sample_gradients(model, loss_function, inputs, targets)[grad or every]
-    ggns = per_sample_ggns(model, loss_function, inputs, targets)[lambdas or ggn or every]
+    vectors = DenseTwin.of(gradients, ggns[ggn or every], reduction).vectors[:, -3:]
+    reduce = torch.mean if reduction == "mean" else torch.sum
+    gradients, ggns = gradients[grad or every], ggns[lambdas or ggn or every]
     curvatures = torch.einsum("pk,npq,qk->nk", vectors, ggns, vectors)
     expected = vectors @ (-reduce(gradients @ vectors, 0) / (reduce(curvatures, 0) + 0.3))
     seen = []
