@@ -18,7 +18,7 @@ pytestmark = pytest.mark.xdist_group("looking")
 CONFIG = """
 [problem]
 kind = "digits-mlp"
-hidden = [8]
+hidden = [3]
 activation = "tanh"
 batch_size = 500
 

@@ -58,7 +58,6 @@ def _note_activations(model, held):
 @pytest.fixture
 def _no_collector():
     """Switch the collector off: an object that survives is referenced from elsewhere, or by a cycle of references."""
-    gc.collect()
     gc.disable()
     yield
     gc.enable()
@@ -127,7 +126,17 @@ def test_a_failed_pass_leaves_no_factor_and_no_activation(monkeypatch):
     assert [reference() for reference in held if reference() is not None] == []
 
 
+@pytest.fixture
+def _frozen():
+    """Keep the objects that are there from the collector: looking at all that the tests import takes most of a second."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 def _tensors():
+    """Return the number of tensors that were made since objects were frozen."""
     gc.collect()
     with warnings.catch_warnings():  # of classes that other packages keep for old names
         warnings.simplefilter("ignore")
@@ -139,11 +148,12 @@ def _resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.usefixtures("_frozen")
 @pytest.mark.parametrize(
     "way",
     ["top-3", "micro-batches", *(pytest.param(way, marks=pytest.mark.slow) for way in ("solve", "Monte Carlo"))],
 )
-def test_200_steps_hold_no_more_than_20(way):
+def test_100_steps_hold_no_more_than_20(way):
     """Not one tensor more; and the process grows by less than 4 MB, where 0 to 1.0 MB were measured.
 
     The allocator keeps what it has to itself. A leak of one activation a step is found by the count of tensors.
@@ -167,8 +177,8 @@ def test_200_steps_hold_no_more_than_20(way):
     for _ in range(20):
         step()
     tensors, resident = _tensors(), _resident() if Path("/proc/self/statm").exists() else 0
-    for _ in range(180):
+    for _ in range(80):
         step()
-    assert _tensors() == tensors
+    assert _tensors() == tensors > 0
     if resident:
         assert _resident() - resident < 4e6
