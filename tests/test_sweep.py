@@ -327,11 +327,10 @@ def swept(tmp_path_factory):
     place = tmp_path_factory.mktemp("sweep")
     (place / "c.toml").write_text(CONFIG)
     options = ["c.toml", "--grid", "curvature.subsampling_ggn=[0, 1, 2],[999]", "--out", "out"]
-    with start("sweep", *options, cwd=place) as process:
-        output, errors = process.communicate()
-    assert process.returncode == 0, errors
-    assert errors == ""
-    return place, options, output
+    result = sweep(*options, cwd=place)
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr == ""
+    return place, options, result.stdout
 
 
 @pytest.mark.xdist_group("forked")
