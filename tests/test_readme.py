@@ -6,6 +6,7 @@ import re
 import runpy
 import tomllib
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import matplotlib.pyplot
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from ddn_core.errors import ConfigError
-from tests.commands import ddn
+from tests.commands import ddn, forked_trials
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -72,9 +73,13 @@ def test_examples_are_as_short_as_promised():
     assert len([line for line in plugin.splitlines() if line.strip()]) <= 20
 
 
-@pytest.mark.parametrize("trials", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["one run", "trials too"])
+@pytest.mark.parametrize(
+    "trials",
+    [False, pytest.param(True, marks=[pytest.mark.slow, pytest.mark.xdist_group("forked")])],
+    ids=["one run", "trials too"],
+)
 def test_config_example_trains(tmp_path, trials):
-    """Every command of the README; `ddn sweep` and `ddn compare` start processes that each import torch."""
+    """Every command of the README; `ddn sweep` and `ddn compare` start trials."""
     plugin, config = blocks(README, "toml")
     assert tomllib.loads(plugin)["project"]["entry-points"]["ddn"] == {"acme": "acme_ddn"}
     (tmp_path / "train.toml").write_text(config)
@@ -98,9 +103,10 @@ def test_config_example_trains(tmp_path, trials):
     ]
     trains = [command for command in ours if command[0] == "train"]
     started = [command for command in ours if command[0] in ("sweep", "compare")]
-    for command in [trains[0], *started] if trials else [command for command in ours if command not in started]:
-        result = ddn(*command, cwd=tmp_path)
-        assert result.returncode == 0, result.stderr
+    with forked_trials() if trials else nullcontext():
+        for command in [trains[0], *started] if trials else [command for command in ours if command not in started]:
+            result = ddn(*command, cwd=tmp_path)
+            assert result.returncode == 0, result.stderr
     assert (tmp_path / "run" / "run.png").exists()
 
 
@@ -134,19 +140,11 @@ def test_documentation_pages(page, tmp_path, monkeypatch):
     run_python(page.read_text(), page.name)
 
 
-QUICK = {"plot_damped_newton.py", "plot_directional_damping.py"}
-
-
-@pytest.mark.parametrize(
-    "example",
-    [
-        pytest.param(path, id=path.name, marks=() if path.name in QUICK else pytest.mark.slow)
-        for path in sorted((ROOT / "docs" / "examples").glob("*.py"))
-    ],
-)
-def test_examples(example, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("name", ["plot_damped_newton.py", "plot_directional_damping.py"])
+def test_quick_examples(name, tmp_path, monkeypatch, capsys):
+    """`make docs` runs every example, with warnings as errors."""
     monkeypatch.chdir(tmp_path)
-    runpy.run_path(str(example), run_name="__main__")
+    runpy.run_path(str(ROOT / "docs" / "examples" / name), run_name="__main__")
     matplotlib.pyplot.close("all")
-    if example.name == "plot_damped_newton.py":
+    if name == "plot_damped_newton.py":
         assert "match" in capsys.readouterr().out
