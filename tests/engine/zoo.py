@@ -839,6 +839,15 @@ def lora() -> Problem:
 
 
 @problem()
+def computed_weight_used_twice() -> Problem:
+    def forward(self, x):
+        weight = torch.tanh(self.weight)
+        return self.last(torch.tanh(torch.tanh(x @ weight) @ weight))
+
+    return Problem(Model(forward, weight=torch.randn(D, D), last=nn.Linear(D, C)), features(), labels())
+
+
+@problem()
 def lora_on_a_frozen_weight() -> Problem:
     def forward(self, x):
         return self.last(torch.tanh(self.base(x) + 0.5 * F.linear(F.linear(x, self.down), self.up)))
