@@ -58,14 +58,23 @@ def default_folder(name: str) -> Path:
     return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
+def check_new(path: Path) -> None:
+    """Check that nothing would be overwritten in a folder, without creating it.
+
+    Raises:
+        ArgumentError: The folder is not empty.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ArgumentError(f"The output folder {path} is not empty. Name a new folder with --out.")
+
+
 def new_folder(path: Path) -> Path:
     """Return an empty folder, and create it if it does not exist.
 
     Raises:
         ArgumentError: The folder is not empty, or cannot be written.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ArgumentError(f"The output folder {path} is not empty. Name a new folder with --out.")
+    check_new(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ddn_core.cli.options import new_folder
+from ddn_core.cli.options import check_new, new_folder
 from ddn_core.config import load_config
 from ddn_core.plugins.registry import Registry
 from ddn_core.reports import check_installed, size_text, write_report
@@ -43,11 +43,12 @@ def replay_files(
         out: Folder to write.
 
     Raises:
-        ArgumentError: The trace cannot be read, or a config does not fit it.
+        ArgumentError: The trace cannot be read, a config does not fit it, or the folder is not empty.
         ConfigError: A config is wrong.
         StrategyError: A strategy raised, or returned an invalid result.
     """
     check_installed()
+    check_new(out)  # a long replay is not lost
     loaded = digits_trace() if trace == SHIPPED and not Path(trace).exists() else Trace.read(trace)
     candidates = {}
     for path in configs:
