@@ -21,7 +21,7 @@ from ddn_core.traces import Trace
 from ddn_core.training import train
 
 TEXT = """
-problem = { kind = "digits-mlp", hidden = [8] }
+problem = { kind = "digits-mlp", hidden = [4] }
 training = { epochs = 2 }
 [[groups]]
 params = ["*"]
@@ -30,7 +30,7 @@ damping = { kind = "constant", value = 1.0 }
 lr = 0.5
 """
 TABLE = {
-    "problem": {"kind": "digits-mlp", "hidden": [8]},
+    "problem": {"kind": "digits-mlp", "hidden": [4]},
     "training": {"epochs": 2},
     "groups": [{"params": ["*"], "criterion": {"kind": "top-k", "k": 5}, "damping": {"kind": "constant"}, "lr": 0.5}],
 }
