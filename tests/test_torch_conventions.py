@@ -215,6 +215,7 @@ SCHEDULERS = {
 
 @EVERY
 @pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.filterwarnings("ignore:The epoch parameter")  # SequentialLR up to torch 2.8 uses what torch deprecates
 def test_schedulers(make, name):
     model = model_of()
     optimizer = make(model)

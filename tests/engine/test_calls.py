@@ -23,6 +23,7 @@ import functools
 import pytest
 import torch
 import torch.nn.functional as F
+from packaging.version import Version
 from torch import nn
 
 from benchmarks.architectures.perceptron import perceptron
@@ -56,6 +57,9 @@ def a_step(build, shape, classes, settings):
     return step
 
 
+@pytest.mark.skipif(
+    Version(torch.__version__) < Version("2.10"), reason="torch itself makes more calls (detach, slice) before 2.10"
+)
 @pytest.mark.parametrize(
     ("problem", "settings", "calls", "reads"),
     [
