@@ -20,7 +20,7 @@ from ddn_core.cli.component_page import config_example
 from ddn_core.cli.new_plugin import write_plugin
 from ddn_core.config import parse_config
 from ddn_core.errors import ArgumentError, ConfigError, PluginError
-from ddn_core.plugins.describe import example
+from ddn_core.plugins.describe import example, paragraphs
 from ddn_core.plugins.discovery import API_VERSION, installed_entries
 from ddn_core.plugins.permission import Permission
 from ddn_core.plugins.registry import Registry, installed_registry
@@ -224,6 +224,15 @@ def test_examples_are_valid(cls):
     table = tomllib.loads(config_example(cls))
     config = parse_config(table if "groups" in table else {**table, "groups": [GROUP]})
     assert (config.problem if cls.family == "problem" else getattr(config.groups[0], cls.family)) == expected
+    assert (config.groups[0].max_step_norm == 1.0) == (cls.family == "damping")  # none of them should stand unguarded
+
+
+@pytest.mark.parametrize("cls", [cls for cls in BUILT_IN if cls.family == "damping"], ids=lambda cls: cls.kind)
+def test_pages_of_dampings_say_when_they_fail(cls):
+    """The last paragraph also names the remedy: a setting or a damping."""
+    text = paragraphs(cls)[-1]
+    assert text.startswith("When it fails: ")
+    assert "`" in text
 
 
 def test_every_built_in_can_be_shown():

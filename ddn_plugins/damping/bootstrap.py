@@ -26,6 +26,10 @@ class Bootstrap(Damping, kind="bootstrap"):
     The quantile is estimated by resampling γ and λ over the samples. If it is negative for all dampings of the grid,
     the step does not move along the direction. The grid consists of multiples of λ̄_k: zero, and `points` multiples
     from `lowest` to `highest`, evenly spaced in their logarithm.
+
+    When it fails: the gain is that of the quadratic model on resamples of one batch, which shows neither the error of
+    the model for long steps nor the samples outside of the batch. Bound the step with `max_step_norm`, such as 1, or
+    take the `maximum` with a `constant`, such as 0.3.
     """
 
     quantile: Annotated[float, Unit("1")] = Field(0.1, ge=0, le=0.5, description="Level of the quantile of the gain.")

@@ -21,6 +21,9 @@ class Clamp(Damping, kind="clamp"):
     """δ_k = δ_k of another damping, but at least `lowest` and at most `highest`.
 
     δ = +inf (do not move) stays as it is.
+
+    When it fails: without `lowest`, or with one that is too small, the step may become too long. Raise `lowest`, such
+    as to 0.3, or bound the step with `max_step_norm`, such as 1.
     """
 
     of: AnyDamping = Field(description="Damping to clamp.", examples=[{"kind": "gradient-noise"}])

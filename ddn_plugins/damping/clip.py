@@ -22,6 +22,9 @@ class Clip(Damping, kind="clip"):
     coordinate; here it is clipped in the eigenbasis.
 
     Along each direction this is the Newton step if it is shorter than c, and a step of length c otherwise.
+
+    When it fails: c has a unit, and K directions together may still move by √K times c. Lower c, or bound the whole
+    step with `max_step_norm`, such as 1.
     """
 
     length: Annotated[PositiveFloat, Unit("param")] = Field(

@@ -21,6 +21,10 @@ class Constant(Damping, kind="constant"):
     Source: Levenberg 1944, "A method for the solution of certain non-linear problems in least squares".
 
     The step is Newton's with `G + δ I` in place of G. ViViT's examples use this damping.
+
+    When it fails: the value has a unit, so one that suits a loss, a model or the start of a training may be far too
+    small for another, and steps become too long. Raise it by factors of ten, and bound the step with `max_step_norm`,
+    such as 1.
     """
 
     value: Annotated[NonNegativeFloat, Unit("loss/param²")] = Field(1.0, description="Damping of every direction.")

@@ -23,6 +23,9 @@ class Cubic(Damping, kind="cubic"):
 
     If G were the Hessian, with Lipschitz constant M, this cubic model would be an upper bound on the loss. In the
     eigenbasis, δ is the only root of an equation in one variable.
+
+    When it fails: M has a unit, and with an M that is too small the steps are hardly damped. Raise M by factors of ten,
+    or bound the step with `max_step_norm`, such as 1.
     """
 
     lipschitz: Annotated[PositiveFloat, Unit("loss/param³")] = Field(

@@ -24,6 +24,9 @@ class Evidence(Damping, kind="evidence"):
     The loss is interpreted as the negative log-likelihood of N samples, and the damping as the precision of a Gaussian
     prior on the group's parameters θ. The fixed point maximizes the evidence of the data under this prior; it is the
     only root of its equation. With a sum-reduced loss, N is 1 in the formula.
+
+    When it fails: δ falls as the parameters grow, so that long steps lead to longer ones. Bound them with
+    `max_step_norm`, such as 1.
     """
 
     nat: Annotated[PositiveFloat, Unit("loss")] = Field(

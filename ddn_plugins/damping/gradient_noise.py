@@ -26,6 +26,10 @@ class GradientNoise(Damping, kind="gradient-noise"):
     The gradient γ along a direction is known only by an estimate γ̂ with variance var γ / N. Of all steps
     `-γ̂ / (λ + δ)`, the step with this δ has the largest expected gain; the documentation derives it. Along a direction
     with γ̄_k = 0 the step does not move. The noise of a single sample is unknown; there is then no damping.
+
+    When it fails: a direction with little curvature, along which the samples of the batch happen to agree, is hardly
+    damped, so that steps become too long. Bound them with `max_step_norm`, such as 1, or set a lower bound with
+    `clamp`, such as 0.3.
     """
 
     strength: Annotated[NonNegativeFloat, Unit("1")] = Field(1.0, description="Factor on the damping.")

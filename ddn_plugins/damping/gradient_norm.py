@@ -24,6 +24,9 @@ class GradientNorm(Damping, kind="gradient-norm"):
 
     For a convex loss, with H half the Lipschitz constant of the Hessian, the method converges at the rate of the cubic
     step, but δ has a closed form. If all directions are kept, no eigenvectors are needed.
+
+    When it fails: H has a unit, and with an H that is too small the steps are hardly damped; δ also vanishes with the
+    gradient. Raise H by factors of ten, or bound the step with `max_step_norm`, such as 1.
     """
 
     smoothness: Annotated[PositiveFloat, Unit("loss/param³")] = Field(

@@ -27,6 +27,10 @@ class LevenbergMarquardt(Damping, kind="levenberg-marquardt"):
     infinite, or no decrease was predicted. A step whose change of the loss is below the rounding error of float32
     counts as good, so that δ decreases again. A step that moved nothing leaves δ as it is. With `on_increase = "damp"`
     in the optimizer's step rules, a step that raises the loss is undone and repeated with the larger δ.
+
+    When it fails: ρ comes from the batch of the step and does not show how the step harms other samples, so with small
+    batches δ falls towards zero. Bound the step with `max_step_norm`, such as 1, and raise `lowest`, such as 0.1;
+    `on_increase = "damp"` helps, too.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"loss_after"})

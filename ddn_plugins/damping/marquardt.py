@@ -22,6 +22,9 @@ class Marquardt(Damping, kind="marquardt"):
 
     Marquardt scales the damping of each coordinate by its curvature, so that steps do not depend on the units of the
     coordinates. In the eigenbasis the result is a shorter Newton step: all directions are shortened by the same factor.
+
+    When it fails: a direction with almost no curvature is hardly damped, so that noise in its gradient leads to a step
+    of any length. Bound the step with `max_step_norm`, such as 1.
     """
 
     mu: Annotated[NonNegativeFloat, Unit("1")] = Field(1.0, description="μ, damping divided by curvature.")

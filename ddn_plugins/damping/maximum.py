@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 class Maximum(Damping, kind="maximum"):
     """δ_k = the largest of the dampings' δ_k.
 
-    For example, a lower bound on an adaptive damping: `of = [{ kind = "levenberg-marquardt" }, { kind = "relative" }]`.
+    For example, a lower bound on an adaptive damping: `of = [{ kind = "levenberg-marquardt" }, { kind = "constant" }]`.
+
+    When it fails: all of the dampings may vanish together, and the step becomes too long. Bound it with
+    `max_step_norm`, such as 1.
     """
 
     of: list[AnyDamping] = Field(

@@ -20,6 +20,9 @@ class Minimum(Damping, kind="minimum"):
     """δ_k = the smallest of the dampings' δ_k.
 
     The result is +inf (do not move) only if all dampings are +inf.
+
+    When it fails: one damping that vanishes is enough for a step that is too long. Bound it with `max_step_norm`, such
+    as 1.
     """
 
     of: list[AnyDamping] = Field(

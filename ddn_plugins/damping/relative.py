@@ -22,6 +22,10 @@ class Relative(Damping, kind="relative"):
     with a fraction of the largest diagonal entry.
 
     The damping scales with the loss, so that the step does not depend on the unit of the loss.
+
+    When it fails: δ vanishes together with the curvature once most samples are fitted, faster than the gradients of
+    samples that are wrong, so steps become too long. Bound them with `max_step_norm`, such as 1, or raise `fraction` to
+    0.1 with `max`, or to 10 with `trace`.
     """
 
     fraction: Annotated[NonNegativeFloat, Unit("1")] = Field(1e-2, description="Fraction of the reference.")

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 
 class Scale(Damping, kind="scale"):
-    """δ_k = factor · δ_k of another damping."""
+    """δ_k = factor · δ_k of another damping.
+
+    When it fails: a factor does not help a damping that vanishes, and a factor below 1 makes steps longer. Bound them
+    with `max_step_norm`, such as 1.
+    """
 
     of: AnyDamping = Field(description="Damping to multiply.", examples=[{"kind": "relative"}])
     factor: Annotated[PositiveFloat, Unit("1")] = Field(1.0, description="Factor on the damping.", examples=[0.5])

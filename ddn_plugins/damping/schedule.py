@@ -22,6 +22,9 @@ class Schedule(Damping, kind="schedule"):
 
     The functions are `linear`, `cosine`, `exponential` and `piecewise`. A field that only initializes a state,
     such as `initial` of `levenberg-marquardt`, has no effect after the first step.
+
+    When it fails: the values do not react to the training, so a last value that would be too small by itself fails
+    here, too. Choose a larger last value, or bound the step with `max_step_norm`, such as 1.
     """
 
     of: AnyDamping = Field(description="Damping with the field.")

@@ -23,6 +23,9 @@ class SmoothPseudoInverse(Damping, kind="smooth-pseudo-inverse"):
     regularization of the equations of motion (p = 6).
 
     A pseudo-inverse keeps eigenvalues above ε λ_max and drops the others; here the transition is smooth.
+
+    When it fails: directions above the cutoff are not damped, also if their gradient is noise, and the cutoff falls
+    with the largest eigenvalue, so steps become too long. Bound them with `max_step_norm`, such as 1.
     """
 
     epsilon: Annotated[float, Unit("1")] = Field(

@@ -25,6 +25,10 @@ class SnrCutoff(Damping, kind="snr-cutoff"):
 
     Directions whose gradient is far above its sampling noise are hardly damped, and those far below it are cut off. The
     noise of a single sample is unknown; there is then no damping.
+
+    When it fails: a direction with little curvature, along which the samples of the batch happen to agree, is hardly
+    damped, so that steps become too long. Bound them with `max_step_norm`, such as 1, or set a lower bound with
+    `clamp`, such as 0.3.
     """
 
     epsilon: Annotated[PositiveFloat, Unit("1")] = Field(2.0, description="ε, signal-to-noise ratio at the cutoff.")

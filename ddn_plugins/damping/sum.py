@@ -21,6 +21,9 @@ class Sum(Damping, kind="sum"):
     """δ_k = the sum of the dampings' δ_k.
 
     This combines dampings that have independent reasons, such as noise and model error.
+
+    When it fails: all of the dampings may be small together, and the step becomes too long. Bound it with
+    `max_step_norm`, such as 1, or add a larger `constant`, such as 0.3.
     """
 
     of: list[AnyDamping] = Field(

@@ -19,6 +19,9 @@ class Switch(Damping, kind="switch"):
 
     Both dampings observe every step, also those that the other one damped; an adaptive damping should therefore have
     bounds. Nest `switch` for more than two dampings.
+
+    When it fails: where one of the two dampings fails, from its first step on. Bound the step with `max_step_norm`,
+    such as 1, and give an adaptive damping a bound, such as `lowest`.
     """
 
     before: AnyDamping = Field(description="Damping of the first steps.")

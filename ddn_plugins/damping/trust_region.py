@@ -28,6 +28,9 @@ class TrustRegion(Damping, kind="trust-region"):
     the ratio of the actual to the predicted decrease of the loss on the same batch, Δ is multiplied by `shrink` if
     ρ < `bad`, and by `grow` if ρ > `good` and the step reached the boundary. A change of the loss below the rounding
     error of float32 counts as ρ > `good`. Δ bounds the step before it is multiplied by `lr`, so leave `lr` at 1.
+
+    When it fails: ρ comes from the batch of the step and does not show how the step harms other samples, so with small
+    batches Δ grows, and the loss is noisy. Lower `radius` and `largest`, such as to 0.3.
     """
 
     requires: ClassVar[frozenset[str]] = frozenset({"loss_after"})
