@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 from torch import nn
@@ -9,11 +10,11 @@ from torch import nn
 from benchmarks.architectures.architecture import Architecture, Size
 
 
-def perceptron(widths: list[int]) -> nn.Sequential:
-    """Return linear layers of the given widths, input and output included, with ReLUs in between."""
+def perceptron(widths: list[int], activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequential:
+    """Return linear layers of the given widths, input and output included, with activations in between."""
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(widths):
-        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+        layers += [nn.Linear(inputs, outputs), activation()]
     return nn.Sequential(*layers[:-1])
 
 

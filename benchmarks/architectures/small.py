@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.architectures.perceptron import perceptron
+from benchmarks.architectures.recurrent import Recurrent
 from benchmarks.architectures.transformer import TokenCrossEntropy, Transformer
 from benchmarks.problems import Batch
 
@@ -53,20 +54,6 @@ class Residual(nn.Module):
         return logits
 
 
-class Recurrent(nn.Module):
-    """An LSTM whose last state goes to a head."""
-
-    def __init__(self, inputs: int, width: int) -> None:
-        super().__init__()
-        self.lstm, self.head = nn.LSTM(inputs, width, batch_first=True), nn.Linear(width, _CLASSES)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the outputs, `[N, classes]`, for sequences `[N, T, inputs]`."""
-        states, _ = self.lstm(x)
-        logits: Tensor = self.head(states[:, -1])
-        return logits
-
-
 def _classification(model: nn.Module, *sample_shape: int) -> Batch:
     inputs, targets = torch.randn(_SAMPLES, *sample_shape), torch.randint(_CLASSES, (_SAMPLES,))
     return Batch(model, nn.CrossEntropyLoss(), inputs, targets)
@@ -93,7 +80,7 @@ SMALL_MODELS: dict[str, SmallModel] = {
     "CNN, batch norm in training": SmallModel(lambda: _convolutional(training=True)),
     "residual, layer norm": SmallModel(lambda: _classification(Residual(6, 2), 6)),
     "transformer, MC-1": SmallModel(lambda: _language(tied=False), mc_samples=1),
-    "LSTM": SmallModel(lambda: _classification(Recurrent(4, 5), _POSITIONS, 4)),
+    "LSTM": SmallModel(lambda: _classification(Recurrent(4, 5, _CLASSES), _POSITIONS, 4)),
     "tied language model": SmallModel(lambda: _language(tied=True)),
 }
 """All small models by name, in the order of tables."""
