@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,8 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks.parts import PARTS
+from benchmarks.everyday.optimizers import our_sides
+from benchmarks.parts import PARTS, defaults
 from benchmarks.reporting.display import show
 from benchmarks.reporting.page import write_page
 from benchmarks.reporting.part import Part, Result, run
@@ -45,6 +47,19 @@ Device = Annotated[str, typer.Option("--device", help="Device of models and data
 Limit = Annotated[float, typer.Option("--limit", help="Time limit for one process, in seconds.")]
 
 
+class ProblemSet(StrEnum):
+    """Choice of everyday problems."""
+
+    DEVELOPMENT = "development"
+    HELD_OUT = "held-out"
+    ALL = "all"
+
+    @property
+    def sets(self) -> tuple[str, ...]:
+        """Names of the sets of problems."""
+        return ("development", "held-out") if self is ProblemSet.ALL else (self.value,)
+
+
 def _command(parts: list[Part]) -> Callable[..., None]:
     """Return a command that measures the given parts and prints their results."""
 
@@ -67,18 +82,23 @@ def _command(parts: list[Part]) -> Callable[..., None]:
             device=device,
             limit=limit,
         )
-        console = _console()
-        found = []
-        for part in parts:
-            if not part.is_possible:
-                console.print(f"{part.title}: not run, because this machine has no GPU that torch can use.")
-                continue
-            with console.status(part.title):
-                found.append(run(part, settings, lambda line: console.print(line, style="dim", highlight=False)))
-            show(found[-1], console)
-        _end(found, check)
+        _measure(parts, settings, check)
 
     return command
+
+
+def _measure(parts: list[Part], settings: Settings, check: bool) -> None:
+    """Measure parts and print their results."""
+    console = _console()
+    found = []
+    for part in parts:
+        if not part.is_possible:
+            console.print(f"{part.title}: not run, because this machine has no GPU that torch can use.")
+            continue
+        with console.status(part.title):
+            found.append(run(part, settings, lambda line: console.print(line, style="dim", highlight=False)))
+        show(found[-1], console)
+    _end(found, check)
 
 
 def _console() -> Console:
@@ -94,8 +114,41 @@ def _end(found: list[Result], check: bool) -> None:
 
 
 for _part in PARTS.values():
+    if _part is defaults.PART:  # has a command of its own
+        continue
     app.command(_part.name, help=f"{_part.title}.")(_command([_part]))
 app.command("all", help="Measure every part, one after the other.")(_command(list(PARTS.values())))
+
+
+@app.command(defaults.PART.name, help=f"{defaults.PART.title}.")
+def train_with_defaults(
+    results: Results = RESULTS,
+    quick: Quick = False,
+    check: Check = False,
+    pattern: Annotated[str | None, typer.Option("--case", help="Glob on the names of problems.")] = None,
+    problems: Annotated[ProblemSet, typer.Option("--problems", help="Problems to train.")] = ProblemSet.ALL,
+    presets: Annotated[
+        list[str],
+        typer.Option("--preset", help="Preset of our optimizer, or module:function. May be given several times."),
+    ] = ["default"],  # noqa: B006  # typer makes no use of it but to read it
+    first_order_only: Annotated[bool, typer.Option("--first-order-only", help="Leave our optimizer out.")] = False,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Number of seeds.")] = 3,
+) -> None:
+    """Train everyday problems with our optimizer and with first-order optimizers."""
+    settings = Settings(
+        results=results,
+        quick=quick,
+        pattern=pattern,
+        threads=1,
+        problem_sets=problems.sets,
+        presets=() if first_order_only else tuple(presets),
+        seeds=seeds,
+    )
+    try:
+        our_sides(settings.presets)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--preset") from error
+    _measure([defaults.PART], settings, check)
 
 
 @app.command()

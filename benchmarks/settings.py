@@ -18,6 +18,9 @@ class Settings:
         threads: Number of threads that torch uses.
         device: Device of models and data.
         limit: Time limit for one process, in seconds.
+        problem_sets: Sets of everyday problems to train.
+        presets: Presets of our optimizer on everyday problems; none for the first-order side alone.
+        seeds: Number of seeds on everyday problems.
     """
 
     results: Path
@@ -27,3 +30,6 @@ class Settings:
     threads: int = 2
     device: str = "cpu"
     limit: float = 600.0
+    problem_sets: tuple[str, ...] = ("development", "held-out")
+    presets: tuple[str, ...] = ("default",)
+    seeds: int = 3

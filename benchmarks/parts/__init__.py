@@ -5,6 +5,7 @@ from __future__ import annotations
 from benchmarks.parts import (
     accuracy,
     cuda,
+    defaults,
     evidence,
     growth,
     imports,
@@ -33,6 +34,7 @@ PARTS: dict[str, Part] = {
         strategies.PART,
         imports.PART,
         evidence.PART,
+        defaults.PART,
     )
 }
 """All parts, by the names of their sub-commands."""
