@@ -13,6 +13,8 @@
     └── NoResultError      no backward pass has computed the requested result
 
 Each child also inherits from the built-in exception that fits its cause, so that `except ValueError` works.
+
+`DivergenceWarning` is the warning of a training that diverges, a `UserWarning`.
 """
 
 from __future__ import annotations
@@ -78,3 +80,7 @@ class NoResultError(DdnError, KeyError):
     def __str__(self) -> str:
         """Return the message without the quotes that `KeyError` adds."""
         return str(self.args[0]) if self.args else ""
+
+
+class DivergenceWarning(UserWarning):
+    """A training diverges: its losses are not finite, or have grown past a multiple of the first ones."""

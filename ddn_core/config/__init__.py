@@ -2,6 +2,7 @@
 
 stepping.py     settings of a group's step, and rules for steps that raise the loss or are not finite
 first_order.py  optimizers of torch that a config can select
+stopping.py     rules that end a run before its last epoch
 scheduler.py    schedules of the learning rate
 schema.py       the tables and fields of a config file
 plugins.py      the plugins that a config allows, and the distributions that it requires
@@ -17,6 +18,7 @@ from ddn_core.config.load import load_config, parse_config
 from ddn_core.config.plugins import PluginsConfig
 from ddn_core.config.schema import Config, CurvatureConfig, GroupConfig, RecordConfig, TrainingConfig
 from ddn_core.config.stepping import GroupSettings, StepConfig
+from ddn_core.config.stopping import StopConfig
 
 __all__ = [
     "Baseline",
@@ -29,6 +31,7 @@ __all__ = [
     "PluginsConfig",
     "RecordConfig",
     "StepConfig",
+    "StopConfig",
     "TrainingConfig",
     "load_config",
     "parse_config",

@@ -10,6 +10,8 @@ One file each::
     update.py       applies the planned updates of all groups, or of none, and undoes them
     report.py       report of a step
     outcomes.py     outcomes that strategies observe
+    divergence.py   losses that diverge, and the warning about them
+    stopping.py     rules that end a training
     parameters.py   from globs or tensors to torch's parameter groups
     state.py        the part of `state_dict` beyond torch's
 """
@@ -17,5 +19,6 @@ One file each::
 from ddn_core.optim.fallback import torch_optimizer
 from ddn_core.optim.optimizer import DirectionalDampedNewton
 from ddn_core.optim.report import StepReport
+from ddn_core.optim.stopping import Stopping, StopReason
 
-__all__ = ["DirectionalDampedNewton", "StepReport", "torch_optimizer"]
+__all__ = ["DirectionalDampedNewton", "StepReport", "StopReason", "Stopping", "torch_optimizer"]

@@ -16,6 +16,7 @@ from ddn_core.config import Config, CurvatureConfig, FallbackTable, FirstOrder, 
 from ddn_core.engine import Context, Directions, WantedParameter, group_directions
 from ddn_core.errors import ArgumentError, CurvatureError, NonFiniteError
 from ddn_core.generators import DeviceGenerators
+from ddn_core.optim.divergence import DivergenceWatch
 from ddn_core.optim.fallback import FallbackUpdate, fallback_group
 from ddn_core.optim.outcomes import evaluate_loss, is_attentive, notify, outcomes_of, required_loss
 from ddn_core.optim.parameters import (
@@ -110,6 +111,7 @@ class DirectionalDampedNewton(Optimizer):
     def _connect(self) -> None:
         """Begin with an empty record of passes."""
         self._passes = CurvaturePasses(self._settings, self._progress.generators)
+        self._watch = DivergenceWatch()
         self.last_step = ()
 
     def _wanted(self) -> dict[int, WantedParameter]:
@@ -249,7 +251,8 @@ class DirectionalDampedNewton(Optimizer):
                 undone.
 
         Returns:
-            Loss of the batch after the step if it was evaluated, otherwise before the step; NaN for a skipped step.
+            Loss of the batch after the step if it was evaluated, otherwise before the step; NaN for a skipped step. If
+            these losses diverge, the optimizer warns once, with a `DivergenceWarning`.
 
         Raises:
             CurvatureError: There was no curvature pass since the last step.
@@ -264,14 +267,16 @@ class DirectionalDampedNewton(Optimizer):
         try:
             if self._passes.failed:
                 raise NonFiniteError("the loss is not finite.")
-            return self._step(self._passes.result(), closure)
+            loss = self._step(self._passes.result(), closure)
         except NonFiniteError:
             if self._rules.on_nonfinite == "error":
                 raise
             self._passes.clear()
             self._progress.skipped_steps += 1
             self.last_step = ()
-            return float("nan")
+            loss = float("nan")
+        self._watch.warn(loss)
+        return loss
 
     @property
     def step_count(self) -> int:

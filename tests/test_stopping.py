@@ -1,0 +1,146 @@
+"""Stop rules: in a loop of one's own, and in runs, which then count as finished."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from ddn_core import DirectionalDampedNewton
+from ddn_core.errors import ArgumentError, ConfigError
+from ddn_core.optim import Stopping
+
+TEXT = """
+problem = { kind = "sinc", samples = 64, batch_size = 16 }
+training = { epochs = 30 }
+[[groups]]
+params = ["*"]
+criterion = { kind = "all" }
+damping = { kind = "constant", value = 0.1 }
+"""
+SGD = {
+    "problem": {"kind": "sinc", "samples": 64, "batch_size": 16},
+    "training": {"epochs": 30},
+    "optimizer": {"kind": "sgd", "lr": 0.1},
+}
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text(TEXT)
+    return path
+
+
+def test_means_are_those_since_the_last_evaluation():
+    stopping = Stopping(loss=1.0, gradient_norm=0.5)
+    for loss in (2.0, 0.1):
+        stopping.see(loss, gradient_norm=1.0)
+    assert stopping.reason() is None
+    for loss in (1.5, 0.5):
+        stopping.see(loss, gradient_norm=0.75)
+    reason = stopping.reason()
+    assert (reason.rule, str(reason)) == ("loss", "the training loss is 1, at most 1")
+    stopping.see(3.0, gradient_norm=0.5)
+    assert stopping.reason().rule == "gradient_norm"
+    stopping.see(0.1, gradient_norm=math.nan)
+    assert stopping.reason({"whole_train_loss": 2.0}) is None  # takes the place of the mean
+    assert stopping.reason() is None  # no step, no mean
+
+
+@pytest.mark.parametrize(
+    ("settings", "values", "expected"),
+    [
+        ({}, [3.0, 2.0, 2.5, 2.1, 1.0], 3),
+        ({"min_change": 0.5}, [3.0, 2.6, 2.5], 2),
+        ({"min_change": 0.4}, [3.0, 2.5, 2.2, 2.0, 1.9, 1.8], 5),
+        ({"metric": "accuracy"}, [0.5, 0.6, 0.7, 0.7, 0.7], 4),
+        ({"metric": "error", "maximize": False}, [0.5, 0.4, 0.4, 0.45], 3),
+        ({}, [math.nan, math.nan], 1),
+        ({}, [3.0, math.nan, 2.0, math.inf, 2.0], 4),
+    ],
+)
+def test_patience_counts_evaluations_without_a_better_value(settings, values, expected):
+    stopping = Stopping(patience=2, **settings)
+    name = settings.get("metric", "test_loss")
+    reasons = [stopping.reason({name: value}) for value in values]
+    assert [index for index, reason in enumerate(reasons) if reason][:1] == [expected]
+    assert reasons[expected].rule == "patience"
+
+
+def test_time_is_that_of_the_clock():
+    clock = Clock()
+    stopping = Stopping(seconds=10, clock=clock)
+    clock.now = 9.9
+    assert stopping.late() is stopping.reason() is None
+    saved = stopping.state_dict()
+    clock.now = 100.0
+    assert stopping.late().text == "100 seconds have passed, of 10"
+    other = Stopping(seconds=10, clock=clock)
+    other.load_state_dict(saved)  # the pause does not count
+    assert other.late() is None
+    clock.now = 100.2
+    assert other.late().rule == "seconds"
+
+
+def test_what_is_seen_survives_a_copy():
+    one, other = Stopping(loss=1.0, patience=2), Stopping(loss=1.0, patience=2)
+    one.see(0.5)
+    assert one.reason({"test_loss": 1.0}).rule == "loss"
+    one.see(3.0)
+    assert one.reason({"test_loss": 2.0}) is None
+    one.see(0.5)
+    other.load_state_dict(one.state_dict())
+    other.see(1.4)
+    assert other.reason({"test_loss": 2.0}).rule == "loss"  # of the mean of 0.5 and 1.4
+    other.see(3.0)
+    assert other.reason({"test_loss": 2.0}).rule == "patience"
+
+
+def test_norms_are_read_from_the_optimizer():
+    torch.manual_seed(0)
+    model, loss_function, X, y = nn.Linear(3, 1), nn.MSELoss(), torch.randn(8, 3), torch.randn(8, 1)
+    group = {"params": ["*"], "criterion": {"kind": "all"}, "damping": {"kind": "constant", "value": 1e-3}}
+    optimizer = DirectionalDampedNewton(model.named_parameters(), [group])
+    stopping = Stopping(gradient_norm=1e-3, step_norm=1e-6)
+    reasons = []
+    for _ in range(10):
+        optimizer.zero_grad()
+        optimizer.backward(loss_function(model(X), y))
+        before = [one.detach().clone() for one in model.parameters()]
+        stopping.see(optimizer.step(), optimizer)
+        gradient = torch.cat([one.grad.flatten() for one in model.parameters()]).norm()
+        pairs = zip(model.parameters(), before, strict=True)
+        moved = torch.cat([(after.detach() - earlier).flatten() for after, earlier in pairs]).norm()
+        norms = stopping.state_dict()["means"]
+        assert norms["gradient_norm"] == (pytest.approx(float(gradient), rel=1e-5, abs=1e-9), 1)
+        assert norms["step_norm"] == (pytest.approx(float(moved), rel=1e-3, abs=1e-7), 1)
+        reasons.append(stopping.reason())
+    assert reasons[0] is None
+    assert "gradient_norm" in {reason.rule for reason in reasons if reason}
+
+
+def test_errors_name_what_is_missing():
+    with pytest.raises(
+        ArgumentError, match="step_norm needs the norm of each step, which this optimizer does not report"
+    ):
+        Stopping(step_norm=1.0).see(1.0, torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1))
+    with pytest.raises(ArgumentError, match="needs the norm of each step"):
+        Stopping(gradient_norm=1.0).see(1.0)
+    with pytest.raises(ArgumentError, match="'accuracy', and the metrics have train_loss, test_loss"):
+        Stopping(patience=1, metric="accuracy").reason({"test_loss": 1.0})
+    with pytest.raises(ArgumentError, match="Give them once"):
+        Stopping({"loss": 1.0}, patience=1)
+    with pytest.raises(ConfigError, match="Did you mean 'patience'"):
+        Stopping(patince=1)
