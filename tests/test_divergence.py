@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 import warnings
 
 import pytest
@@ -12,8 +14,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ddn_core import DirectionalDampedNewton
-from ddn_core.errors import DivergenceWarning
+from ddn_core.api import Problem, ProblemParts
+from ddn_core.config import load_config
+from ddn_core.errors import ArgumentError, DivergenceWarning, NonFiniteError
 from ddn_core.optim.divergence import DivergenceWatch
+from ddn_core.runs import RunRecord, StepEvent
+from ddn_core.training import train
+from ddn_core.training.advice import advice
+from tests.commands import ddn
 
 NAN, INF = math.nan, math.inf
 EXPLODING = """
@@ -131,3 +139,194 @@ def test_the_optimizer_warns_once_in_the_line_of_the_step():
 
 def test_steps_that_are_shortened_do_not_warn():
     assert exploding(8, step={"on_increase": "shorten", "attempts": 10}) == []
+
+
+# Runs
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text(EXPLODING)
+    return path
+
+
+def test_a_run_that_diverges_stops_and_says_so(config, tmp_path):
+    result = ddn("train", config, "--out", tmp_path / "run")
+    assert result.returncode == 3
+    assert "Run diverged" in result.stdout
+    assert "Run finished" not in result.stdout
+    run = RunRecord.read(tmp_path / "run")
+    losses = [step.loss for step in run.steps]
+    assert (run.end.rule, run.end.diverged_at) == ("divergence", run.diverged_at)
+    assert first_seen(losses) == (len(losses) - 1, run.diverged_at)
+    assert run.end.step == len(losses) < 16
+    assert f"diverged at step {run.diverged_at}: the loss is" in result.stderr
+    assert "what to try:" in result.stderr
+    assert json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])["event"] == "end"
+    assert run.finished
+    again = ddn("train", "--resume", tmp_path / "run")
+    assert again.returncode == 1
+    assert f"is finished: it diverged at step {run.diverged_at}" in again.stderr
+
+
+def test_the_message_is_red(config, tmp_path, capsys):
+    from rich.console import Console
+
+    from ddn_core.cli.train import show_divergence
+
+    end = train(config).end
+    show_divergence(Console(force_terminal=True, color_system="standard", width=500), end)
+    assert capsys.readouterr().out.startswith(f"\x1b[31mdiverged at step {end.diverged_at}: ")
+
+
+def test_what_is_advised_can_be_set_and_helps(config):
+    end = train(config).end
+    settings = re.findall(r"--set '([^']+)'", " ".join(end.advice))
+    assert [text.partition("=")[0] for text in settings] == [
+        "groups.*.max_step_norm",
+        "groups.*.damping.value",
+        "step.on_increase",
+        "groups.*.lr",
+    ]
+    assert all(load_config(config, [text]) for text in settings)
+    assert train(config, overrides=settings).end is None
+    assert "the quadratic model predicted a decrease of" in end.advice[0]
+
+
+def test_a_run_may_go_on_and_is_judged_at_its_end(config):
+    go_on = 'training.on_divergence="continue"'
+    result = train(config, overrides=[go_on])
+    assert len(result.history.steps) == 16
+    assert len(result.history.epochs) == 4
+    assert result.finished
+    assert result.end.diverged_at is not None
+    assert train(config, overrides=[go_on, "training.divergence_factor=1e30"]).end is None
+
+
+def test_a_loss_that_overflows_ends_the_run_rather_than_the_program(config, tmp_path):
+    overrides = ['problem={kind="sinc", samples=64, batch_size=16}', "groups.0.lr=1e25"]
+    result = train(config, tmp_path / "run", overrides=overrides)
+    assert (result.end.diverged_at, len(result.history.steps)) == (1, 1)
+    assert result.end.reason.startswith("the loss is inf")
+    assert (tmp_path / "run/checkpoint.pt").exists()
+    assert RunRecord.read(tmp_path / "run").end == result.end
+
+
+class NoNumbers(Problem):
+    """A problem whose targets are no numbers: nothing diverges, the data is wrong."""
+
+    def load(self):
+        """Return targets of NaN."""
+        batches = [(torch.ones(4, 1), torch.full((4, 1), NAN))]
+        return ProblemParts(nn.Linear(1, 1), nn.MSELoss(), batches, batches)
+
+
+def test_a_loss_that_is_not_finite_before_the_first_step_is_an_error():
+    group = {"params": ["*"], "criterion": {"kind": "all"}, "damping": {"kind": "constant"}}
+    with pytest.raises(NonFiniteError):
+        train({"problem": NoNumbers(), "groups": [group]})
+
+
+@pytest.mark.parametrize("kind", ["adam", "sgd"])
+def test_baselines_diverge_too(kind):
+    changes = [f'optimizer.kind="{kind}"', "optimizer.lr=1e30"]
+    result = train(ADAM, overrides=changes)
+    assert result.end.diverged_at is not None
+    (line,) = result.end.advice
+    assert "--set 'optimizer.lr=1e+29'" in line
+    assert train(ADAM).end is None
+
+
+def test_a_test_loss_that_overflows_is_seen_after_the_last_step():
+    """One step is too few losses to judge by."""
+    few = ["problem.batch_size=64", 'optimizer.kind="sgd"', "training.epochs=1"]
+    result = train(ADAM, overrides=[*few, "optimizer.lr=1e38"])
+    assert len(result.history.steps) == 1
+    assert (result.end.reason, result.end.diverged_at) == ("the test loss is infinite", 1)
+    result = train(ADAM, overrides=[*few, "optimizer.lr=1e38", "optimizer.momentum=0.9", "training.epochs=2"])
+    assert (result.end.reason, result.end.diverged_at) == ("the test loss is infinite", 1)
+
+
+def test_parameters_that_are_not_finite_are_told_from_test_data_that_is_not():
+    class Broken(Problem):
+        """Training data with a step to NaN, or test data of NaN."""
+
+        breaks: bool
+
+        def load(self):
+            X = torch.ones(4, 1)
+            train_batches = [(X, X)]
+            model = nn.Sequential(nn.Linear(1, 1))
+            if self.breaks:
+                model[0].weight.register_hook(lambda gradient: NAN * gradient)
+            return ProblemParts(model, nn.MSELoss(), train_batches, [(X, X if self.breaks else NAN * X)])
+
+    sgd = {"training": {"epochs": 1}, "optimizer": {"kind": "sgd", "lr": 0.1}}
+    assert train({"problem": Broken(breaks=True), **sgd}).end.reason == "the parameters are not finite"
+    result = train({"problem": Broken(breaks=False), **sgd})
+    assert math.isnan(result.metrics["test_loss"])
+    assert result.end is None
+
+
+def test_a_run_that_ends_far_above_its_first_loss_has_diverged():
+    """It came there in its first steps, before there was a reference, and stays there."""
+    losses = iter([1.0, 20.0, 30.0, 40.0, 35.0, 35.0, 36.0, 34.0])
+
+    class Steady(Problem):
+        def load(self):
+            X = torch.ones(1, 1)
+            batches = [(X, X)] * 8
+            return ProblemParts(nn.Linear(1, 1), Told(), batches, batches)
+
+    class Told(nn.Module):
+        """A loss whose values are given, in training."""
+
+        reduction = "mean"
+
+        def forward(self, outputs, targets):
+            told = next(losses) if outputs.requires_grad else 1.0
+            return 0 * outputs.sum() + told
+
+    result = train({"problem": Steady(), "training": {"epochs": 1}, "optimizer": {"kind": "sgd", "lr": 0.1}})
+    assert result.end.diverged_at == 2
+    assert result.end.reason.startswith("the training loss is 28.9 in the end, and was 1 at first")
+
+
+def step(number, **figures):
+    return StepEvent(step=number, epoch=1, lr=(1.0,), seconds=0.1, taken=figures.pop("taken", 1.0), **figures)
+
+
+def test_advice_depends_on_what_the_steps_showed(config):
+    loaded = load_config(config, ["groups.0.max_step_norm=2.0", 'step.on_increase="shorten"'])
+    steps = [step(n, loss=1.0, step_norm=0.5, clip=1.0) for n in range(3)]
+    steps += [step(n, loss=10.0**n, step_norm=2.0, clip=0.25) for n in range(3, 8)]
+    found = advice(steps, 5, loaded)
+    assert (
+        found[0]
+        == "The limit shortened steps to 0.25 of their length, and the norm was up to 2: lower max_step_norm or max_kl."
+    )
+    assert not any("on_increase" in line for line in found)
+    adaptive = load_config(config, ['groups.0.damping={kind="levenberg-marquardt"}'])
+    steps = [
+        step(n, loss=1.0, damping_min=1e-6, damping_max=0.1, predicted_decrease=0.5, loss_after=0.9) for n in range(3)
+    ]
+    steps += [step(3, loss=1.0, damping_min=1e-8, damping_max=0.1, predicted_decrease=0.5, loss_after=90.0)]
+    steps += [step(4, loss=90.0)]
+    found = advice(steps, 4, adaptive)
+    assert found[0].startswith("In step 3, the quadratic model predicted a decrease of 0.5, and the loss rose by 89:")
+    assert 'Dampings were from 1e-08 to 0.1. Raise the small ones: damping = { kind = "clamp", lowest = 0.1' in found[1]
+
+
+def test_a_run_that_diverged_is_not_resumed_from_python(config, tmp_path):
+    train(config, tmp_path / "run")
+    with pytest.raises(ArgumentError, match="it diverged at step"):
+        train(resume=tmp_path / "run")
+
+
+def test_what_was_seen_survives_an_interruption(config, tmp_path):
+    whole = train(config, tmp_path / "whole")
+    seen = []
+    first = train(config, tmp_path / "parts", on_event=seen.append, should_stop=lambda: len(seen) == 3)
+    assert not first.finished
+    assert train(resume=tmp_path / "parts").end == whole.end

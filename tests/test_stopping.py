@@ -9,8 +9,15 @@ import torch
 from torch import nn
 
 from ddn_core import DirectionalDampedNewton
+from ddn_core.config import load_config
 from ddn_core.errors import ArgumentError, ConfigError
 from ddn_core.optim import Stopping
+from ddn_core.runs import RunRecord
+from ddn_core.training import train
+from ddn_core.training.loop import Training
+from ddn_core.training.problem import load_problem
+from ddn_core.training.stepping import stepper_of
+from tests.commands import ddn
 
 TEXT = """
 problem = { kind = "sinc", samples = 64, batch_size = 16 }
@@ -144,3 +151,80 @@ def test_errors_name_what_is_missing():
         Stopping({"loss": 1.0}, patience=1)
     with pytest.raises(ConfigError, match="Did you mean 'patience'"):
         Stopping(patince=1)
+
+
+# Runs
+
+
+@pytest.mark.parametrize("table", ["newton", "sgd"])
+@pytest.mark.parametrize("name", ["loss", "gradient_norm", "step_norm"])
+def test_a_run_stops_at_the_first_evaluation_that_meets_a_rule(config, table, name):
+    """Measured by a run that does not stop, at a limit between its values."""
+    given = config if table == "newton" else SGD
+    measured = [f"training.stop.{rule}=1e-30" for rule in ("gradient_norm", "step_norm")]
+    whole = train(given, overrides=[*measured, "training.epochs=6"])
+    steps = whole.history.steps
+    means = [
+        sum(getattr(one, name) for one in steps if one.epoch == epoch) / sum(one.epoch == epoch for one in steps)
+        for epoch in range(1, 7)
+    ]
+    limit = (means[0] + min(means)) / 2
+    expected = next(epoch for epoch, mean in enumerate(means, 1) if mean <= limit)
+    result = train(given, overrides=[f"training.stop.{name}={limit!r}"])
+    assert result.finished
+    assert (result.end.rule, result.end.diverged_at) == (name, None)
+    assert len(result.history.epochs) == expected < 6
+    assert result.history.steps[-1].loss == steps[len(result.history.steps) - 1].loss
+
+
+def test_a_stopped_run_counts_as_finished(config, tmp_path):
+    target = "training.stop.loss=0.06"
+    result = ddn("train", config, "--out", tmp_path / "run", "--set", target, "--set", "training.evaluate_every=3")
+    assert result.returncode == 0
+    assert "Run stopped" in result.stdout
+    assert "at most 0.06" in result.stdout
+    run = RunRecord.read(tmp_path / "run")
+    assert run.finished
+    assert run.end.rule == "loss"
+    assert run.end.step == len(run.steps) == run.epochs[-1].step  # it was evaluated where it stopped
+    assert run.epochs[-1].train_loss <= 0.06
+    assert run.steps[-1].epoch < 30
+    again = ddn("train", "--resume", tmp_path / "run")
+    assert again.returncode == 1
+    assert "is finished: it stopped after" in again.stderr
+
+
+def test_a_run_stops_when_its_time_is_over(config):
+    loaded = load_config(config, ["training.stop.seconds=10.0"])
+    parts, clock = load_problem(loaded, "c.toml"), Clock()
+    training = Training(loaded, parts, stepper_of(loaded, parts, "c.toml"), clock)
+    events = []
+    for event in training.events():
+        clock.now += 1.5
+        events.append(event)
+    assert training.end.rule == "seconds"
+    assert len(training.history.steps) == training.end.step
+    assert events[-1].ends_epoch
+    assert events[-1].step == training.end.step
+    assert 10.0 <= events[-1].seconds < 13.0
+
+
+def test_patience_ends_a_run_and_is_kept_by_a_checkpoint(config, tmp_path):
+    rules = ["training.stop.patience=3", "training.stop.min_change=0.001", "training.checkpoint_seconds=0.0"]
+    whole = train(config, tmp_path / "whole", overrides=rules)
+    assert whole.end.rule == "patience"
+    seen, stop = [], len(whole.history.steps) - 2
+    first = train(
+        config, tmp_path / "parts", overrides=rules, on_event=seen.append, should_stop=lambda: len(seen) >= stop
+    )
+    assert not first.finished
+    assert train(resume=tmp_path / "parts").end == whole.end
+
+
+def test_a_metric_that_the_run_lacks_is_told_before_it_begins(config, tmp_path):
+    rules = ["training.stop.patience=1", 'training.stop.metric="accuracy"']
+    with pytest.raises(
+        ConfigError, match=r"c.toml: training.stop.metric: the run has no metric 'accuracy'\. It has train_loss"
+    ):
+        train(config, tmp_path / "run", overrides=rules)
+    assert not (tmp_path / "run").exists()

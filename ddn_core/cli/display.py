@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -11,10 +10,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from ddn_core.runs.events import EvaluationEvent, History, StepEvent
+from ddn_core.runs.events import EvaluationEvent, StepEvent
 from ddn_core.runs.record import CHECKPOINT, CONFIG, METRICS, PICTURE
-from ddn_core.traces import Recorder
-from ddn_core.training import RunStart
+from ddn_core.training import RunStart, TrainingResult
 
 
 class TrainingDisplay:
@@ -72,19 +70,29 @@ class TrainingDisplay:
         )
         self._steps.clear()
 
-    def summarize(self, history: History, folder: Path, recorder: Recorder | None = None) -> None:
-        """Print the final losses and metrics, and the files of the run."""
-        last = history.epochs[-1]
-        table = Table(title="Run finished", show_header=False, title_justify="left")
-        table.add_row("steps", f"{last.step} in {last.seconds:.1f} s")
-        table.add_row("training loss", f"{last.train_loss:.4g}")
-        table.add_row("test loss", f"{last.test_loss:.4g}")
-        for name, value in last.test_metrics.items():
-            table.add_row(Text(f"test {name}"), f"{value:.4g}")
-        table.add_row("run folder", Text(str(folder)))
+    def summarize(self, result: TrainingResult) -> None:
+        """Print the final losses and metrics, the reason why the run stopped, and the files of the run."""
+        end, history = result.end, result.history
+        diverged = end is not None and end.diverged_at is not None
+        how = "finished" if end is None else "diverged" if diverged else "stopped"
+        table = Table(
+            title=f"Run {how}", show_header=False, title_justify="left", title_style="red" if diverged else None
+        )
+        last = history.epochs[-1] if history.epochs else None
+        if end is not None and (last is None or last.step < end.step):
+            table.add_row("steps", str(end.step))  # a run that diverged has no evaluation at its end
+        elif last is not None:
+            table.add_row("steps", f"{last.step} in {last.seconds:.1f} s")
+            table.add_row("training loss", f"{last.train_loss:.4g}")
+            table.add_row("test loss", f"{last.test_loss:.4g}")
+            for name, value in last.test_metrics.items():
+                table.add_row(Text(f"test {name}"), f"{value:.4g}")
+        if end is not None:
+            table.add_row("why", Text(str(end)))
+        table.add_row("run folder", Text(str(result.folder)))
         table.add_row("written", ", ".join((CONFIG, METRICS, CHECKPOINT, PICTURE)))
-        if recorder is not None:
-            index = recorder.index
+        if result.recorder is not None:
+            recorder, index = result.recorder, result.recorder.index
             left = f"; {len(index.left_out)} did not fit" if index.left_out else ""
             size = f"{index.bytes / 1e6:.1f} of at most {index.megabytes:g} MB"
             table.add_row("trace", Text(f"{recorder.folder}: {len(index.steps)} steps, {size}{left}"))

@@ -16,7 +16,9 @@ from ddn_core.cli.display import TrainingDisplay
 from ddn_core.cli.options import INTERRUPTED
 from ddn_core.config import Config
 from ddn_core.plugins.registry import Registry
+from ddn_core.runs import EndEvent
 from ddn_core.training import RunStart, train
+from ddn_core.trials.process import DIVERGED
 
 
 def train_run(config: Config | None, source: str, registry: Registry, out: Path | None, resume: Path | None) -> None:
@@ -31,7 +33,7 @@ def train_run(config: Config | None, source: str, registry: Registry, out: Path 
 
     Raises:
         DdnError: Config, problem or run folder is wrong, or a step failed.
-        typer.Exit: The user interrupted the run.
+        typer.Exit: The user interrupted the run, or it diverged.
     """
     console = Console()
     display, interrupt = TrainingDisplay(console), Interrupt()
@@ -57,7 +59,17 @@ def train_run(config: Config | None, source: str, registry: Registry, out: Path 
         message = f"interrupted; continue with: ddn train --resume {result.folder}"
         console.print(message, markup=False, soft_wrap=True)
         raise typer.Exit(INTERRUPTED)
-    display.summarize(result.history, result.folder, result.recorder)
+    display.summarize(result)
+    if result.end is not None and result.end.diverged_at is not None:
+        show_divergence(Console(stderr=True), result.end)
+        raise typer.Exit(DIVERGED)
+
+
+def show_divergence(console: Console, end: EndEvent) -> None:
+    """Print that a run diverged, and what to try, in red."""
+    lines = [str(end), *(["what to try:"] if end.advice else []), *(f"  - {one}" for one in end.advice)]
+    for line in lines:
+        console.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 class Interrupt:

@@ -19,6 +19,7 @@ from ddn_core.config.first_order import Baseline, Fallback
 from ddn_core.config.plugins import PluginsConfig
 from ddn_core.config.scheduler import Scheduler
 from ddn_core.config.stepping import GroupSettings, StepConfig
+from ddn_core.config.stopping import StopConfig
 from ddn_core.plugins.messages import TableModel
 from ddn_core.plugins.reference import AnyCriterion, AnyDamping, AnyProblem
 from ddn_core.plugins.units import Unit
@@ -115,6 +116,16 @@ class TrainingConfig(TableModel):
     checkpoint_seconds: Annotated[NonNegativeFloat, Unit("1")] = Field(
         10.0, description="Seconds between checkpoints, which are written after steps; 0 writes one after every step."
     )
+    on_divergence: Literal["stop", "continue"] = Field(
+        "stop",
+        description="Action if the run diverges: `stop` it, or `continue` it. A run has diverged as long as three of "
+        "its last five losses are not finite or above `divergence_factor` times the first losses. An error because of "
+        "a loss or a step that is not finite always stops it.",
+    )
+    divergence_factor: Annotated[float, Field(gt=1), Unit("1")] = Field(
+        10.0, description="Multiple of the first losses past which a run has diverged."
+    )
+    stop: StopConfig = Field(StopConfig(), description="Rules that end the run before its last epoch; none by default.")
 
 
 class RecordConfig(TableModel):

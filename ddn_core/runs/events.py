@@ -15,7 +15,7 @@ class StepFigures:
 
     Norms and ranges are over all groups, and ranges over the finite dampings. `loss_after` is the loss of the same
     batch after the whole step, before a part of the step was undone. It is known if a strategy or a step rule requires
-    it, and for recorded steps.
+    it, and for recorded steps. `gradient_norm` is known if a stop rule requires it.
     """
 
     loss: float
@@ -26,6 +26,8 @@ class StepFigures:
     predicted_decrease: float | None = None
     taken: float | None = None
     loss_after: float | None = None
+    clip: float | None = None
+    gradient_norm: float | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,31 @@ class EvaluationEvent:
     seconds: float
     step_seconds: float
     ends_epoch: bool
+
+
+@dataclass(frozen=True)
+class EndEvent:
+    """End of a run that a rule stopped before its last epoch, or that diverged.
+
+    Attributes:
+        rule: The rule: the name of a setting of `[training.stop]`, or `divergence`.
+        reason: The reason in words.
+        step: Number of steps that the run made.
+        diverged_at: Number, from 0, of the first step whose loss was too large; `None` if the run did not diverge.
+        advice: Changes that may help a run that diverged, a sentence each.
+    """
+
+    rule: str
+    reason: str
+    step: int
+    diverged_at: int | None = None
+    advice: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """Return the end in words, `diverged at step 24: the loss is not finite`."""
+        if self.diverged_at is not None:
+            return f"diverged at step {self.diverged_at}: {self.reason}"
+        return f"stopped after {self.step} steps: {self.reason}"
 
 
 @dataclass

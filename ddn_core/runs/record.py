@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ddn_core.errors import ArgumentError
-from ddn_core.runs.events import EvaluationEvent, StepEvent
+from ddn_core.runs.events import EndEvent, EvaluationEvent, StepEvent
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +25,7 @@ TRACE = "trace"
 LOSSES = ("loss", "train_loss", "test_loss")
 """Fields of events that are null in the metrics if they were not finite."""
 
-E = TypeVar("E", StepEvent, EvaluationEvent)
+E = TypeVar("E", StepEvent, EvaluationEvent, EndEvent)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +38,7 @@ class RunRecord:
         config: The resolved config; `provenance` holds the versions of all packages.
         steps: Its steps.
         evaluations: Its evaluations, in order; those that end an epoch have `ends_epoch`.
+        end: Its end, if a rule stopped the run before its last epoch, or if it diverged.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class RunRecord:
     config: Mapping[str, Any]
     steps: tuple[StepEvent, ...]
     evaluations: tuple[EvaluationEvent, ...]
+    end: EndEvent | None = None
 
     @classmethod
     def read(cls, path: Path | str, name: str | None = None) -> RunRecord:
@@ -64,13 +66,18 @@ class RunRecord:
             raise ArgumentError(f"{folder} is no run folder: it has no {CONFIG}. Make one with ddn train.") from error
         except (OSError, ValueError) as error:
             raise ArgumentError(f"{folder / CONFIG}: cannot be read: {error}") from error
-        steps, evaluations = read_events(folder / METRICS)
-        return cls(folder, name or folder.resolve().name, config, tuple(steps), tuple(evaluations))
+        steps, evaluations, end = read_events(folder / METRICS)
+        return cls(folder, name or folder.resolve().name, config, tuple(steps), tuple(evaluations), end)
 
     @property
     def finished(self) -> bool:
-        """True if the run trained to its end."""
+        """True if there is nothing left to train: the run came to its end, a rule stopped it, or it diverged."""
         return (self.path / CHECKPOINT).is_file()
+
+    @property
+    def diverged_at(self) -> int | None:
+        """Number of the step at which the run diverged; `None` if it did not."""
+        return None if self.end is None else self.end.diverged_at
 
     @property
     def epochs(self) -> tuple[EvaluationEvent, ...]:
@@ -86,7 +93,9 @@ class RunRecord:
         if self.spectra:
             panels.append(lambda ax: spectrum_over_time(self, ax=ax))
         state = "finished" if self.finished else "not finished"
-        shown = f"{escape(self.name)}: {len(self.steps)} steps, {len(self.epochs)} epochs, {state}"
+        shown = (
+            f"{escape(self.name)}: {len(self.steps)} steps, {len(self.epochs)} epochs, {escape(str(self.end or state))}"
+        )
         return f"<p>{shown}</p>" + picture(panels, "training loss, test loss and spectra of the run")
 
     @property
@@ -123,27 +132,30 @@ def stored_config(run: Path) -> Path:
     return run / CONFIG
 
 
-def read_events(path: Path) -> tuple[list[StepEvent], list[EvaluationEvent]]:
-    """Return the steps and the evaluations in a file of metrics, without a last line that was cut off.
+def read_events(path: Path) -> tuple[list[StepEvent], list[EvaluationEvent], EndEvent | None]:
+    """Return the steps, the evaluations and the end in a file of metrics, without a last line that was cut off.
 
     Raises:
         ArgumentError: A line before the last one is no event of a run.
     """
     steps: list[StepEvent] = []
     evaluations: list[EvaluationEvent] = []
+    end: EndEvent | None = None
     lines = path.read_bytes().splitlines() if path.exists() else []
     for number, line in enumerate(lines, start=1):
         try:
             table = json.loads(line)
             if table["event"] == "step":
                 steps.append(_event(StepEvent, {**table, "lr": tuple(table["lr"])}))
+            elif table["event"] == "end":
+                end = _event(EndEvent, {**table, "advice": tuple(table["advice"])})
             else:
                 evaluations.append(_event(EvaluationEvent, table))
         except (ValueError, TypeError, KeyError) as error:
             if number == len(lines):
                 break
             raise ArgumentError(f"{path}, line {number}: this line is no event of a run: {error}") from error
-    return steps, evaluations
+    return steps, evaluations, end
 
 
 def _event(kind: type[E], table: Mapping[str, Any]) -> E:

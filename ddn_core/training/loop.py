@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from types import SimpleNamespace
@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.nn import Module
 
 from ddn_core.config import Config
-from ddn_core.errors import ArgumentError, DdnError, PluginError
+from ddn_core.errors import ArgumentError, DdnError, NonFiniteError, PluginError
 from ddn_core.plugins.problem import Batches, ProblemParts
-from ddn_core.runs.events import EvaluationEvent, History, StepEvent
+from ddn_core.runs.events import EndEvent, EvaluationEvent, History, StepEvent
 from ddn_core.traces import Recorder
+from ddn_core.training.ending import Ending, check_metric
 from ddn_core.training.problem import checked_batches, load_problem, problem_label
 from ddn_core.training.randomness import drawn_from, random_state, set_random_state, stream_of
 from ddn_core.training.stepping import Stepper, learning_rates, scheduler_of, stepper_of
@@ -54,13 +55,16 @@ class Training:
 
     Attributes:
         history: Events and spectra up to now.
-        is_resumable: Whether a run can be resumed from its current state: no evaluation is due before the next step.
+        is_resumable: Whether a run can be resumed from its current state: no evaluation is due before the next step,
+            and no rule has ended the run.
         recorder: Recorder of the curvature; `None` if no step is recorded.
     """
 
     recorder: Recorder | None = None
 
-    def __init__(self, config: Config, parts: ProblemParts, stepper: Stepper) -> None:
+    def __init__(
+        self, config: Config, parts: ProblemParts, stepper: Stepper, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
         self._config = config
         self._parts = parts
         self._stepper = stepper
@@ -69,7 +73,9 @@ class Training:
         self._draws = stream_of(config.training.seed, "batches")
         self._loaders = SimpleNamespace(train=parts.train_batches, test=parts.test_batches, draws=self._draws)
         self._epoch_start = random_state(self._loaders)
-        self._begun = time.perf_counter()
+        self._clock = clock
+        self._begun = clock()
+        self._ending = Ending(config, clock)
         self.history = History()
         self.is_resumable = True
 
@@ -78,10 +84,12 @@ class Training:
         """Return the training loop of a config, after loading its problem.
 
         Raises:
-            ConfigError: The config has no problem, its device is not available, or its groups do not fit the model.
+            ConfigError: The config has no problem, its device is not available, its groups do not fit the model, or the
+                run has no such metric as a rule names.
             PluginError: The problem failed to load.
         """
         parts = load_problem(config, source)
+        check_metric(config, parts, source)
         return cls(config, parts, stepper_of(config, parts, source))
 
     @property
@@ -103,37 +111,60 @@ class Training:
             return None
 
     @property
+    def end(self) -> EndEvent | None:
+        """End of the run, if a rule stopped it or if it diverged."""
+        return self._ending.end
+
+    @property
     def step_count(self) -> int:
         """Number of steps that the run has made, including those before it was resumed."""
         return self._progress.step
 
     def events(self) -> Iterator[StepEvent | EvaluationEvent]:
-        """Train from the current position, and yield an event after each step and each evaluation."""
-        self._begun = time.perf_counter() - self._progress.seconds
+        """Train from the current position, and yield an event after each step and each evaluation.
+
+        A run that a rule stops has a last evaluation, which ends its epoch; a run that diverges does not.
+        """
+        self._begun = self._clock() - self._progress.seconds
         progress, settings = self._progress, self._config.training
         while not (progress.ended and progress.epoch >= settings.epochs):
             if progress.ended:
                 progress.epoch, progress.batches, progress.ended = progress.epoch + 1, 0, False
             for inputs, targets in self._rest_of_epoch():
-                event = self._step(inputs, targets)
+                try:
+                    event = self._step(inputs, targets)
+                except NonFiniteError as error:
+                    if not progress.step:
+                        raise  # nothing has been trained: data or model are at fault
+                    self._ending.see_error(error, self.history.steps)
+                    return
                 due = settings.evaluate_every is not None and progress.step % settings.evaluate_every == 0
-                self.is_resumable = not due and progress.batches != self._batches_per_epoch
+                whole = progress.batches == self._batches_per_epoch
+                self.is_resumable = not due and not whole and self.end is None
                 yield event
-                if due:
+                if due and self.end is None:
                     evaluation = self._evaluation(ends_epoch=False)
-                    self.is_resumable = progress.batches != self._batches_per_epoch
+                    self.is_resumable = not whole and self.end is None
                     yield evaluation
+                if self.end is not None:
+                    break
+            if self.end is not None and self.end.diverged_at is not None:
+                return
             if not progress.batches:
                 raise PluginError(f"{problem_label(self._config)} has no training batch in epoch {progress.epoch}.")
             self._note_spectra()
             if self._scheduler is not None and settings.scheduler is not None and settings.scheduler.every == "epoch":
                 self._scheduler.step()
-            progress.ended, self.is_resumable = True, True
-            yield self._evaluation(ends_epoch=True)
+            progress.ended = True
+            evaluation = self._evaluation(ends_epoch=True)
+            self.is_resumable = self.end is None
+            yield evaluation
+            if self.end is not None:
+                return
 
     def state_dict(self, resolved: dict[str, Any]) -> dict[str, Any]:
         """Return the state from which the run can be resumed, with the resolved config, as plain data."""
-        self._progress.seconds = time.perf_counter() - self._begun
+        self._progress.seconds = self._clock() - self._begun
         return {
             "model": self._parts.model.state_dict(),
             "optimizer": self._stepper.optimizer.state_dict(),
@@ -141,6 +172,7 @@ class Training:
             "config": resolved,
             "step": self._progress.step,
             "progress": asdict(self._progress),
+            "ending": self._ending.state_dict(),
             "spectra": self.history.spectra,
             "random": {"epoch": self._epoch_start, "now": random_state(self._loaders)},
         }
@@ -161,6 +193,8 @@ class Training:
             raise
         except Exception as error:
             raise ArgumentError(f"The checkpoint belongs to another model or optimizer: {error}") from error
+        if "ending" in state:  # checkpoints of earlier versions lack it
+            self._ending.load_state_dict(state["ending"])
         self.history.spectra = dict(state["spectra"])
         self._epoch_start, now = state["random"]["epoch"], state["random"]["now"]
         if self._progress.ended or not self._progress.batches:
@@ -195,13 +229,13 @@ class Training:
             self._loaded_state = None
 
     def _step(self, inputs: Tensor, targets: Tensor) -> StepEvent:
-        progress, begun = self._progress, time.perf_counter()
+        progress, begun = self._progress, self._clock()
         lr = tuple(learning_rates(self._stepper.optimizer))
         last = None if self.total_steps is None else self.total_steps - 1
         due = self.recorder is not None and self.recorder.is_due(progress.step, last)
         record = partial(self.recorder.record, epoch=progress.epoch, last=last) if due and self.recorder else None
         figures = self._stepper.step(inputs, targets, record)
-        seconds = time.perf_counter() - begun
+        seconds = self._clock() - begun
         if due and self.recorder is not None:
             self.recorder.note_loss_after(progress.step, figures.loss_after)
         event = StepEvent(**vars(figures), step=progress.step, epoch=progress.epoch, lr=lr, seconds=seconds)
@@ -215,6 +249,7 @@ class Training:
         if self._scheduler is not None and scheduler is not None and scheduler.every == "step":
             self._scheduler.step()
         self.history.steps.append(event)
+        self._ending.see_step(self.history.steps)
         return event
 
     def _evaluation(self, ends_epoch: bool) -> EvaluationEvent:
@@ -241,13 +276,16 @@ class Training:
             test_loss=test_loss,
             test_metrics=metrics,
             whole_train_loss=whole,
-            seconds=time.perf_counter() - self._begun,
+            seconds=self._clock() - self._begun,
             step_seconds=progress.step_seconds,
             ends_epoch=ends_epoch,
         )
         progress.losses = []
         if ends_epoch:
             self.history.epochs.append(event)
+        self._ending.see_evaluation(event, self.history.steps, self._parts.model)
+        if ends_epoch and (progress.epoch >= self._config.training.epochs or self.end is not None):
+            self._ending.see_last(event, self.history.steps, self._parts.model)
         return event
 
     @torch.no_grad()

@@ -16,7 +16,7 @@ from ddn_core.errors import ArgumentError
 from ddn_core.files import write_atomically
 from ddn_core.plots import run_picture
 from ddn_core.runs.checkpoints import CheckpointFolder, save_checkpoint
-from ddn_core.runs.events import EvaluationEvent, StepEvent
+from ddn_core.runs.events import EndEvent, EvaluationEvent, StepEvent
 from ddn_core.runs.record import CHECKPOINT, CONFIG, METRICS, PICTURE, TRACE, read_events
 from ddn_core.training.loop import Training
 
@@ -71,7 +71,9 @@ class RunFolder:
             ArgumentError: The run is finished, no checkpoint can be used, or the files belong to another run.
         """
         if (self.path / CHECKPOINT).exists():
-            raise ArgumentError(f"The run in {self.path} is finished. There is nothing to resume.")
+            end = read_events(self.path / METRICS)[2]
+            how = "is finished" if end is None else f"is finished: it {end}"
+            raise ArgumentError(f"The run in {self.path} {how}. There is nothing to resume.")
         state, remarks = self._checkpoints.newest()
         if state is None and remarks:
             reasons = "\n  ".join(remarks)
@@ -87,14 +89,16 @@ class RunFolder:
             training.load_state_dict(state)
             remarks += _differences(state["config"], self._resolved)
         self._cut_metrics(0 if state is None else int(state["metrics_bytes"]))
-        steps, evaluations = read_events(self.path / METRICS)
+        steps, evaluations, _ = read_events(self.path / METRICS)
         training.history.steps = steps
         training.history.epochs = [event for event in evaluations if event.ends_epoch]
         return remarks
 
-    def record(self, event: StepEvent | EvaluationEvent) -> None:
+    def record(self, event: StepEvent | EvaluationEvent | EndEvent) -> None:
         """Append an event to the metrics as a line of JSON, unbuffered, so that it survives a kill."""
-        name = "step" if isinstance(event, StepEvent) else "epoch" if event.ends_epoch else "evaluation"
+        name = "step" if isinstance(event, StepEvent) else "end" if isinstance(event, EndEvent) else "evaluation"
+        if isinstance(event, EvaluationEvent) and event.ends_epoch:
+            name = "epoch"
         line = json.dumps({"event": name, **_finite(vars(event))}, allow_nan=False) + "\n"
         if self._metrics is None:
             self._metrics = (self.path / METRICS).open("ab", buffering=0)
@@ -113,7 +117,9 @@ class RunFolder:
             self._written = time.monotonic()
 
     def finish(self, training: Training) -> None:
-        """Write the picture, and then the final checkpoint, which marks the run as finished."""
+        """Write the end, the picture, and then the final checkpoint, which marks the run as finished."""
+        if training.end is not None:
+            self.record(training.end)
         self.close()
         run_picture(training.history).savefig(self.path / PICTURE, dpi=120)
         save_checkpoint(self.path / CHECKPOINT, self._state(training))

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.utils import parameters_to_vector
 from torch.optim import Optimizer, lr_scheduler
 
 from ddn_core.config import Config
 from ddn_core.config.load import config_error
-from ddn_core.errors import ConfigError, DdnError, PluginError
+from ddn_core.errors import ConfigError, DdnError, DivergenceWarning, PluginError
 from ddn_core.optim import DirectionalDampedNewton, torch_optimizer
+from ddn_core.optim.stopping import gradient_norm, step_norm
 from ddn_core.plugins.problem import ProblemParts
 from ddn_core.runs.events import StepFigures
 from ddn_core.training.problem import model_assignment
@@ -59,6 +62,7 @@ class NewtonStepper:
         self._model = parts.model
         self._optimizer = DirectionalDampedNewton(self._model.named_parameters(), groups=config)
         self._shortens = config.step.on_increase == "shorten"  # the first loss is the one after the whole step
+        self._measures_gradient = config.training.stop.gradient_norm is not None
 
     @property
     def optimizer(self) -> DirectionalDampedNewton:
@@ -74,23 +78,28 @@ class NewtonStepper:
         if record is not None:
             record(optimizer, loss.item())
         seen: list[float] = []
-        optimizer.step(partial(self._loss_after, inputs, targets, seen))
+        gradient = gradient_norm(optimizer) if self._measures_gradient else None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DivergenceWarning)  # the run itself sees that it diverges
+            optimizer.step(partial(self._loss_after, inputs, targets, seen))
         reports = optimizer.last_step
         if not reports:
-            return StepFigures(loss=loss.item(), taken=0.0)
+            return StepFigures(loss=loss.item(), taken=0.0, gradient_norm=gradient)
         if record is not None and not seen:
             self._loss_aside(inputs, targets, seen)
         ranges = [limits for report in reports if (limits := report.damping_range()) is not None]
         decrease = math.fsum(report.predicted_decrease for report in reports)
         return StepFigures(
             loss=loss.item(),
-            step_norm=math.hypot(*(report.lr * report.clip * float(report.step_norm) for report in reports)),
+            step_norm=step_norm(reports),
             directions=sum(report.directions for report in reports),
             damping_min=min((lowest for lowest, _ in ranges), default=None),
             damping_max=max((highest for _, highest in ranges), default=None),
             predicted_decrease=None if math.isnan(decrease) else decrease,
             taken=min(report.taken for report in reports),
             loss_after=seen[0 if self._shortens else -1] if seen else None,
+            clip=min(report.clip for report in reports),
+            gradient_norm=gradient,
         )
 
     @torch.no_grad()
@@ -120,6 +129,8 @@ class TorchStepper:
         """Create the optimizer."""
         assert config.optimizer is not None
         self._forward = Forward(parts, config)
+        self._model = parts.model
+        self._rules = config.training.stop
         self._optimizer = torch_optimizer(config.optimizer, parts.model.parameters())
 
     @property
@@ -130,16 +141,27 @@ class TorchStepper:
     def step(self, inputs: Tensor, targets: Tensor, record: Record | None = None) -> StepFigures:
         """Make a step on a batch; `record` is ignored, because there is no curvature."""
         losses: list[Tensor] = []
+        gradients: list[float] = []
 
         def closure() -> float:
             self._optimizer.zero_grad()
             loss = self._forward(inputs, targets)
             loss.backward()  # type: ignore[no-untyped-call]
+            if self._rules.gradient_norm is not None:
+                gradients.append(gradient_norm(self._optimizer))
             losses.append(loss.detach())
             return float(losses[-1])
 
+        before = None if self._rules.step_norm is None else self._parameters()
         self._optimizer.step(closure)
-        return StepFigures(loss=float(losses[0]))
+        return StepFigures(
+            loss=float(losses[0]),
+            step_norm=None if before is None else float((self._parameters() - before).norm()),
+            gradient_norm=gradients[0] if gradients else None,
+        )
+
+    def _parameters(self) -> Tensor:
+        return parameters_to_vector(self._model.parameters()).detach()
 
     def spectra(self) -> list[Tensor]:
         """Return an empty list, because there is no curvature."""

@@ -14,7 +14,7 @@ from ddn_core.config.overrides import apply_overrides
 from ddn_core.config.provenance import config_table, resolved_config
 from ddn_core.errors import ArgumentError, ConfigError
 from ddn_core.plugins.registry import Registry
-from ddn_core.runs.events import EvaluationEvent, History, StepEvent
+from ddn_core.runs.events import EndEvent, EvaluationEvent, History, StepEvent
 from ddn_core.runs.record import TRACE, stored_config
 from ddn_core.traces import Recorder
 from ddn_core.training.loop import Training
@@ -46,9 +46,10 @@ class TrainingResult:
         config: The config that was trained, with all overrides.
         model: The trained model.
         history: Every step, the evaluation at the end of each epoch, and spectra.
-        finished: Whether the run came to its end; `False` if `should_stop` ended it.
+        finished: Whether the run came to its end, by itself or by a rule; `False` if `should_stop` ended it.
         folder: The run folder, which `ddn_core.runs.RunRecord.read` reads; `None` if there is none.
         recorder: The recorder of the curvature; `None` if no curvature was recorded.
+        end: The end of the run, if a rule stopped it before its last epoch, or if it diverged.
     """
 
     config: Config
@@ -57,6 +58,7 @@ class TrainingResult:
     finished: bool
     folder: Path | None = None
     recorder: Recorder | None = None
+    end: EndEvent | None = None
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -156,6 +158,7 @@ def train(
         finished=finished,
         folder=None if folder is None else folder.path,
         recorder=training.recorder,
+        end=training.end,
     )
 
 

@@ -27,10 +27,13 @@ from ddn_core.trials.plan import Task
 OUTPUT = "output.log"
 ERRORS = "errors.log"
 
+DIVERGED = 3
+"""Exit status of `ddn train` for a run that diverged."""
+
 _CODE = "from ddn_core.trials.process import die_with_parent; die_with_parent(); from ddn_core.cli import main; main()"
 _CHILD = (sys.executable, "-P", "-c", _CODE)
 
-State = Literal["finished", "failed", "timed out"]
+State = Literal["finished", "diverged", "failed", "timed out"]
 
 
 class Result(BaseModel):
@@ -44,6 +47,8 @@ class Result(BaseModel):
         steps: Number of steps.
         seconds: Wall-clock time of the process; of the last one, if the run was continued.
         error: Last line that the process wrote to standard error.
+        diverged_at: Number of the step at which the run diverged; `None` if it did not.
+        end: The reason why the run stopped before its last epoch or diverged, in words; `None` if it did neither.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,6 +60,8 @@ class Result(BaseModel):
     steps: int = 0
     seconds: float
     error: str | None = None
+    diverged_at: int | None = None
+    end: str | None = None
 
     @classmethod
     def of_run(
@@ -70,19 +77,25 @@ class Result(BaseModel):
             late: Whether the process was stopped because it took too long.
         """
         try:
-            steps, evaluations = read_events(run / METRICS)
+            steps, evaluations, end = read_events(run / METRICS)
         except ArgumentError as damaged:
-            steps, evaluations, error = [], [], error or str(damaged)
+            steps, evaluations, end, error = [], [], None, error or str(damaged)
         ends = [event for event in evaluations if event.ends_epoch]
-        error = error or (None if ends else "the run ended without an epoch")
+        diverged = end is not None and end.diverged_at is not None
+        if diverged and exit_status in (None, DIVERGED):
+            error = None
+        elif not ends:
+            error = error or "the run ended without an epoch"
         return cls(
-            state="timed out" if late else "finished" if error is None else "failed",
+            state="timed out" if late else "failed" if error is not None else "diverged" if diverged else "finished",
             exit_status=exit_status,
             metrics={name: finite(value) for name, value in values_of(ends[-1]).items()} if ends else {},
             epochs=len(ends),
             steps=len(steps),
             seconds=round(seconds, 3),
             error=error,
+            diverged_at=None if end is None else end.diverged_at,
+            end=None if end is None else str(end),
         )
 
     def final(self, metric: str) -> float | None:
