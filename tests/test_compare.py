@@ -21,7 +21,7 @@ from ddn_core.runs import Comparison, EvaluationEvent, RunRecord, Target
 from ddn_core.runs.scores import Score
 from ddn_core.runs.significance import holm, pairings, sign_test, statement
 from ddn_core.trials import process as trials_process
-from ddn_core.trials.comparison import ComparisonPlan, Contest
+from ddn_core.trials.comparison import ComparisonPlan, Contest, leaderboard
 from ddn_core.trials.folder import TrialFolder
 from ddn_core.trials.process import Result
 from tests.commands import forked_trials
@@ -259,6 +259,27 @@ def test_a_median_is_reached_if_more_than_half_of_the_seeds_did(epochs):
     assert (median < inf) == (2 * len(reached) > len(epochs))
     if len(reached) == len(epochs):
         assert median == statistics.median(reached)
+
+
+def test_a_config_with_a_seed_that_diverged_is_last_and_not_the_best():
+    steady = {seed: run(seed, evaluation(1, 0.5)) for seed in range(3)}
+    good = {seed: run(seed, evaluation(1, 0.1)) for seed in range(2)}
+    exploded = {2: Score(2, finished=False, evaluations=(evaluation(1, 0.01),), diverged_at=24)}
+    scores = {"exploded": good | exploded, "steady": steady, "cut": good}
+    made = Comparison.of_scores(scores, seeds=range(3))
+    assert [one.name for one in made.ranking] == ["steady", "cut", "exploded"]
+    assert made.best.name == "steady"
+    last = made.ranking[-1]
+    assert (last.finished, last.diverged, last.diverged_text) == (2, {2: 24}, "seed 2 diverged at step 24")
+    assert made.rows()[1][-1][1] == "2 of 3; seed 2 diverged at step 24"
+    asked = Comparison.of_scores(scores, seeds=range(3), allow_diverged=True)
+    assert [one.name for one in asked.ranking] == ["exploded", "steady", "cut"]
+    assert asked.best.name == "exploded"
+    alone = Comparison.of_scores({"exploded": good | exploded}, seeds=range(3))
+    assert alone.best is None
+    assert alone.statement == "No config is the best: every config that was measured has a seed that diverged."
+    table = leaderboard(made, [])
+    assert [one["diverged"] for one in table["standings"]] == [{}, {}, {"2": 24}]
 
 
 def test_html_is_escaped():

@@ -247,6 +247,59 @@ def test_the_ranking_is_by_the_median_and_what_failed_for_a_seed_comes_last(tmp_
     assert distinct(result.metrics for result in results.values()) == ["accuracy"]
 
 
+def diverged(step):
+    return Result(state="diverged", exit_status=3, metrics={"accuracy": 1.0}, seconds=1, diverged_at=step)
+
+
+def test_what_diverged_for_a_seed_is_last_and_never_the_best_unless_one_asks(tmp_path):
+    made = plan(tmp_path, grid=["groups.0.lr=1.0,2.0,3.0,4.0"], seeds=3)
+    made = made.model_copy(update={"metric": "accuracy", "maximize": True})
+    results = {number: done(value) for number, value in enumerate([0.1, 0.2, 0.3, 0.9, 0.9, 0.9, 0.2, 0.3, None])}
+    results[4] = diverged(24)
+    results |= {number: diverged(number) for number in (9, 10, 11)}
+    ranked = ranking(made, results)
+    assert [one.trials[0].point for one in ranked] == [0, 2, 1, 3]
+    assert [{trial.number: step for trial, step in one.diverged.items()} for one in ranked] == [
+        {},
+        {},
+        {4: 24},
+        {9: 9, 10: 10, 11: 11},
+    ]
+    assert ranked[2].spread.values == (0.9, 0.9)
+    assert ranked[3].spread.values == ()
+    assert [one.first.number if one.first else None for one in ranked] == [0, 6, 3, None]
+    asked = ranking(made.model_copy(update={"allow_diverged": True}), results)
+    assert [one.trials[0].point for one in asked] == [1, 0, 2, 3]
+
+
+@pytest.mark.xdist_group("forked")
+def test_a_sweep_with_a_seed_that_diverges(tmp_path):
+    """By the median of the seeds that are left, the setting that diverges would be the best."""
+    (tmp_path / "c.toml").write_text(
+        CONFIG.replace("digits-mlp", "spirals").replace("batch_size = 256", "samples = 120, batch_size = 24")
+    )
+    values, epochs = (
+        ["--grid", f"{DAMPING}=1e-3,1.0"],
+        ["--set", "training.epochs=3", "--set", "groups.0.criterion={kind='all'}"],
+    )
+    with forked_trials():
+        result = sweep("c.toml", *values, *epochs, "--out", "out", "--jobs", 1, cwd=tmp_path)
+    assert result.exit_code == 0, result.output
+    bad, good = table(tmp_path / "out/results.csv")
+    assert (bad["state"], bad["exit_status"], good["state"], good["diverged_at"]) == ("diverged", "3", "finished", "")
+    assert bad["end"].startswith(f"diverged at step {bad['diverged_at']}: the loss is")
+    assert f"at step {bad['diverged_at']}" in result.output
+    assert "1 trial failed" not in result.output
+    assert "best config: out/best.json (trial 1" in result.output
+    again = sweep("--resume", "out", "--retry-failed", cwd=tmp_path)
+    assert "2 trials, 2 of them have ended" in again.output
+    with forked_trials():
+        worse = sweep("c.toml", "--grid", f"{DAMPING}=1e-3", *epochs, "--out", "bad", cwd=tmp_path)
+    assert worse.exit_code == 1
+    assert "no best config" in worse.output
+    assert not (tmp_path / "bad/best.json").exists()
+
+
 @pytest.mark.parametrize(
     ("threads", "jobs", "waiting", "on_gpu", "expected"),
     [

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from ddn_core.cli.options import (
+    AllowDiverged,
     ConfigPath,
     Jobs,
     Maximize,
@@ -152,6 +153,7 @@ def sweep(
     timeout: Timeout = None,
     metric: Metric = None,
     maximize: Maximize = False,
+    allow_diverged: AllowDiverged = False,
 ) -> None:
     """Train CONFIG with many combinations of values, and rank them."""
     with reported_errors():
@@ -160,7 +162,8 @@ def sweep(
         from ddn_core.trials.sweep import Search
 
         search = Search(tuple(overrides or ()), tuple(grid or ()), tuple(ranges or ()), trials, seed, seeds)
-        running = Running(metric, maximize, jobs, timeout, retry_failed, context.find_root().params["allowed"])
+        allowed = context.find_root().params["allowed"]
+        running = Running(metric, maximize, jobs, timeout, retry_failed, allowed, allow_diverged)
         status = run_sweep(config, resume, out, search, running, registry_of(context))
     raise typer.Exit(status)
 
@@ -314,6 +317,7 @@ def compare(
     timeout: Timeout = None,
     metric: Metric = None,
     maximize: Maximize = False,
+    allow_diverged: AllowDiverged = False,
 ) -> None:
     """Train several configs of one problem with the same seeds, and rank them."""
     with reported_errors():
@@ -325,7 +329,7 @@ def compare(
         contest = Contest(tuple(configs or ()), tuple(overrides or ()), seeds)
         wanted = tuple(str(Target.of_text(text)) for text in targets or ())
         allowed = context.find_root().params["allowed"]
-        running = Running(metric, maximize, jobs, timeout, retry_failed, allowed, wanted)
+        running = Running(metric, maximize, jobs, timeout, retry_failed, allowed, allow_diverged, wanted)
         status = run_comparison(contest, resume, out, running, registry_of(context))
     raise typer.Exit(status)
 

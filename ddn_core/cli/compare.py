@@ -75,6 +75,9 @@ class ComparisonReport(Report[ComparisonPlan]):
             console.print(_table(comparison, f"to {target}", {**reached, **times}))
         for note in self.plan.notes:
             console.print(Text(f"note: {note}"))
+        for one in comparison.ranking:
+            if one.diverged:
+                console.print(Text(f"{one.name}: {one.diverged_text}", style="red"))
         if len(comparison.ranking) > 1:
             console.print(Text(comparison.statement))
         for name, what in ((TABLE, "runs"), (CURVES, "curves"), (LEADERBOARD, "leaderboard")):
@@ -94,7 +97,7 @@ def _section(comparison: Comparison) -> reports.Section:
         "leaderboard",
         "Leaderboard",
         f"Configs by {comparison.metric.replace('_', ' ')} after the last epoch; {better} is better. Each cell has the "
-        f"median and the range over {len(comparison.seeds)} seeds.",
+        f"median and the range over {len(comparison.seeds)} seeds, without those that diverged.",
         tables=[reports.Table("Leaderboard", [text.replace("_", " ") for text in heading], rows)],
         notes=[comparison.statement],
     )
@@ -113,8 +116,10 @@ def _table(
     for name in columns:
         table.add_column(Text(name), justify="right", overflow="fold")
     for one in comparison.ranking:
-        name = f"{one.name}\n{one.finished} of {len(one.scores)} finished" if finished else one.name
-        table.add_row(Text(name), *(_cell(column(one)) for column in columns.values()))
+        head = Text(f"{one.name}\n{one.finished} of {len(one.scores)} finished" if finished else one.name)
+        if finished and one.diverged:
+            head.append(f"\n{len(one.diverged)} diverged", style="red")
+        table.add_row(head, *(_cell(column(one)) for column in columns.values()))
     return table
 
 

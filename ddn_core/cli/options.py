@@ -45,6 +45,14 @@ Metric = Annotated[
     typer.Option(metavar="NAME", help="Rank by this loss or metric after the last epoch. By default, train_loss."),
 ]
 Maximize = Annotated[bool, typer.Option("--maximize", help="Rank the largest value first.")]
+AllowDiverged = Annotated[
+    bool,
+    typer.Option(
+        "--allow-diverged",
+        help="Rank by the other seeds if a seed diverged. By default, what diverged for a seed is ranked last, and is "
+        "never the best.",
+    ),
+]
 
 
 def registry_of(context: typer.Context) -> Registry:

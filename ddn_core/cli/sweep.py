@@ -65,6 +65,11 @@ class SweepReport(Report[SweepPlan]):
             console.print(_table(self.plan, ranked))
         if best is not None:
             say(console, f"best config: {self.folder.path / BEST} (trial {best.number}, {self.plan.label(best)})")
+        elif ranked and ranked[0].first is not None and ranked[0].diverged:
+            advice = "--resume with --allow-diverged ranks them by their other seeds"
+            say(console, f"no best config: every combination has a seed that diverged; {advice}", "red")
+        elif ranked and ranked[0].diverged:
+            say(console, "no best config: all trials diverged or failed", "red")
         say(console, f"all trials: {self.folder.path / TABLE}")
         check_metrics(distinct(results[number].metrics for number in sorted(results)), [("--metric", self.plan.metric)])
 
@@ -74,14 +79,19 @@ def _table(plan: SweepPlan, ranked: list[Combination]) -> Table:
     table = titled(f"{plan.metric} {order_text(plan.maximize)}{shown}")
     for path in plan.trials[0].values:
         table.add_column(Text(path), overflow="fold")
-    several = plan.seeds > 1
+    several, any_diverged = plan.seeds > 1, any(one.diverged for one in ranked)
     for name in (f"median {plan.metric}", "range", "seeds") if several else (plan.metric,):
         table.add_column(Text(name), justify="right", no_wrap=True)
     table.add_column("trials" if several else "trial", justify="right")
+    if any_diverged:
+        table.add_column("diverged", style="red", no_wrap=True)
     for one in ranked[:_ROWS]:
         spread, numbers = one.spread, [trial.number for trial in one.trials]
-        ends = [f"{spread.low:.4g} to {spread.high:.4g}", f"{len(spread.values)} of {spread.seeds}"] if several else []
+        extent = "-" if spread.low is None else f"{spread.low:.4g} to {spread.high:.4g}"
+        ends = [extent, f"{len(spread.values)} of {spread.seeds}"] if several else []
         span = f"{numbers[0]}-{numbers[-1]}" if several else str(numbers[0])
         values = [Text(plain(value)) for value in one.trials[0].values.values()]
-        table.add_row(*values, f"{spread.median:.4g}", *ends, span)
+        steps = [f"at step {step}{f', seed {trial.seed}' if several else ''}" for trial, step in one.diverged.items()]
+        diverged = ["\n".join(steps)] if any_diverged else []
+        table.add_row(*values, spread.median_text(4), *ends, span, *diverged)
     return table

@@ -24,6 +24,9 @@ from ddn_core.trials.runner import Share, run_trials
 
 P = TypeVar("P", bound=TrialPlan)
 
+_ENDED = ("finished", "diverged")
+"""States of trials that have nothing to repeat."""
+
 
 @dataclass(frozen=True)
 class Running:
@@ -35,11 +38,14 @@ class Running:
     timeout: float | None = None
     retry_failed: bool = False
     plugins: str | None = None
+    allow_diverged: bool = False
     targets: tuple[str, ...] = ()
 
     def ranked(self, plan: P) -> P:
-        """Return a plan with the ranking of these options; an omitted option does not change the plan."""
-        changes: dict[str, object] = {"targets": self.targets} if self.targets else {}
+        """Return a plan with the ranking of these options; an omitted metric or target does not change the plan."""
+        changes: dict[str, object] = {"allow_diverged": self.allow_diverged}
+        if self.targets:
+            changes["targets"] = self.targets
         if self.metric is not None or self.maximize:
             changes["maximize"] = self.maximize
         if self.metric is not None:
@@ -143,9 +149,9 @@ def titled(title: str) -> Table:
     return Table(title=Text(title), title_justify="left", title_style="bold")
 
 
-def say(console: Console, line: str) -> None:
+def say(console: Console, line: str, style: str | None = None) -> None:
     """Print a line without markup, highlighting or wrapping."""
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def count(number: int, noun: str) -> str:
@@ -165,7 +171,7 @@ def _run_waiting(
     tasks = plan.tasks(folder.path)
     results = folder.results(plan)
     if running.retry_failed:
-        results = {number: result for number, result in results.items() if result.state == "finished"}
+        results = {number: result for number, result in results.items() if result.state in _ENDED}
     waiting = [task for task in tasks if task.number not in results]
     configs = [trial_config(task.config, task.overrides, (), registry) for task in waiting]
     share = Share.of(running.jobs, len(waiting), any(config.training.device != "cpu" for config in configs))
@@ -175,7 +181,7 @@ def _run_waiting(
     try:
         events = run_trials(folder, waiting, share, plugins=running.plugins, timeout=running.timeout)
         with _progress(console) as progress, closing(events):
-            bar = progress.add_task("trials", total=len(tasks), completed=len(results), running=0, failed=0)
+            bar = progress.add_task("trials", total=len(tasks), completed=len(results), running=0, failed=0, diverged=0)
             write(results)
             for event in events:
                 if event is None:
@@ -184,10 +190,12 @@ def _run_waiting(
                 if event.result is not None:
                     results[event.task.number] = event.result
                     write(results)
-                    say(console, _line(event.task, event.result, plan.metric))
-                failed = sum(result.state != "finished" for result in results.values())
+                    style = "red" if event.result.state == "diverged" else None
+                    say(console, _line(event.task, event.result, plan.metric), style)
+                failed = sum(result.state not in _ENDED for result in results.values())
+                diverged = sum(result.state == "diverged" for result in results.values())
                 under_way = len(started - set(results))
-                progress.update(bar, completed=len(results), running=under_way, failed=failed)
+                progress.update(bar, completed=len(results), running=under_way, failed=failed, diverged=diverged)
     except KeyboardInterrupt:
         say(console, f"interrupted; continue with: {plan.command} --resume {folder.path}")
         return None
@@ -199,7 +207,7 @@ def _progress(console: Console) -> Progress:
         TextColumn("[bold]trials"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[running]} running, {task.fields[failed]} failed"),
+        TextColumn("{task.fields[running]} running, {task.fields[failed]} failed, {task.fields[diverged]} diverged"),
         TimeElapsedColumn(),
         console=console,
         transient=True,
@@ -209,13 +217,13 @@ def _progress(console: Console) -> Progress:
 def _line(task: Task, result: Result, metric: str) -> str:
     value = result.metrics.get(metric)
     measured = f"no {metric}" if value is None else f"{metric} {value:.4g}"
-    text = measured if result.state == "finished" else result.error or ""
+    text = measured if result.state == "finished" else result.end if result.state == "diverged" else result.error or ""
     return f"{task.number:>4}  {result.state:<9} {result.seconds:>7.1f} s  {task.label}  {text}"
 
 
 def _show_failures(console: Console, tasks: Iterable[Task], results: Mapping[int, Result]) -> None:
     """Print a table of the trials that failed, if there are any."""
-    failed = [(task, results[task.number]) for task in tasks if results[task.number].state != "finished"]
+    failed = [(task, results[task.number]) for task in tasks if results[task.number].state not in _ENDED]
     if not failed:
         return
     table = titled(f"{count(len(failed), 'trial')} failed")

@@ -44,11 +44,20 @@ class Spread:
         """The largest value; `None` if there is none."""
         return max(self.values, default=None)
 
-    def sort_key(self, maximize: bool) -> tuple[bool, bool, float]:
-        """Return a key that sorts the best first; those that lack a seed come later, those without values last."""
+    def sort_key(
+        self, maximize: bool, diverged: int = 0, allow_diverged: bool = False
+    ) -> tuple[bool, bool, bool, float]:
+        """Return a key that sorts the best first; those that lack a seed come later, those without values last.
+
+        Args:
+            maximize: Whether larger values are better.
+            diverged: Number of seeds that diverged; with any, the key comes after those of all without.
+            allow_diverged: Whether seeds that diverged are left out instead.
+        """
         middle = self.median
         sign = -1 if maximize else 1
-        return middle is None, len(self.values) < self.seeds, 0.0 if middle is None else sign * middle
+        lacks = len(self.values) + diverged < self.seeds
+        return middle is None, diverged > 0 and not allow_diverged, lacks, 0.0 if middle is None else sign * middle
 
     def text(self, digits: int = 3) -> str:
         """Return median and range, `0.2 [0.1..0.3]`."""
@@ -85,8 +94,19 @@ class RankedConfig:
 
     @property
     def finished(self) -> int:
-        """Number of runs that finished."""
+        """Number of runs that finished, and did not diverge."""
         return sum(score is not None and score.finished for score in self.scores.values())
+
+    @property
+    def diverged(self) -> dict[int, int]:
+        """The step at which a run diverged, by seed."""
+        steps = {seed: score.diverged_at for seed, score in self.scores.items() if score is not None}
+        return {seed: step for seed, step in steps.items() if step is not None}
+
+    @property
+    def diverged_text(self) -> str:
+        """The seeds that diverged, in words; an empty text if there is none."""
+        return divergence_text(self.diverged, len(self.scores))
 
     def finals(self, metric: str) -> dict[int, float]:
         """Return the values after the last epoch by seed, for the runs that finished with a finite value."""
@@ -142,11 +162,13 @@ class Comparison:
 
     Attributes:
         ranking: The configs, the best first, by the median of the metric after the last epoch. Configs that lack the
-            metric for a seed come after those that have it for all, configs without any value last.
+            metric for a seed come after those that have it for all, then configs with a seed that diverged, and last
+            configs without any value.
         metric: The metric that ranks the configs.
         maximize: Whether larger values of the metric are better.
         seeds: All seeds.
         targets: The targets whose time is compared.
+        allow_diverged: Whether a config is ranked by its other seeds if one of its seeds diverged.
     """
 
     ranking: tuple[RankedConfig, ...]
@@ -154,6 +176,7 @@ class Comparison:
     maximize: bool
     seeds: tuple[int, ...]
     targets: tuple[Target, ...]
+    allow_diverged: bool = False
 
     @classmethod
     def of(
@@ -164,6 +187,7 @@ class Comparison:
         metric: str = "train_loss",
         maximize: bool = False,
         seeds: Sequence[int] | None = None,
+        allow_diverged: bool = False,
     ) -> Comparison:
         """Compare runs.
 
@@ -173,9 +197,12 @@ class Comparison:
             metric: The metric that ranks the configs: a loss or a test metric, after the last epoch.
             maximize: Whether larger values of the metric are better.
             seeds: The seeds that are expected; by default those of the runs.
+            allow_diverged: Whether a config is ranked by its other seeds if one of its seeds diverged.
         """
         scores = {name: {score.seed: score for score in map(Score.of, records)} for name, records in runs.items()}
-        return cls.of_scores(scores, targets, metric=metric, maximize=maximize, seeds=seeds)
+        return cls.of_scores(
+            scores, targets, metric=metric, maximize=maximize, seeds=seeds, allow_diverged=allow_diverged
+        )
 
     @classmethod
     def of_scores(
@@ -186,13 +213,14 @@ class Comparison:
         metric: str = "train_loss",
         maximize: bool = False,
         seeds: Sequence[int] | None = None,
+        allow_diverged: bool = False,
     ) -> Comparison:
         """Compare scores by config and seed; the other arguments are those of `of`."""
         if seeds is None:
             seeds = sorted({seed for found in scores.values() for seed in found})
         ranking = [RankedConfig(name, {seed: found.get(seed) for seed in seeds}) for name, found in scores.items()]
-        ranking.sort(key=lambda one: one.final(metric).sort_key(maximize))
-        return cls(tuple(ranking), metric, maximize, tuple(seeds), tuple(targets))
+        ranking.sort(key=lambda one: one.final(metric).sort_key(maximize, len(one.diverged), allow_diverged))
+        return cls(tuple(ranking), metric, maximize, tuple(seeds), tuple(targets), allow_diverged)
 
     @property
     def metrics(self) -> list[str]:
@@ -206,8 +234,9 @@ class Comparison:
 
     @property
     def best(self) -> RankedConfig | None:
-        """The first config, if it has the metric."""
-        return next((one for one in self.ranking[:1] if one.finals(self.metric)), None)
+        """The first config, if it has the metric and, unless this is allowed, no seed that diverged."""
+        usable = (one for one in self.ranking[:1] if self.allow_diverged or not one.diverged)
+        return next((one for one in usable if one.finals(self.metric)), None)
 
     @cached_property
     def pairings(self) -> list[Pairing]:
@@ -220,6 +249,8 @@ class Comparison:
     @property
     def statement(self) -> str:
         """The conclusion about chance that the seeds allow, in words."""
+        if self.best is None and any(one.diverged for one in self.ranking):
+            return "No config is the best: every config that was measured has a seed that diverged."
         return statement(self.pairings, self.maximize)
 
     def rows(self) -> tuple[list[str], list[list[str]]]:
@@ -228,7 +259,8 @@ class Comparison:
         heading += [f"steps to {target}" for target in self.targets]
         rows = []
         for one in self.ranking:
-            row = [one.name, f"{one.finished} of {len(one.scores)}"]
+            finished = f"{one.finished} of {len(one.scores)}"
+            row = [one.name, f"{finished}; {one.diverged_text}" if one.diverged else finished]
             row += [one.final(metric).text() for metric in self.metrics]
             row += [one.cost("step").text(6), one.cost("seconds").text()]
             rows.append([*row, *(one.until(target, "step").text(6) for target in self.targets)])
@@ -239,6 +271,16 @@ class Comparison:
         heading, rows = self.rows()
         table = html_table([dict(zip(heading, row, strict=True)) for row in rows])
         return f"{table}<p>{html.escape(self.statement)}</p>"
+
+
+def divergence_text(steps: Mapping[int, int], seeds: int) -> str:
+    """Return the seeds that diverged in words, `seed 1 diverged at step 24`; an empty text if there is none.
+
+    Args:
+        steps: The step by seed.
+        seeds: Number of seeds; if there is only one, it is not named.
+    """
+    return ", ".join(f"{f'seed {seed} ' if seeds > 1 else ''}diverged at step {step}" for seed, step in steps.items())
 
 
 def number(value: float, digits: int = 3) -> str:

@@ -64,18 +64,22 @@ class Score:
 
     Attributes:
         seed: The seed of the run.
-        finished: Whether the run trained to its end.
+        finished: Whether the run came to its end, or a rule stopped it, and it did not diverge.
         evaluations: Its evaluations, in order.
+        diverged_at: Number of the step at which the run diverged; `None` if it did not.
     """
 
     seed: int
     finished: bool
     evaluations: tuple[EvaluationEvent, ...]
+    diverged_at: int | None = None
 
     @classmethod
     def of(cls, run: RunRecord) -> Score:
         """Return the score of a run folder."""
-        return cls(int(run.config.get("training", {}).get("seed", 0)), run.finished, run.evaluations)
+        seed = int(run.config.get("training", {}).get("seed", 0))
+        finished = run.finished and run.diverged_at is None
+        return cls(seed, finished, run.evaluations, run.diverged_at)
 
     @property
     def epochs(self) -> tuple[EvaluationEvent, ...]:

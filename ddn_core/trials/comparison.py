@@ -132,6 +132,7 @@ class ComparisonTables:
             metric=self._plan.metric,
             maximize=self._plan.maximize,
             seeds=range(self._plan.seed, self._plan.seed + self._plan.seeds),
+            allow_diverged=self._plan.allow_diverged,
         )
 
     def write(self, results: Mapping[int, Result]) -> None:
@@ -187,7 +188,7 @@ def _row(result: Result | None, score: Score | None, metrics: Sequence[str], com
     for target in comparison.targets:
         costs = _costs(None if score is None else score.reached(target))
         row |= {f"{cost} to {target}": value for cost, value in costs.items()}
-    return {**row, "exit_status": getattr(result, "exit_status", None), "error": getattr(result, "error", None)}
+    return row | {name: getattr(result, name, None) for name in ("diverged_at", "end", "exit_status", "error")}
 
 
 def _costs(event: EvaluationEvent | None) -> dict[str, int | float | None]:
@@ -223,6 +224,7 @@ def _ranked_table(one: RankedConfig, comparison: Comparison) -> dict[str, Any]:
     return {
         "config": one.name,
         "finished": one.finished,
+        "diverged": {str(seed): step for seed, step in one.diverged.items()},
         "final": {metric: one.final(metric).table() for metric in comparison.metrics},
         "best": {metric: one.best(metric, comparison.maximizes(metric)).table() for metric in comparison.metrics},
         "best_epoch": {

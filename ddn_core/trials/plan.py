@@ -77,6 +77,7 @@ class TrialPlan(BaseModel, ABC):
         options: The option behind each field that decides which trials there are.
         metric: The metric that ranks the trials.
         maximize: Whether larger values of the metric are better.
+        allow_diverged: Whether a setting is ranked by its other seeds if one of its seeds diverged.
         overrides: Assignments of `--set`, for every trial.
         seed: The first seed: of the draws in a sweep, of the runs in a comparison.
         seeds: Number of seeds that each config is trained with.
@@ -91,6 +92,7 @@ class TrialPlan(BaseModel, ABC):
 
     metric: str = "train_loss"
     maximize: bool = False
+    allow_diverged: bool = False
     overrides: tuple[str, ...]
     seed: int
     seeds: int

@@ -160,25 +160,34 @@ class Combination:
     Attributes:
         trials: Its trials, one for each seed.
         spread: The metric over the trials that finished with a finite value.
-        first: The first of these trials.
+        first: The first of these trials; `None` if there is none.
+        diverged: The trials that diverged, with the step of each.
     """
 
     trials: tuple[Trial, ...]
     spread: Spread
-    first: Trial
+    first: Trial | None
+    diverged: Mapping[Trial, int]
 
 
 def ranking(plan: SweepPlan, results: Mapping[int, Result]) -> list[Combination]:
-    """Return the combinations that have the metric, the best first; those that lack it for a seed come last."""
+    """Return the combinations that have the metric or diverged, the best first.
+
+    Those that lack the metric for a seed come after those that have it for all, and those with a seed that diverged
+    after both, unless the plan allows for seeds that diverged.
+    """
     finals = {number: result.final(plan.metric) for number, result in results.items()}
+    steps = {number: result.diverged_at for number, result in results.items() if result.state == "diverged"}
     found = []
     for _, group in groupby(plan.trials, key=lambda trial: trial.point):
         trials = tuple(group)
         measured = [(trial, value) for trial in trials if (value := finals.get(trial.number)) is not None]
-        if measured:
+        diverged = {trial: step for trial in trials if (step := steps.get(trial.number)) is not None}
+        if measured or diverged:
             spread = Spread(tuple(value for _, value in measured), len(trials))
-            found.append(Combination(trials, spread, measured[0][0]))
-    return sorted(found, key=lambda one: one.spread.sort_key(plan.maximize))
+            found.append(Combination(trials, spread, measured[0][0] if measured else None, diverged))
+
+    return sorted(found, key=lambda one: one.spread.sort_key(plan.maximize, len(one.diverged), plan.allow_diverged))
 
 
 def write_trials(folder: TrialFolder, plan: SweepPlan, results: Mapping[int, Result]) -> None:
@@ -196,7 +205,8 @@ def write_trials(folder: TrialFolder, plan: SweepPlan, results: Mapping[int, Res
                 "state": "waiting" if result is None else result.state,
                 **{name: None if result is None else result.metrics.get(name) for name in metrics},
                 **{
-                    name: getattr(result, name, None) for name in ("epochs", "steps", "seconds", "exit_status", "error")
+                    name: getattr(result, name, None)
+                    for name in ("epochs", "steps", "seconds", "diverged_at", "end", "exit_status", "error")
                 },
             }
         )
@@ -204,11 +214,14 @@ def write_trials(folder: TrialFolder, plan: SweepPlan, results: Mapping[int, Res
 
 
 def write_best(folder: TrialFolder, plan: SweepPlan, ranked: Sequence[Combination]) -> Trial | None:
-    """Write the config of the best combination, for its first seed that has the metric, and return that trial."""
+    """Write the config of the best combination, for its first seed that has the metric, and return that trial.
+
+    If all combinations have a seed that diverged, none is the best, unless the plan allows for such seeds.
+    """
     (folder.path / BEST).unlink(missing_ok=True)  # an earlier metric may have chosen another config
-    if not ranked:
+    best = ranked[0].first if ranked and (plan.allow_diverged or not ranked[0].diverged) else None
+    if best is None:
         return None
-    best = ranked[0].first
     try:
         resolved = (plan.tasks(folder.path)[best.number].run / CONFIG).read_bytes()
     except FileNotFoundError:  # users may remove a run once its trial has a result
