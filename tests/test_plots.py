@@ -22,7 +22,7 @@ from ddn_core.plots import (
     spectrum_over_time,
 )
 from ddn_core.plots.palette import COLORS, styles
-from ddn_core.runs import EvaluationEvent, History, RunRecord, StepEvent
+from ddn_core.runs import EndEvent, EvaluationEvent, History, RunRecord, StepEvent
 from ddn_core.testing import digits_trace
 from ddn_core.traces import replay, signal_to_noise
 
@@ -34,7 +34,7 @@ def ax():
     return Figure(layout="constrained").subplots()
 
 
-def run_of(name="run", losses=(2.0, 1.0), steps=(), seconds=1.0):
+def run_of(name="run", losses=(2.0, 1.0), steps=(), seconds=1.0, diverged_at=None):
     evaluations = [
         EvaluationEvent(
             epoch=index + 1,
@@ -49,7 +49,8 @@ def run_of(name="run", losses=(2.0, 1.0), steps=(), seconds=1.0):
         )
         for index, loss in enumerate(losses)
     ]
-    return RunRecord(Path("nowhere"), name, {}, tuple(steps), tuple(evaluations))
+    end = None if diverged_at is None else EndEvent("divergence", "the loss is large", 99, diverged_at)
+    return RunRecord(Path("nowhere"), name, {}, tuple(steps), tuple(evaluations), end)
 
 
 def drawn(ax):
@@ -117,6 +118,20 @@ def test_learning_curves_have_medians_and_ranges_over_seeds(ax):
     metric = drawn(learning_curves(runs[-1], "accuracy", x="seconds", ax=Figure().subplots()))
     assert list(metric["theirs"].get_ydata()) == [0.2, 0.25]
     assert list(metric["theirs"].get_xdata()) == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("quantity", ["train_loss", "accuracy"])
+def test_runs_that_diverged_do_not_squash_the_others(quantity):
+    calm = [run_of("ours", (3.0, 1.0)), run_of("ours", (2.0, 1.5)), run_of("theirs", (4.0, 3.0))]
+    wild = [run_of("ours", (1e9,), diverged_at=24), run_of("wild", (1e-9, -0.999), diverged_at=3)]
+    expected = learning_curves(calm, quantity, ax=Figure().subplots())
+    made = learning_curves([*calm, *wild], quantity, ax=Figure().subplots())
+    assert made.get_ylim() == pytest.approx(expected.get_ylim(), rel=0.02)
+    lines = drawn(made)
+    assert set(lines) == {"ours (2 seeds)", "theirs", "ours (diverged at step 24)", "wild (diverged at step 3)"}
+    assert list(lines["ours (2 seeds)"].get_ydata()) == list(drawn(expected)["ours (2 seeds)"].get_ydata())
+    alone = learning_curves(wild[:1], quantity, ax=Figure().subplots())
+    assert set(drawn(alone)) == {"ours (diverged at step 24)"}
 
 
 def test_a_run_with_nan_and_a_run_of_nothing_are_drawn(ax):

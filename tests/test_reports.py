@@ -19,7 +19,7 @@ from ddn_core.errors import ArgumentError
 from ddn_core.reports import Section, Table, write_report
 from ddn_core.reports.curves import plot_text, ranks_shown, spread_evenly, summarized, thinned
 from ddn_core.reports.palette import DARK, DARK_ORDER, DARK_SERIES, LIGHT, LIGHT_ORDER, LIGHT_SERIES
-from ddn_core.runs import RunRecord
+from ddn_core.runs import EndEvent, RunRecord
 from ddn_core.testing import digits_trace
 from ddn_core.traces import replay
 
@@ -444,6 +444,33 @@ def test_runs_that_are_not_finite_are_told_of(pages, folders):
     assert None in losses
     never = replace(RunRecord.read(folders / "nan"), evaluations=(), steps=())
     assert write_report(folders / "empty.html", [never]) > 0
+
+
+def test_runs_that_diverged_do_not_squash_the_others(folders, tmp_path):
+    """They have lines of their own, and the axes first show the others."""
+    run = RunRecord.read(folders / "adam")
+    end = EndEvent("divergence", "the loss is large", len(run.steps), 5)
+    steps = tuple(replace(step, loss=1e9 * step.loss) for step in run.steps)
+    evaluations = tuple(replace(event, test_loss=1e9, train_loss=1e9) for event in run.evaluations)
+    wild = replace(run, steps=steps, evaluations=evaluations, end=end)
+    runs = [run, replace(run, name="b"), replace(wild, name="b"), replace(wild, name="wild")]
+    write_report(tmp_path / "report.html", runs)
+    page, figures = (tmp_path / "report.html").read_text(encoding="utf-8"), _data(tmp_path / "report.html")["figures"]
+    for name in ("training-loss", "test-loss"):
+        for frame in figures[name]["frames"].values():
+            low, high = frame["layout"]["yaxis"]["range"]
+            values = [value for trace in frame["data"] for value in trace["y"] if value is not None]
+            assert max(values) > 1e8
+            assert frame["layout"]["yaxis"]["type"] == "log"
+            assert -2 < low < high < 1
+            (median,) = (trace["y"] for trace in frame["data"] if trace.get("name") == "b" and "meta" not in trace)
+            assert max(median) < 10
+    assert "wild (diverged at step 5)" in page
+    assert "b (1 of 2 diverged)" in page
+    assert "wild: diverged at step 5: the loss is large." in page
+    alone = tmp_path / "alone.html"
+    write_report(alone, [wild])
+    assert "range" not in _data(alone)["figures"]["test-loss"]["frames"]["0"]["layout"]["yaxis"]
 
 
 def test_the_title_is_text(pages):

@@ -98,6 +98,10 @@ class Run(Protocol):
     def epochs(self) -> Sequence[Evaluation]:
         """The evaluations at the end of each epoch."""
 
+    @property
+    def diverged_at(self) -> int | None:
+        """Number of the step at which the run diverged; `None` if it did not."""
+
 
 class HasChoice(Protocol):
     """Directions with their dampings, such as in a `TraceGroup`."""

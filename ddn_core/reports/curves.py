@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from html import escape
 from statistics import median
 
+Line = tuple[Sequence[float | None], Sequence[float | None]]
+"""Places and values of a line."""
+
 MOST_POINTS = 2000
 """Largest number of points of a line."""
 MOST_RANKS = 1200
@@ -83,7 +86,7 @@ class Curve:
     high: list[float | None] | None = None
 
 
-def summarized(lines: Sequence[tuple[Sequence[float | None], Sequence[float | None]]]) -> Curve:
+def summarized(lines: Sequence[Line]) -> Curve:
     """Return a single line as it is, or the median of several lines with a band, thinned and rounded."""
     if len(lines) == 1:
         x, y = lines[0]

@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
-from ddn_core.reports.curves import Curve, plot_text, summarized
+from ddn_core.reports.curves import Curve, Line, plot_text, summarized
 from ddn_core.reports.palette import line_style, marker_style, series
 from ddn_core.reports.parts import Figure, Frame, Key, Look, Section, Switch
 from ddn_core.runs import EvaluationEvent, RunRecord
 
 AXES = ("step", "epoch", "seconds")
+DIVERGED = "diverged"
+"""Value of `meta` in the traces of runs that diverged, which do not decide on the first range of an axis."""
 _AXIS_TITLES = {"step": "steps made", "epoch": "epoch", "seconds": "seconds spent in steps"}
 _FEW = 60  # lines with up to this number of points have a mark for each
 DASHED = 100
@@ -35,6 +37,28 @@ class Curves:
         for run in runs:
             by_name.setdefault(run.name, []).append(run)
         return [cls(name, tuple(group)) for name, group in by_name.items()]
+
+    @property
+    def diverged(self) -> list[RunRecord]:
+        """The runs that diverged."""
+        return [run for run in self.runs if run.diverged_at is not None]
+
+    @property
+    def apart(self) -> list[RunRecord]:
+        """The runs that have lines of their own: seeds that diverged."""
+        return self.diverged if len(self.runs) > 1 else []
+
+    @property
+    def together(self) -> list[RunRecord]:
+        """The runs that the main line summarizes."""
+        return [run for run in self.runs if run not in self.apart]
+
+    @property
+    def mark(self) -> str:
+        """Remark on the runs that diverged; an empty text if there are none."""
+        if len(self.runs) > 1 and self.diverged:
+            return f"{len(self.diverged)} of {len(self.runs)} diverged"
+        return "".join(f"diverged at step {run.diverged_at}" for run in self.diverged)
 
 
 def labels(runs: Sequence[RunRecord]) -> list[str]:
@@ -78,17 +102,38 @@ def learning_section(runs: Sequence[RunRecord]) -> Section | None:
             " Runs of the same name are seeds of one config: the line is their median, and the band reaches from the "
             "least to the greatest value. There is a gap if a seed has no finite value."
         )
+    if any(curve.diverged for curve in curves):
+        text += (
+            " Runs that diverged have faint lines of their own, outside of median and band; axes first show the other "
+            "runs, and all of them after a double click."
+        )
     switch = Switch("axis", "Horizontal axis", [axis.capitalize() for axis in AXES])
     look: Look = "line" if max(len(run.evaluations) for run in runs) <= DASHED else "solid"
     figures = [solid(figure) for figure in figures] if look == "solid" else figures
-    keys = keys_of([group.name for group in curves], look=look)
+    marks = {group.name: group.mark for group in curves if group.diverged}
+    keys = keys_of([group.name for group in curves], look=look, marks=marks)
     return Section("learning", "Learning curves", text, figures, [switch], notes=_notes(runs), keys=keys)
 
 
-def keys_of(names: Sequence[str], chosen: Collection[int] | None = None, look: Look = "line") -> list[Key]:
-    """Return the legend of a section about runs or candidates, which is empty for a single one."""
+def keys_of(
+    names: Sequence[str],
+    chosen: Collection[int] | None = None,
+    look: Look = "line",
+    marks: Mapping[str, str] | None = None,
+) -> list[Key]:
+    """Return the legend of a section about runs or candidates, which is empty for a single one.
+
+    Args:
+        names: The names of all series.
+        chosen: Numbers of those that the section shows; all by default.
+        look: Style of the entries.
+        marks: Remarks that follow a name in its entry, such as that the run diverged.
+    """
+    marked = {name: f"{name} ({mark})" for name, mark in (marks or {}).items()}
     keys = [
-        Key(name, plot_text(name), index, look) for index, name in enumerate(names) if chosen is None or index in chosen
+        Key(marked.get(name, name), plot_text(name), index, look)
+        for index, name in enumerate(names)
+        if chosen is None or index in chosen
     ]
     return keys if len(keys) > 1 else []
 
@@ -139,6 +184,11 @@ def curve_traces(curve: Curve, index: int, name: str, **more: Any) -> list[dict[
     return traces
 
 
+def divergence_mark(run: RunRecord) -> dict[str, Any]:
+    """Return the entry that marks a trace of a run that diverged; none for another run."""
+    return {} if run.diverged_at is None else {"meta": DIVERGED}
+
+
 def finite_values(traces: Sequence[Mapping[str, Any]], axis: str = "y") -> list[float]:
     """Return all finite values along an axis."""
     return [value for trace in traces for value in trace[axis] if value is not None]
@@ -147,14 +197,29 @@ def finite_values(traces: Sequence[Mapping[str, Any]], axis: str = "y") -> list[
 def frame_of(
     traces: list[dict[str, Any]], x: Mapping[str, Any], y: Mapping[str, Any], logarithmic: bool = False, note: str = ""
 ) -> Frame:
-    """Return a state of a figure; a logarithmic vertical axis is used only if all values are positive."""
+    """Return a state of a figure.
+
+    A logarithmic vertical axis is used only if all values are positive. The axis first shows the traces of runs that
+    did not diverge.
+    """
     values = finite_values(traces)
     layout: dict[str, Any] = {"xaxis": dict(x), "yaxis": dict(y)}
-    if logarithmic and values and min(values) > 0:
+    is_log = bool(logarithmic and values and min(values) > 0)
+    if is_log:
         layout["yaxis"]["type"] = "log"
+    steady = finite_values([trace for trace in traces if trace.get("meta") != DIVERGED])
+    if steady and (max(values) > max(steady) or min(values) < min(steady)):
+        layout["yaxis"]["range"] = _range_of(steady, is_log)
     if not values:
         layout["empty"] = "no finite value"
     return {"data": traces, "layout": layout, "note": note}
+
+
+def _range_of(values: Sequence[float], is_log: bool) -> list[float]:
+    """Return the ends of an axis that shows all values, with some room; Plotly has exponents on a logarithmic axis."""
+    low, high = (math.log10(end) if is_log else end for end in (min(values), max(values)))
+    room = 0.05 * (high - low or 1)
+    return [low - room, high + room]
 
 
 def _metric(name: str) -> Callable[[EvaluationEvent], float | None]:
@@ -166,22 +231,24 @@ def _training_figure(curves: Sequence[Curves]) -> Figure:
     for number, axis in enumerate(AXES):
         traces: list[dict[str, Any]] = []
         for index, group in enumerate(curves):
-            if not any(run.evaluations for run in group.runs):  # cut off before the first: batches are all there is
-                batches = [(_step_axis(run, axis), [event.loss for event in run.steps]) for run in group.runs]
-                traces += curve_traces(summarized(batches), index, group.name, hovertemplate=_hover("loss", axis))
+            traces += [_batches(run, group.name, index, axis) for run in group.apart]
+            runs = group.together
+            if not any(run.evaluations for run in runs):  # cut off before the first: batches are all there is
+                batches = [(_step_axis(run, axis), [event.loss for event in run.steps]) for run in runs]
+                traces += _main(batches, group, index, _hover("loss", axis))
                 continue
             if len(group.runs) == 1:
-                traces.append(_batches(group, index, axis))
-            lines = [_evaluation_line(run, axis, lambda event: event.train_loss) for run in group.runs]
-            traces += curve_traces(summarized(lines), index, group.name, hovertemplate=_hover("training loss", axis))
+                traces.append(_batches(runs[0], group.name, index, axis))
+            lines = [_evaluation_line(run, axis, lambda event: event.train_loss) for run in runs]
+            traces += _main(lines, group, index, _hover("training loss", axis))
         frames[str(number)] = frame_of(traces, {"title": _AXIS_TITLES[axis]}, {"title": "loss"}, logarithmic=True)
     return Figure("training-loss", "Training loss", frames, ("axis",))
 
 
-def _batches(group: Curves, index: int, axis: str) -> dict[str, Any]:
-    (run,) = group.runs
+def _batches(run: RunRecord, name: str, index: int, axis: str) -> dict[str, Any]:
+    """Return the faint line of the losses of a run's batches."""
     curve = summarized([(_step_axis(run, axis), [event.loss for event in run.steps])])
-    name = plot_text(group.name)
+    name = plot_text(name)
     alone = sum(value is not None for value in curve.y) == 1
     return {
         "type": "scatter",
@@ -194,7 +261,15 @@ def _batches(group: Curves, index: int, axis: str) -> dict[str, Any]:
         "line": {"color": series(index, 0.4), "width": 1},
         "marker": {"color": series(index, 0.4), "size": 6},
         "hovertemplate": _hover("loss of the batch", axis),
+        **divergence_mark(run),
     }
+
+
+def _main(lines: Sequence[Line], group: Curves, index: int, hover: str) -> list[dict[str, Any]]:
+    """Return the traces of the line that summarizes the runs of one name, and of its band; none without a run."""
+    mark = divergence_mark(group.runs[0]) if len(group.runs) == 1 else {}
+    traces = curve_traces(summarized(lines), index, group.name, hovertemplate=hover) if lines else []
+    return [trace | mark for trace in traces]
 
 
 def _evaluated(
@@ -209,8 +284,12 @@ def _evaluated(
     for number, axis in enumerate(AXES):
         traces: list[dict[str, Any]] = []
         for index, group in enumerate(curves):
-            lines = [_evaluation_line(run, axis, value) for run in group.runs]
-            traces += curve_traces(summarized(lines), index, group.name, hovertemplate=_hover(title.lower(), axis))
+            hover = _hover(title.lower(), axis)
+            for run in group.apart:
+                (line,) = curve_traces(summarized([_evaluation_line(run, axis, value)]), index, group.name)
+                faint = {"line": {"color": series(index, 0.4), "width": 1}, "showlegend": False, "hovertemplate": hover}
+                traces.append({**line, **faint, **divergence_mark(run)})
+            traces += _main([_evaluation_line(run, axis, value) for run in group.together], group, index, hover)
         y = {"title": plot_text(unit)}
         frames[str(number)] = frame_of(traces, {"title": _AXIS_TITLES[axis]}, y, logarithmic=loss)
     return Figure(name, title, frames, ("axis",))
@@ -221,9 +300,7 @@ def _hover(what: str, axis: str) -> str:
     return f"{plot_text(what)} %{{y:.4~g}}, {at}"
 
 
-def _evaluation_line(
-    run: RunRecord, axis: str, value: Callable[[EvaluationEvent], float | None]
-) -> tuple[list[float | None], list[float | None]]:
+def _evaluation_line(run: RunRecord, axis: str, value: Callable[[EvaluationEvent], float | None]) -> Line:
     events = merged_evaluations(run)
     if axis == "seconds":
         return [event.step_seconds for event in events], [value(event) for event in events]
@@ -265,6 +342,8 @@ def _notes(runs: Sequence[RunRecord]) -> list[str]:
             notes.append(f"{name}: the loss is not finite from step {gaps[0]} on.")
         elif gaps:
             notes.append(f"{name}: the loss is not finite in {len(gaps)} steps, first in step {gaps[0]}.")
-        if not run.finished:
+        if run.end is not None:
+            notes.append(f"{name}: {run.end}.")
+        elif not run.finished:
             notes.append(f"{name}: the run is not finished; it has made {len(run.steps)} steps.")
     return notes

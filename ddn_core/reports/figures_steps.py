@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ddn_core.reports.curves import all_rounded, plot_text, rounded, spread_evenly, summarized
-from ddn_core.reports.figures_runs import DASHED, curve_traces, frame_of, keys_of, labels, solid
+from ddn_core.reports.figures_runs import DASHED, curve_traces, divergence_mark, frame_of, keys_of, labels, solid
 from ddn_core.reports.palette import marker_style, series
 from ddn_core.reports.parts import Figure, Look, Section, Switch
 from ddn_core.runs import RunRecord, StepEvent
@@ -178,6 +178,7 @@ def _range_figure(named: Sequence[tuple[str, RunRecord]], places: Sequence[int])
         upper = curve_traces(high, index, label, hovertemplate="largest δ %{y:.3~g}, step %{x}")[-1]
         for trace in (lower, upper):
             trace |= {"name": name, "legendgroup": name, "mode": "lines" if len(steps) > 1 else "markers"}
+            trace |= divergence_mark(run)
             trace["line"] = {**trace["line"], "width": 1.5}
         if low.x == high.x and None not in (*low.y, *high.y):
             upper |= {"fill": "tonexty", "fillcolor": series(index, 0.18)}
@@ -205,7 +206,7 @@ def _line_figure(
             zeros += [label] * (sum(map(_is_zero, map(value, run.steps))))
         curve = summarized([([event.step for event in run.steps], values)])
         hover = f"{title.lower()} %{{y:.4~g}}, step %{{x}}"
-        traces += curve_traces(curve, every.index(label), label, hovertemplate=hover)
+        traces += curve_traces(curve, every.index(label), label, hovertemplate=hover, **divergence_mark(run))
     note = "; ".join(f"{label}: zero in {zeros.count(label)} steps" for label in dict.fromkeys(zeros))
     return Figure(name, title, {"": frame_of(traces, _STEP_AXIS, {"title": unit}, logarithmic, note)})
 

@@ -117,5 +117,6 @@ def _headline(label: str, run: RunRecord, metrics: Sequence[str]) -> list[str]:
     seconds = last.seconds if last is not None else math.fsum(event.seconds for event in run.steps)
     cells = [text(lambda event: event.test_loss)]
     cells += [text(lambda event, name=name: event.test_metrics.get(name)) for name in metrics]  # type: ignore[misc]
-    name = label if run.finished else f"{label} (not finished)"
+    diverged = "" if run.diverged_at is None else f" (diverged at step {run.diverged_at})"
+    name = f"{label}{diverged}" if run.finished else f"{label} (not finished)"
     return [name, loss, *cells, str(len(run.steps)), f"{seconds:.1f}"]
