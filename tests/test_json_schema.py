@@ -175,6 +175,9 @@ def made(rng):
         )
     if rng.random() < 0.4:
         table["training"] = {"epochs": 3, "dtype": rng.choice(["float32", "float64"]), "device": "cuda:0"}
+    if rng.random() < 0.2:
+        stop = {"loss": -1.0, "gradient_norm": 1e-6, "patience": 3, "metric": "accuracy", "maximize": True}
+        table["training"] = {"on_divergence": "continue", "divergence_factor": 2, "stop": stop}
     if rng.random() < 0.4:
         table["curvature"] = rng.choice(
             [

@@ -473,6 +473,21 @@ def test_runs_that_diverged_do_not_squash_the_others(folders, tmp_path):
     assert "range" not in _data(alone)["figures"]["test-loss"]["frames"]["0"]["layout"]["yaxis"]
 
 
+def test_decreases_of_runs_that_diverged_do_not_squash_the_others(folders, tmp_path):
+    run = RunRecord.read(folders / "newton")
+    end = EndEvent("divergence", "the loss is large", len(run.steps), 5)
+    steps = tuple(
+        replace(step, loss=1e9 * step.loss, predicted_decrease=1e9)
+        for step in run.steps
+        if step.predicted_decrease is not None
+    )
+    write_report(tmp_path / "report.html", [run, replace(run, name="wild", steps=steps, end=end)])
+    frames = _data(tmp_path / "report.html")["figures"]["decrease-scatter"]["frames"]
+    assert all(frame["layout"]["xaxis"]["range"][1] < 10 for frame in frames.values())
+    assert all(frame["layout"]["yaxis"]["range"][1] < 10 for frame in frames.values())
+    assert max(frames["1"]["data"][-1]["x"]) > 1e8
+
+
 def test_the_title_is_text(pages):
     assert "<h1>&lt;script&gt;alert(1)&lt;/script&gt;</h1>" in pages["newton"].read_text(encoding="utf-8")
 

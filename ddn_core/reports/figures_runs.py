@@ -209,13 +209,13 @@ def frame_of(
         layout["yaxis"]["type"] = "log"
     steady = finite_values([trace for trace in traces if trace.get("meta") != DIVERGED])
     if steady and (max(values) > max(steady) or min(values) < min(steady)):
-        layout["yaxis"]["range"] = _range_of(steady, is_log)
+        layout["yaxis"]["range"] = range_of(steady, is_log)
     if not values:
         layout["empty"] = "no finite value"
     return {"data": traces, "layout": layout, "note": note}
 
 
-def _range_of(values: Sequence[float], is_log: bool) -> list[float]:
+def range_of(values: Sequence[float], is_log: bool) -> list[float]:
     """Return the ends of an axis that shows all values, with some room; Plotly has exponents on a logarithmic axis."""
     low, high = (math.log10(end) if is_log else end for end in (min(values), max(values)))
     room = 0.05 * (high - low or 1)

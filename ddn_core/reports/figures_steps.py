@@ -7,7 +7,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ddn_core.reports.curves import all_rounded, plot_text, rounded, spread_evenly, summarized
-from ddn_core.reports.figures_runs import DASHED, curve_traces, divergence_mark, frame_of, keys_of, labels, solid
+from ddn_core.reports.figures_runs import (
+    DASHED,
+    curve_traces,
+    divergence_mark,
+    frame_of,
+    keys_of,
+    labels,
+    range_of,
+    solid,
+)
 from ddn_core.reports.palette import marker_style, series
 from ddn_core.reports.parts import Figure, Look, Section, Switch
 from ddn_core.runs import RunRecord, StepEvent
@@ -136,6 +145,10 @@ def _scatter(runs: Sequence[RunRecord], known: Sequence[list[StepEvent]], logari
         "xaxis": {"title": "predicted decrease, loss", **kind},
         "yaxis": {"title": "actual decrease, loss", **kind},
     }
+    if any(run.diverged_at is not None for run, events in zip(runs, known, strict=True) if events):
+        steady = [event for run, events in zip(runs, known, strict=True) if run.diverged_at is None for event in events]
+        for axis, decreases in zip(("xaxis", "yaxis"), zip(*map(_decreases, steady), strict=True), strict=False):
+            layout[axis]["range"] = range_of(decreases, logarithmic)
     if not values:
         layout["empty"] = "no step with two decreases"
     return {"data": traces, "layout": layout}
