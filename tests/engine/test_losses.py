@@ -8,6 +8,7 @@ from torch import nn
 from torch.autograd.functional import hessian
 from torch.nn import functional
 
+from ddn_core import DirectionalDampedNewton
 from ddn_core.engine.capture.graph import Reach
 from ddn_core.engine.losses import recognize
 from ddn_core.engine.losses.bernoulli import BinaryCrossEntropy
@@ -319,3 +320,20 @@ def test_a_sum_over_samples_of_means_is_a_sum():
     outputs = _outputs(*ROWS)
     loss = mse(outputs, _targets(*ROWS), reduction="none").mean(1).sum()
     assert _recognized(loss, outputs).reduction == "sum"
+
+
+@pytest.mark.parametrize("kind", ["ggn", "ggn-aligned"])
+@pytest.mark.parametrize("gap", [4.0, 8.0, 12.0, 14.0, 16.0, 20.0])
+def test_a_batch_that_is_fitted_almost_exactly_is_no_error_in_float32(gap, kind):
+    """The gradient at the output is then a rounding error, in torch's pass as in ours, and the two differ."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 2))
+    inputs = torch.randn(64, 6)
+    outputs = model(inputs).detach()
+    targets = outputs.argmax(1)
+    scale = gap / (outputs[:, :1] - outputs[:, 1:]).abs()  # each sample has this gap
+    optimizer = DirectionalDampedNewton(model.named_parameters(), damping=1.0, curvature={"kind": kind})
+    for factor in (1.0, 1.1):
+        optimizer.zero_grad()
+        optimizer.backward(nn.functional.cross_entropy(factor * scale * model(inputs), targets))
+        optimizer.step()

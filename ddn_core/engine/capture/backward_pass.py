@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge
 from torch.utils.hooks import RemovableHandle
 
@@ -29,7 +30,7 @@ from ddn_core.engine.capture.settings import CaptureSettings
 from ddn_core.engine.capture.sites import Site
 from ddn_core.engine.capture.verification import Verification
 from ddn_core.engine.factors import Columns, Factor
-from ddn_core.engine.losses import checked_top, recognize
+from ddn_core.engine.losses import AlignedRoot, checked_top, recognize
 from ddn_core.engine.nodes import dtype_of
 from ddn_core.errors import CurvatureError, NonFiniteError
 
@@ -95,6 +96,7 @@ class CurvaturePass:
         self._chosen = settings.subsampling.of_batch(self._samples.samples)
         self._is_apart, self._nested = is_apart, nested
         self._output_gradient: Tensor | None = None
+        self._rounding = self._term.output.new_zeros(())
         self._gradients: Assembly | None = None
         self._recorded: Assembly | None = None
         self._columns: dict[tuple[int, ...], Columns] = {}
@@ -118,23 +120,26 @@ class CurvaturePass:
             if plan is None:
                 plan = self._make_plan(signature)
             sizes = self._prepare(plan)
-            verify = plan.is_due or not plan.is_fixed
-            if self._settings.root.follows_gradient and not verify and not self._is_apart:
-                self._recorded = self._assembly(1, sizes)
-            else:
+            verify, is_recorded = plan.is_due or not plan.is_fixed, self._is_recorded
+            if verify or not is_recorded:
                 root = self._root() if self._wanted else self._term.output.new_zeros(0, *self._term.output.shape)
                 if not self._compute(plan, sizes, root, verify):
                     self._plans.drop(signature)
                     plan = self._make_plan(signature)
-                    if is_new or not self._compute(plan, self._prepare(plan), root, verify=True):
+                    sizes = self._prepare(plan)
+                    if is_new or not self._compute(plan, sizes, root, verify=True):
                         raise CurvatureError(
                             "the gradient in the model is no linear function of the gradient at its output: a hook on "
                             "a hidden tensor, or a function of your own, changes it, as by clipping. Remove it."
                         )
+            if is_recorded:
+                self._recorded = self._assembly(1, sizes)
             if self._is_apart:
                 self._term.gradient  # noqa: B018  # read now, since the graph of the loss will be gone
             self._is_checked = plan.is_due or any(map(_has_hooks, self._wanted.values()))
             plan.passes += 1
+            if self._is_checked:
+                self._rounding = self._term.slope_rounding  # read now, since the graph will be gone
             self._coefficients = self._gradient_coefficients() if self._in_span else None
             self._gradients_before = {
                 key: None if entry.parameter.grad is None else entry.parameter.grad.clone()
@@ -161,7 +166,7 @@ class CurvaturePass:
         if self._is_apart:
             handles.append(self._graph.output[0].register_prehook(self._note_output_gradient))
         if self._recorded is not None:
-            factors = self._factors()
+            factors = (self._factors * self._root_scale).to(self._dtype)
             handles += [
                 site.node.register_prehook(self._recorder(self._recorded, site, factors)) for site in self._sites
             ]
@@ -179,17 +184,24 @@ class CurvaturePass:
         self, assembly: Assembly, site: Site, factors: Tensor | None = None
     ) -> Callable[[tuple[Tensor | None, ...]], None]:
         """Return a hook that adds the gradients at a site to an assembly, times a factor for each sample."""
+        is_busy = False
 
         def record(gradients: tuple[Tensor | None, ...]) -> None:
+            nonlocal is_busy
+            if is_busy:
+                return  # a node without a rule is called for the columns, which calls its hooks
+            is_busy = True
             with torch.no_grad(), torch.autocast(self.device.type, enabled=False), self._nested():
                 given = {}
                 for edge, layout, gradient in zip(site.outputs, site.layouts, gradients, strict=True):
                     if edge is not None and gradient is not None:
                         own = gradient.detach()
                         if factors is not None and layout is not None:
-                            own = own.to(self._dtype) * layout.spread(factors, own.shape)
+                            own = own.to(self._dtype) if own.is_floating_point() else own  # it may be complex
+                            own = own * layout.spread(factors, own.shape)
                         given[edge] = own[None]
                 assembly.add(slice(0, 1), given.get, only=site)
+            is_busy = False
 
         return record
 
@@ -220,7 +232,15 @@ class CurvaturePass:
         if self._is_checked:
             precision = self._graph.coarsest_precision
             compared = gradients if gradients or not self._in_span else self._gradients_in_span()
-            check_gradients(self._wanted, compared, totals, self._gradients_before, self._dtype, precision)
+            check_gradients(
+                self._wanted,
+                compared,
+                totals,
+                self._gradients_before,
+                self._dtype,
+                precision,
+                self._rounding,
+            )
             check_reached(self._wanted, self._columns, totals, self._gradients_before)
         in_span, chosen = self._in_span, self._chosen
         propagated = chosen.propagated_samples
@@ -269,6 +289,15 @@ class CurvaturePass:
     def _in_span(self) -> bool:
         """True if the per-sample gradients are combinations of columns."""
         return self._settings.root.spans_gradient and self._chosen.columns_cover_gradient
+
+    @cached_property
+    def _is_recorded(self) -> bool:
+        """True if the backward pass itself brings the columns; others are carried to verify the plan alone.
+
+        A function of Python, such as that of a compiled model, cannot be called for columns in the middle of a pass.
+        """
+        is_plain = not any(isinstance(site.node, BackwardCFunction) for site in self._sites)
+        return self._settings.root.follows_gradient and bool(self._wanted) and not self._is_apart and is_plain
 
     @property
     def _root_scale(self) -> float:
@@ -319,16 +348,21 @@ class CurvaturePass:
         root = self._settings.root.columns(self._term, self._samples, self._settings.generator(self.device))
         return root if self._root_scale == 1 else root * self._root_scale
 
+    @cached_property
     def _factors(self) -> Tensor:
-        """Return the factors that turn the gradients of the samples into columns, `[N]`."""
-        factors = self._settings.root.factors(self._term, self._samples).to(self._dtype)
-        return factors if self._root_scale == 1 else factors * self._root_scale
+        """Factors that turn the gradients of the samples into columns, `[N]`."""
+        return self._settings.root.factors(self._term, self._samples)
 
     def _gradient_coefficients(self) -> Tensor:
         """Return the coefficients c of the per-sample gradients, `g_n = V_n c_n`, `[samples, C]`."""
         is_mean, propagated = self._is_mean, self._chosen.propagated_samples
         scale = (self._samples.samples if is_mean else 1) / self._root_scale
-        coefficients = self._settings.root.coefficients(self._term, self._samples).to(self._dtype) * scale
+        root = self._settings.root
+        if self._is_recorded and isinstance(root, AlignedRoot):
+            own = root.inverse(self._factors)
+        else:
+            own = root.coefficients(self._term, self._samples)
+        coefficients = own.to(self._dtype) * scale
         return coefficients if propagated is None else coefficients[list(propagated)]
 
     def _prepare(self, plan: GraphPlan) -> CapturePlan:
@@ -350,7 +384,7 @@ class CurvaturePass:
         return plan.sizes.within(self._settings.budget(plan.sizes.bytes, self.device))
 
     def _compute(self, plan: GraphPlan, sizes: CapturePlan, root: Tensor, verify: bool) -> bool:
-        """Compute the columns of all parameters, and return whether the plan fits the graph."""
+        """Carry the columns to all parameters, and return whether the plan fits the graph."""
         graph = self._graph
         self._columns = {}
         assembly = self._assembly(len(root), sizes)
@@ -371,7 +405,8 @@ class CurvaturePass:
                 if is_last and not check.passed():
                     return False
             found[graph.output] = chunk
-            assembly.add(columns, lambda edge, found=found: found.pop(edge, None))  # type: ignore[misc]
+            if not self._is_recorded:
+                assembly.add(columns, lambda edge, found=found: found.pop(edge, None))  # type: ignore[misc]
         self._columns = assembly.finish()
         return True
 

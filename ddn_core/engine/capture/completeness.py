@@ -22,6 +22,7 @@ def check_gradients(
     before: Mapping[int, Tensor | None],
     dtype: torch.dtype,
     precision: float,
+    rounding: Tensor,
 ) -> None:
     """Check that the per-sample gradients of each parameter add up to the change of its gradient in the pass.
 
@@ -32,6 +33,7 @@ def check_gradients(
         before: Gradient of each parameter before the pass by `id`; `None` if there was none.
         dtype: Dtype that curvature is computed in.
         precision: Machine precision of the coarsest dtype in the graph.
+        rounding: Relative rounding error of the gradient at the model output.
 
     Raises:
         CurvatureError: The gradients of a parameter do not add up.
@@ -48,7 +50,7 @@ def check_gradients(
                 scale = scale + torch.linalg.vector_norm(earlier)
         compared.append(keys)
         deviations.append(deviation)
-        bounds.append(precision**0.5 * scale)
+        bounds.append((precision**0.5 + ROUNDING * rounding.to(scale.dtype)) * scale)
     if not compared:
         return
     size = torch.stack([torch.linalg.vector_norm(one).to(dtype) for one in totals.values() if one is not None]).norm()

@@ -48,6 +48,11 @@ class BinaryCrossEntropy(LossTerm):
         own = self.element_weight() * self._given("weight")
         return own * ((1 - self._target) - self._positive * torch.sigmoid(-self.output))
 
+    @property
+    def slope_terms(self) -> Tensor:
+        """Weight of each output, which target and probability are multiplied by."""
+        return self._weights
+
     def curvature_along(self, vector: Tensor) -> Tensor:
         """Return `w p (1 - p) v²` for each output."""
         logs = logsigmoid(self.output) + logsigmoid(-self.output)

@@ -81,11 +81,16 @@ class CrossEntropy(LossTerm):
     @property
     def slope(self) -> Tensor:
         """Gradient with respect to the logits, `W p - q`."""
-        return self._row_weights * self.output.exp() + self.weight
+        return torch.addcmul(self.weight, self._row_weights, self._probabilities)
+
+    @property
+    def slope_terms(self) -> Tensor:
+        """Sizes of `W p` and q."""
+        return self._row_weights.abs() * self._probabilities + self.weight.abs()
 
     def curvature_along(self, vector: Tensor) -> Tensor:
         """Return `W p (v - v̄)²` for each output, with the mean v̄ of v under p."""
-        probabilities = self.output.exp()
+        probabilities = self._probabilities
         mean = (probabilities * vector).sum(self._classes, keepdim=True)
         return self._row_weights.clamp(min=0) * probabilities * (vector - mean).square()
 
@@ -94,6 +99,11 @@ class CrossEntropy(LossTerm):
         """Return √W τ, with a smallest value where the gradient is divided by it."""
         slopes = (0.5 * self.output).exp() * self._row_weights.clamp(min=0).sqrt()
         return torch.maximum(slopes, self.weight.abs() / largest_coefficient(self.dtype))
+
+    @cached_property
+    def _probabilities(self) -> Tensor:
+        """Return p."""
+        return self.output.exp()
 
     @cached_property
     def _row_weights(self) -> Tensor:

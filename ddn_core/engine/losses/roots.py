@@ -124,7 +124,10 @@ class AlignedRoot(Root):
 
     def coefficients(self, term: LossTerm, samples: SampleAxis) -> Tensor:
         """Return the coefficients of the gradient in the columns, `[N, 1]`."""
-        factors = self.factors(term, samples)
+        return self.inverse(self.factors(term, samples))
+
+    def inverse(self, factors: Tensor) -> Tensor:
+        """Return the coefficients of the gradient in the columns, `[N, 1]`, for known factors."""
         return torch.where(factors > 0, 1 / factors, 0.0)[:, None]
 
     def factors(self, term: LossTerm, samples: SampleAxis) -> Tensor:
@@ -132,15 +135,11 @@ class AlignedRoot(Root):
 
         Where a mistake is so confident that the inverse would overflow, the factor has its smallest value.
         """
-        slope = term.slope.expand_as(term.output)
-        largest = torch.linalg.vector_norm(slope, float("inf"))
-        slope = slope / torch.where(largest > 0, largest, 1.0)  # squares of small numbers underflow
-        norms = torch.linalg.vector_norm(samples.split(slope).flatten(1), dim=1)
-        units = slope * samples.spread(torch.where(norms > 0, 1 / norms, 0.0), slope.shape)
-        norms = norms * largest
-        curvatures = samples.split(term.curvature_along(units)).flatten(1).sum(1)
-        deviations = torch.maximum(curvatures.sqrt(), norms / largest_coefficient(term.dtype))
-        return torch.where(norms > 0, deviations / norms, 0.0)
+        slope = term.slope.expand_as(term.output).double()  # squares of small numbers underflow in float32
+        squares = samples.split(slope.square()).flatten(1).sum(1)
+        curvatures = samples.split(term.curvature_along(slope)).flatten(1).sum(1)
+        found = (curvatures.sqrt() / squares).clamp(min=1 / largest_coefficient(term.dtype))
+        return torch.where(squares > 0, found, 0.0).to(term.dtype)
 
 
 def root_of(mc_samples: int, kind: CurvatureKind | None = None) -> Root:

@@ -46,6 +46,11 @@ class SquaredError(LossTerm):
         """Gradient with respect to the model output, `2 w (z - t)`."""
         return 2 * self.element_weight() * self._residual
 
+    @property
+    def slope_terms(self) -> Tensor:
+        """Sizes of `2 w z`; those of the targets are alike."""
+        return 2 * self.element_weight().abs() * self.output.abs()
+
     def curvature_along(self, vector: Tensor) -> Tensor:
         """Return `2 w v²` for each output."""
         return 2 * self.element_weight() * vector.square()

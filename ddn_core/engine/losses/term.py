@@ -97,6 +97,19 @@ class LossTerm(ABC):
     def slope(self) -> Tensor:
         """Gradient of the loss with respect to the model output in closed form, broadcasts to `[*output]`."""
 
+    @property
+    @abstractmethod
+    def slope_terms(self) -> Tensor:
+        """Sizes of the numbers whose difference `slope` is, broadcasts to `[*output]`: rounding is relative to them."""
+
+    @property
+    def slope_rounding(self) -> Tensor:
+        """Relative rounding error of the gradient, a scalar: large for outputs that fit the targets almost exactly."""
+        sizes = (values.expand_as(self.output) for values in (self.slope_terms, self.slope))
+        terms, slope = (torch.linalg.vector_norm(values, dtype=torch.float64) for values in sizes)
+        rounding: Tensor = torch.finfo(self.output.dtype).eps * terms / slope
+        return rounding
+
     @abstractmethod
     def curvature_along(self, vector: Tensor) -> Tensor:
         """Return numbers `[*output]` that are not negative and whose sum over each sample's outputs is `vᵀ H v`.
