@@ -136,13 +136,20 @@ def _guess(shape: torch.Size, samples: int) -> Layout:
     return SampleAxis(samples, axes[0]) if axes else None
 
 
-def expressions_of_parameters(graph: ModelGraph) -> set[object]:
-    """Return the nodes that are computed from parameters alone, as far as their kinds tell."""
+def expressions_of_parameters(graph: ModelGraph, layouts: Mapping[Edge, Layout] | None = None) -> set[object]:
+    """Return the nodes that are computed from parameters alone, as far as their kinds tell.
+
+    Args:
+        graph: The graph.
+        layouts: Layout of each edge, if known. An embedding that samples share has the same indices for each sample,
+            such as positions in a sequence.
+    """
     own: set[object] = set()
     for node in reversed(graph.nodes):
         kind = graph.kinds[node]
+        is_known = kind in _OF_PARAMETERS or (kind == "Embedding" and layouts is not None and layouts[node, 0] is None)
         if kind == "AccumulateGrad" or (
-            kind in _OF_PARAMETERS and all(below is not None and below in own for below, _ in node.next_functions)
+            is_known and all(below is not None and below in own for below, _ in node.next_functions)
         ):
             own.add(node)
     return own

@@ -91,7 +91,7 @@ def plan_of(graph: ModelGraph, layouts: Mapping[Edge, Layout]) -> GraphPlan:
 
 def unknown_sharing(graph: ModelGraph, plan: GraphPlan) -> list[str]:
     """Return the kinds of sites at which a shared input is not known to be an expression of parameters alone."""
-    own = expressions_of_parameters(graph)
+    own = expressions_of_parameters(graph, plan.layouts_of(graph))
     return sorted({site.kind for site in plan.sites_of(graph) if any(edge[0] not in own for _, edge in site.shared)})
 
 
