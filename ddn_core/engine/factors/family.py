@@ -50,6 +50,17 @@ class WeightFamily(ABC):
         """
         return torch.einsum("gof,bglf->bgol", matrix, self.features_of(values))
 
+    def flat_response(self, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return the output of the operation with one weight vector, with one group and one position, `[b, o]`.
+
+        Args:
+            values: Input of the operation, `[b, *input]`.
+            weight: Weight vector, `[1, *weight.shape]`.
+            bias: Bias, `[o]`; `None` for none.
+        """
+        response = self.apply(values, self.to_matrices(weight)[0])[:, 0, :, 0]
+        return response if bias is None else response + bias
+
     def probe(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Return a probe q along the features, and the response of each position to it, `Σ_f A[b, g, l, f] q[g, f]`.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import Tensor
+from torch.nn.functional import linear
 
 from ddn_core.engine.factors.family import WeightFamily, spread_numbers
 
@@ -62,6 +63,17 @@ class LinearFamily(WeightFamily):
         if self.transposed:
             return weights.reshape(len(weights), self.groups, self.features, self.outputs).transpose(-1, -2)
         return weights.reshape(len(weights), self.groups, self.outputs, self.features)
+
+    def apply(self, values: Tensor, matrix: Tensor) -> Tensor:
+        """Return the products with the weights, `[b, g, o, L]`."""
+        if self.groups > 1:
+            return super().apply(values, matrix)
+        return (values.reshape(len(values), -1, self.features) @ matrix[0].T).transpose(1, 2)[:, None]
+
+    def flat_response(self, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return the output of the operation with one weight vector, with one group and one position, `[b, o]`."""
+        matrix = weight.reshape(self.weight_shape[-2:])
+        return linear(values.reshape(-1, self.features), matrix.T if self.transposed else matrix, bias)
 
     def summed_products(self, root: Tensor, values: Tensor) -> Tensor:
         """Return `Σ_b S[b, o] A[b, f]` as one weight vector, `[1, *weight_shape]`, for one group and one position."""

@@ -197,6 +197,8 @@ class ProductColumns(Columns):
         """Return the inner products with vectors, `[count, K]`."""
         given = dict(zip(self._input.names, vectors, strict=True))
         count = len(vectors[0])
+        if count == 1 and self._positions == self._groups == 1:
+            return self._projected_to_one(given)
         result = self._root.new_zeros(self.count, count)
         if self._positions > 1 and count > self.per_sample:
             for outputs, columns in self._slices():
@@ -210,6 +212,16 @@ class ProductColumns(Columns):
         if "bias" in given:
             result.addmm_(self._bias_columns(), given["bias"].reshape(count, -1).T)
         return result
+
+    def _projected_to_one(self, given: dict[str, Tensor]) -> Tensor:
+        """Return the inner products with one vector, for columns with one position and one group, `[count, 1]`."""
+        root = self._root.reshape(self.samples, self.per_sample, self._outputs)
+        bias = given["bias"].reshape(-1) if "bias" in given else None
+        if "weight" in given:
+            response = self._input.family.flat_response(self._input.values, given["weight"], bias)[:, None]
+        else:
+            response = given["bias"].reshape(-1)
+        return (root * response).sum(-1).reshape(-1, 1)
 
     def formed(self) -> Tensor:
         """Return the columns, `[count, size]`."""
