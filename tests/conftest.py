@@ -7,6 +7,7 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: the workers share the cores, and so do the processes they start
 
 import random
+import warnings
 from collections import Counter
 
 import numpy as np
@@ -17,6 +18,10 @@ from PIL import Image
 from torch import nn
 
 from tests.profiles import load_profile
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # torch's own; the first optimizer imports this, whichever test comes first
+    import torch._dynamo
 
 load_profile()
 

@@ -307,9 +307,11 @@ def test_bad_groups(mlp, name):
         (ALL, {"kind": "constant", "valeu": 1}, "valeu: unknown field. Did you mean 'value'?"),
         (ALL, {"value": 1}, "the kind is missing"),
         (ALL, {"kind": "top-k"}, "no damping named 'top-k'. It is a criterion"),
-        (ALL, 1.0, "group 0, damping: expected a table"),
+        (ALL, -1.0, "group 0, damping: value: input should be greater than"),
+        (ALL, True, "group 0, damping: expected a table"),
         (ALL, Damping, "expected a table"),
-        ("all", ONE, "group 0, criterion: expected a table"),
+        ("topk", ONE, "group 0, criterion: kind: no criterion named 'topk'"),
+        (1.0, ONE, "group 0, criterion: expected a table"),
     ],
 )
 def test_bad_strategies(mlp, criterion, damping, message):

@@ -93,7 +93,7 @@ def test_error_has_a_line_for_each_place():
     ("changes", "line"),
     [
         (
-            {"groups__0__criterion": "top-k"},
+            {"groups__0__criterion": 1.0},
             'groups.0.criterion: expected a table with a kind, such as { kind = "..." }',
         ),
         (
@@ -122,7 +122,10 @@ def test_error_has_a_line_for_each_place():
         ),
         ({"groups__0__parms": ["*"]}, "groups.0.parms: unknown field. Did you mean 'params'?"),
         ({"groups__0__lr": -1}, "groups.0.lr: input should be greater than 0, not -1"),
-        ({"curvature": {"kind": "ggn-mcc"}}, "curvature.kind: input should be 'ggn', 'ggn-mc' or 'ggn-aligned', not 'ggn-mcc'"),
+        (
+            {"curvature": {"kind": "ggn-mcc"}},
+            "curvature.kind: input should be 'ggn', 'ggn-mc' or 'ggn-aligned', not 'ggn-mcc'",
+        ),
         (
             {"curvature": {"kind": "ggn", "mc_samples": 2}},
             "curvature: mc_samples is set, but kind 'ggn' draws no Monte-Carlo samples; use kind = 'ggn-mc'",
@@ -146,10 +149,9 @@ def test_error_has_a_line_for_each_place():
             "groups.0.rest: rest is the former name of include_complement, which this table also has; delete it",
         ),
         ({"traning": {}}, "traning: unknown field. Did you mean 'training'?"),
-        (
-            {"groups": []},
-            "groups: no group is given; add a [[groups]] table, or an [optimizer] table for torch's",
-        ),
+        ({"groups": None}, "groups: input should be a valid list"),
+        ({"groups": [], "preset": "best"}, "preset: input should be 'averaged' or 'least-squares', not 'best'"),
+        ({"preset": "averaged"}, "preset: it stands for groups, but the config has groups too; delete one of the two"),
         ({"problem": {"kind": "digits"}}, "problem.kind: no problem named 'digits'. Did you mean 'digits-mlp'?"),
         (
             {"training": {"device": "gpu"}},
@@ -431,8 +433,8 @@ def test_any_override_works_or_gives_a_config_error(override):
 def test_any_file_loads_or_gives_a_config_error(tmp_path_factory, content, suffix):
     path = tmp_path_factory.getbasetemp() / f"any{suffix}"
     path.write_bytes(content)
-    with pytest.raises(ConfigError, match="any"):
-        load_config(path)
+    with contextlib.suppress(ConfigError):
+        assert load_config(path).groups  # such as a file of comments, which stands for the default
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ DAMPINGS = [
         "field": "shrink",
         "values": {"shape": "piecewise", "points": [[0, 0.5], [10, 0.25]]},
     },
+    {"kind": "fresh-batch"},
     {"kind": "maximum", "of": [{"kind": "constant", "value": 0.5}, {"kind": "relative", "fraction": 0.1}]},
     {"kind": "maximum", "of": [{"kind": "constant", "value": 0.5}, {"kind": "gradient-norm"}]},
     {"kind": "minimum", "of": [{"kind": "levenberg-marquardt"}, {"kind": "gradient-noise"}]},

@@ -148,6 +148,7 @@ def test_the_estimate_is_the_plan_of_a_real_pass(monkeypatch, curvature, name):
     estimated, _ = estimate(model, nn.CrossEntropyLoss(), inputs, targets, [_request(model)], root, subsampling)
     plans = noted_plans(monkeypatch)
     curvature = curvature | {f"subsampling_{what}": indices for what, indices in SUBSAMPLINGS[name].items()}
-    optimizer = DirectionalDampedNewton(model.named_parameters(), curvature={**curvature, "memory_budget": None})
+    curvature = {**curvature, "memory_budget": None}
+    optimizer = DirectionalDampedNewton(model.named_parameters(), damping=1.0, curvature=curvature)
     optimizer.backward(nn.functional.cross_entropy(model(inputs), targets))
     assert plans == [estimated]

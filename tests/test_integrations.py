@@ -14,6 +14,7 @@ from torch.nn.utils import parameters_to_vector
 from torch.utils.data import DataLoader, TensorDataset
 
 from ddn_core import DirectionalDampedNewton
+from ddn_core.config.presets import PRESETS
 from ddn_core.errors import ArgumentError
 
 with warnings.catch_warnings():
@@ -119,6 +120,14 @@ def test_accumulation_and_a_loss_after_the_step_do_not_go_together():
         ArgumentError, match="accumulate_grad_batches is 2, and a strategy or a step rule needs the loss after the step"
     ):
         trained(Mixed(step={"on_increase": "undo"}), batch_size=4, accumulate_grad_batches=2)
+
+
+@LIGHTNING
+def test_a_strategy_that_uses_the_loss_does_without_it_for_micro_batches():
+    (group,), step = PRESETS["averaged"]["groups"], PRESETS["averaged"]["step"]
+    module = trained(Mixed(group, step=step), batch_size=4, accumulate_grad_batches=2)
+    torch.testing.assert_close(flat(module), by_hand(batch_size=8, group=group, step=step), rtol=1e-4, atol=1e-6)
+    assert not module.optimizers(use_pl_optimizer=False).requires_closure
 
 
 @LIGHTNING

@@ -123,7 +123,7 @@ def test_gradients_stay_and_zero_grad_clears_them(problem):
 
 
 def test_scheduler_changes_the_step(problem):
-    optimizer = DirectionalDampedNewton(problem[0].named_parameters(), lr=1.0)
+    optimizer = DirectionalDampedNewton(problem[0].named_parameters(), damping=1.0, lr=1.0)
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5)
     for expected in (1.0, 0.5, 0.25):
         assert optimizer.param_groups[0]["lr"] == expected
@@ -188,7 +188,7 @@ def test_curvature_settings(problem):
     train_step(optimizer, problem)
     assert optimizer.last_step[0].all_evals.shape == (6,)
     with pytest.raises(ConfigError, match="mc_samples is set, but kind 'ggn' draws no Monte-Carlo samples"):
-        DirectionalDampedNewton(model.named_parameters(), curvature={"mc_samples": 2})
+        DirectionalDampedNewton(model.named_parameters(), damping=1.0, curvature={"mc_samples": 2})
     with pytest.raises(ConfigError, match=r"curvature: knid: unknown field\. Did you mean 'kind'"):
         DirectionalDampedNewton(model.named_parameters(), curvature={"knid": "ggn"})
 
@@ -246,7 +246,7 @@ def test_adaptive_strategies_observe_each_step(problem):
 
 
 def test_nobody_asks_for_the_loss_so_nobody_pays(problem):
-    optimizer = DirectionalDampedNewton(problem[0].named_parameters())
+    optimizer = DirectionalDampedNewton(problem[0].named_parameters(), damping=1.0)
     calls = []
     train_step(optimizer, problem, lambda: calls.append("the loss was evaluated"))
     assert calls == []
@@ -611,5 +611,5 @@ def test_functions_are_used_as_they_are(problem):
     twin = copy.deepcopy(problem[0])
     train_step(DirectionalDampedNewton(problem[0].named_parameters(), [{**GROUP, "damping": recording}]), problem)
     assert recording.calls == 1
-    train_step(DirectionalDampedNewton(twin.named_parameters()), (twin, *problem[1:]))
+    train_step(DirectionalDampedNewton(twin.named_parameters(), damping=1.0), (twin, *problem[1:]))
     torch.testing.assert_close(parameters_to_vector(problem[0].parameters()), parameters_to_vector(twin.parameters()))

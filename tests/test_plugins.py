@@ -156,6 +156,7 @@ def test_builtins_come_through_the_same_loader():
         "at-most",
     }
     assert set(record.components["damping"]) == {
+        "fresh-batch",
         "constant",
         "relative",
         "marquardt",

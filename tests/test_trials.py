@@ -196,7 +196,7 @@ class StraightMove:
     def apply(self, factor):
         self.parameters[0].add_(self.move, alpha=factor)
 
-    def commit(self):
+    def commit(self, taken):
         self.commits += 1
 
 
@@ -424,7 +424,7 @@ def test_a_planned_update_of_the_fallback_changes_nothing_before_its_commit(name
         update = FallbackUpdate(group, state, "group 0")
         assert torch.equal(parameter, value)
         torch.testing.assert_close(list(state.values()), before, rtol=0, atol=0)
-        update.commit()
+        update.commit(1.0)
         assert torch.equal(parameter, value)
         assert list(state) == [parameter]
         update.apply(1.0)

@@ -58,7 +58,10 @@ def config_example(cls: type[Component]) -> str:
         if family != cls.family:
             group[family] = _toml(other)
     if cls.family == "damping":
-        group["max_step_norm"] = 1.0  # most dampings, on their own, let some steps become too long
+        if cls.kind == "fresh-batch":
+            group["averaging"], group["max_decrease"] = "auto", 4.0
+        else:
+            group["max_step_norm"] = 1.0  # most dampings, on their own, let some steps become too long
     component = tomlkit.table()  # not an inline table: TOML allows no line breaks in one, and it may be long
     component.update({key: _toml(value) for key, value in example(cls).items()})
     group[cls.family] = component

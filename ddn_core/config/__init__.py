@@ -4,6 +4,7 @@ stepping.py     settings of a group's step, and rules for steps that raise the l
 first_order.py  optimizers of torch that a config can select
 stopping.py     rules that end a run before its last epoch
 scheduler.py    schedules of the learning rate
+presets.py      named settings, and the default ones
 schema.py       the tables and fields of a config file
 plugins.py      the plugins that a config allows, and the distributions that it requires
 json_schema.py  the schema as JSON Schema, for editors

@@ -38,7 +38,12 @@ def config_schema(registry: Registry | None = None) -> dict[str, Any]:
                 families[family].append(name)
                 definitions[name] = _component_schema(cls, kind, _model_schema(cls, name, definitions))
     for family, names in families.items():
-        definitions[family] = {"oneOf": [{"$ref": POINTER + name} for name in names]}
+        choices: list[dict[str, Any]] = [{"$ref": POINTER + name} for name in names]
+        complete = [definitions[name]["title"] for name in names if definitions[name]["required"] == ["kind"]]
+        choices.append({"enum": complete, "description": "The name of a kind, with its defaults."})
+        if family == "damping":
+            choices.append({"type": "number", "minimum": 0, "description": "A constant damping."})
+        definitions[family] = {"oneOf": choices}
     return {"$schema": DIALECT, **schema, "title": "A config of ddn", "$defs": definitions}
 
 

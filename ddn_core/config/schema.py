@@ -17,6 +17,7 @@ from pydantic import (
 
 from ddn_core.config.first_order import Baseline, Fallback
 from ddn_core.config.plugins import PluginsConfig
+from ddn_core.config.presets import DEFAULT, PRESETS, PresetName, rules_with_defaults, with_defaults
 from ddn_core.config.scheduler import Scheduler
 from ddn_core.config.stepping import GroupSettings, StepConfig
 from ddn_core.config.stopping import StopConfig
@@ -154,7 +155,7 @@ class Config(TableModel):
             "then": {
                 "properties": {"groups": {"maxItems": 0}, "fallback": {"type": "null"}, "record": {"type": "null"}}
             },
-            "else": {"properties": {"groups": {"minItems": 1}}, "required": ["groups"]},
+            "else": {"if": {"required": ["preset"]}, "then": {"properties": {"groups": {"maxItems": 0}}}},
         }
     )
 
@@ -168,7 +169,15 @@ class Config(TableModel):
     record: RecordConfig | None = Field(
         None, description="Recording of steps for `ddn replay` and `ddn report`; nothing is recorded by default."
     )
-    groups: list[GroupConfig] = Field([], description="The parameter groups, in order.")
+    preset: PresetName | None = Field(
+        None,
+        description="Name of a preset, which stands for groups, curvature and step rules, in a config without groups: "
+        "`averaged`, the default, needs no tuning; `least-squares` is for full batches. Settings of curvature and step "
+        "that the config has take precedence.",
+    )
+    groups: list[GroupConfig] = Field(
+        [], description="The parameter groups, in order; by default the one group of the preset."
+    )
     fallback: Fallback | None = Field(
         None,
         description="Optimizer of torch for parameters outside of all groups: a table with `kind` `sgd` or `adamw` and "
@@ -186,10 +195,26 @@ class Config(TableModel):
         None, description="Versions of the software that wrote a resolved config; ignored."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _write_preset_out(cls, value: Any) -> Any:
+        """Put the tables of the preset in place of groups that are not there."""
+        if not isinstance(value, dict) or value.get("optimizer") is not None or value.get("groups", []) != []:
+            return value
+        tables = PRESETS.get(value.get("preset") or DEFAULT)
+        if tables is None:
+            return value  # the field's own error says which names there are
+        merged = {
+            "curvature": with_defaults(value.get("curvature"), tables["curvature"]),
+            "step": rules_with_defaults(value.get("step"), tables["step"]),
+        }
+        return {**value, **merged, "groups": [dict(group) for group in tables["groups"]], "preset": None}
+
     @model_validator(mode="after")
     def _groups_or_optimizer(self) -> Self:
-        if self.optimizer is None and not self.groups:
-            raise ValueError("groups: no group is given; add a [[groups]] table, or an [optimizer] table for torch's")
+        if self.preset is not None:
+            other = "groups" if self.groups else "optimizer"
+            raise ValueError(f"preset: it stands for groups, but the config has {other} too; delete one of the two")
         if self.optimizer is not None and (self.groups or self.fallback is not None):
             raise ValueError("optimizer: it moves all parameters; delete groups and fallback, or delete optimizer")
         if self.optimizer is not None and self.record is not None:

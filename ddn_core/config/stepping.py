@@ -76,6 +76,18 @@ class GroupSettings(Momentum):
         0.0,
         description="Factor μ of SPRING's memory: damping pulls the step to μ times the previous step, not to zero.",
     )
+    averaging: Fraction | Literal["auto"] = Field(
+        0.0,
+        description="Factor β of an exponential average: the parameters are the average of an iterate, which makes the "
+        "steps from where it is. A step moves the parameters by `1 - β` of the way to the new iterate; its gradient is "
+        "that at the iterate, by the quadratic model. In step t, from 0, β is at most `t / (t + 2)`. `auto`: "
+        "`1 - N / 640` for N samples, from 0.5 to 0.97. 0, the default, for none.",
+    )
+    max_decrease: Annotated[PositiveFloat, Unit("1")] | None = Field(
+        None,
+        description="Largest decrease that the slope may promise along a step, in multiples of the loss, for losses "
+        "that are never negative: the dampings are multiplied by 4 until it is kept. No limit by default.",
+    )
     include_complement: bool = Field(
         False,
         validation_alias=AliasChoices("include_complement", FORMER_NAME),
@@ -98,6 +110,16 @@ class GroupSettings(Momentum):
             raise located(message, FORMER_NAME, value[FORMER_NAME])
         return value
 
+    @model_validator(mode="after")
+    def _one_way_to_go_on(self) -> Self:
+        if self.averaging and (self.memory or self.momentum):
+            other = "memory" if self.memory else "momentum"
+            raise ValueError(
+                f"averaging and {other} are both set, but an averaged iterate needs no {other}; delete {other}, or set "
+                "averaging = 0"
+            )
+        return self
+
 
 class StepConfig(TableModel):
     """Rules for a step that raises the loss or is not finite, and for a search of the step's length."""
@@ -117,8 +139,14 @@ class StepConfig(TableModel):
     shrink: Annotated[float, Field(gt=0, lt=1), Unit("1")] = Field(
         0.5, description="Factor on the length of the step from one try to the next, for `shorten` and `search`."
     )
-    on_nonfinite: Literal["error", "skip"] = Field(
+    on_nonfinite: Literal["error", "skip", "back"] = Field(
         "error",
-        description="Action if the loss or a step is not finite: raise an `error`, or `skip` the step of all groups "
-        "and count it in `skipped_steps`.",
+        description="Action if the loss or a step is not finite: raise an `error`, `skip` the step of all groups and "
+        "count it in `skipped_steps`, or go `back` to the parameters before the last step, of which the optimizer "
+        "keeps a copy, and count the step as skipped, too. A loss that is not finite there, either, is an error.",
+    )
+    without_closure: Literal["error", "keep"] = Field(
+        "error",
+        description="Action if `on_increase` needs the loss after the step, and `step()` is called without a closure: "
+        "raise an `error`, or `keep` the step as it is.",
     )

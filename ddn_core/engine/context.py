@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from hashlib import blake2b
 from typing import Protocol
 
-import torch
-from torch import Generator, Tensor
+from torch import Generator
 
-from ddn_core.engine.gram import GroupCurvature
 from ddn_core.engine.outcome import Outcome
 
 
@@ -30,6 +26,14 @@ class Norms(Protocol):
     def curvature(self) -> float:
         """Mean of the eigenvalues, zeros included, loss/param²."""
 
+    @property
+    def sample_gradients(self) -> float:
+        """Mean over the samples of the squared Euclidean norm of their gradients, loss²/param²."""
+
+    @property
+    def displacement(self) -> tuple[float, float]:
+        """Slope and curvature of the loss along the displacement, loss."""
+
 
 @dataclass(frozen=True)
 class GivenNorms:
@@ -38,40 +42,8 @@ class GivenNorms:
     gradient: float = 1.0
     parameters: float = 1.0
     curvature: float = 1.0
-
-
-@dataclass(frozen=True, eq=False)
-class GroupNorms:
-    """Norms of a parameter group, computed from its curvature.
-
-    Attributes:
-        basis: Curvature of the batch that gives the directions.
-        data: Curvature of the batch that gives the gradient.
-        tensors: The parameters.
-    """
-
-    basis: GroupCurvature
-    data: GroupCurvature
-    tensors: Sequence[Tensor]
-
-    @cached_property
-    def curvature(self) -> float:
-        """Mean of the eigenvalues, zeros included, loss/param²."""
-        with torch.no_grad():
-            return float(self.basis.trace) / max(min(self.basis.size, self.basis.capture.columns), 1)
-
-    @cached_property
-    def gradient(self) -> float:
-        """Euclidean norm of the gradient of the loss, loss/param."""
-        with torch.no_grad():
-            return float(torch.linalg.vector_norm(self.data.gradient, dtype=torch.float64))
-
-    @cached_property
-    def parameters(self) -> float:
-        """Euclidean norm of the parameters, param."""
-        with torch.no_grad():
-            norms = [torch.linalg.vector_norm(tensor.detach(), dtype=torch.float64) for tensor in self.tensors]
-            return float(torch.linalg.vector_norm(torch.stack(norms)))
+    sample_gradients: float = 1.0
+    displacement: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +62,7 @@ class Context:
         outputs: Number of outputs C of the model for each sample, such as classes.
         samples: Number of samples N in the GGN.
         parameters: Number of parameters P of the group that the loss reaches.
+        loss: Loss of the batch, in loss.
         norms: Norms of gradient and parameters.
     """
 
@@ -100,6 +73,7 @@ class Context:
     outputs: int = 1
     samples: int = 1
     parameters: int = 1
+    loss: float = 1.0
     norms: Norms = field(default=GivenNorms(), repr=False)
 
     @property
@@ -122,6 +96,37 @@ class Context:
         It is computed from the trace, without any eigenvalue.
         """
         return self.norms.curvature
+
+    @property
+    def sample_gradient_square(self) -> float:
+        """Mean over the samples of ‖g_n‖², loss²/param²; computed when first read.
+
+        The gradients g_n of the samples are scaled so that their mean is the gradient of the loss, which has this scale
+        for a mean-reduced loss. Divided by the loss, the number has the unit of a damping, loss/param²; it is the
+        reciprocal of the step length of Polyak (1987) for one sample.
+        """
+        return self.norms.sample_gradients
+
+    @property
+    def displacement_slope(self) -> float:
+        """Derivative gᵀd of the loss along the displacement d of an averaged iterate, loss; computed when first read.
+
+        Zero in a group without `averaging`.
+        """
+        return self.norms.displacement[0]
+
+    @property
+    def displacement_curvature(self) -> float:
+        """Curvature dᵀGd of the loss along the displacement d of an averaged iterate, loss; computed when first read.
+
+        Zero in a group without `averaging`.
+        """
+        return self.norms.displacement[1]
+
+    @property
+    def displacement_change(self) -> float:
+        """Change `gᵀd + ½ dᵀGd` of this batch's loss from the average to the iterate, by the quadratic model, loss."""
+        return self.displacement_slope + 0.5 * self.displacement_curvature
 
     def generator(self, seed: int = 0) -> Generator:
         """Return a random generator on the CPU that depends on seed, step and group only.

@@ -126,6 +126,37 @@ class GroupCurvature:
         return tuple(vectors[0] for vectors in self.unflatten(self.gradient[None]))
 
     @property
+    def sample_gradient_square(self) -> Tensor:
+        """Mean over the samples of ‖g_n‖², a scalar in loss²/param², with g_n scaled so that their mean is g."""
+        capture = self.capture
+        count, per_sample = capture.grad_count, capture.columns_per_sample
+        if (coefficients := self.gradient_coefficients) is not None:
+            parts = coefficients.reshape(-1, per_sample)
+            if self.is_ggn_smaller:
+                columns = self.formed()
+                own = torch.einsum("nc,ncp->np", parts, columns.reshape(*parts.shape, -1))
+                return own.square().sum() * count
+            if per_sample == 1:
+                return (self.gram.diagonal() * coefficients.square()).sum() * count
+            blocks = self.gram.reshape(*parts.shape, *parts.shape).diagonal(dim1=0, dim2=2)  # [C, C, N]
+            return torch.einsum("nc,cdn,nd->", parts, blocks, parts) * count
+        gram = capture.zeros(count, count)
+        for factor in self.factors:
+            self._sample_gradients(factor).accumulate(gram, None, None)
+        scale = 1.0 if capture.reduction == "mean" else float(count)
+        return gram.diagonal().sum() * (scale**2 / count)
+
+    def _sample_gradients(self, factor: Factor) -> Columns:
+        """Return the gradient of each sample with respect to a factor's parameters, one column each."""
+        capture = self.capture
+        if factor.gradient is not None:
+            scale = capture.zeros(capture.grad_count, 1) + capture.gradient_scale
+            return factor.gradient.contracted(scale)
+        assert capture.coefficients is not None
+        chosen = list(capture.grad_samples)
+        return factor.root.select(chosen).contracted(capture.coefficients[chosen])
+
+    @property
     def is_ggn_smaller(self) -> bool:
         """True if the group has fewer parameters than columns, so that the GGN is smaller than the Gram matrix."""
         return self.size < self.capture.columns

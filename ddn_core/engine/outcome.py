@@ -26,7 +26,11 @@ class Outcome:
         directions: Number of directions K. If the step was computed without directions, the largest possible number,
             min(R, P).
         taken: Fraction of the step that the optimizer kept: 1 for the whole step, less if it was shortened, 0 if it was
-            undone because the loss increased. All other attributes describe the whole step.
+            undone because the loss increased, or left its parameters at a loss that is not finite. All other attributes
+            describe the whole step.
+        displacement_change: Change of the loss from the average of the iterates to the iterate, before the step, as
+            this group's quadratic model of the batch predicts it, in loss; 0 without `averaging`.
+        damping_factor: Factor on the dampings by which `max_decrease` was kept; 1 if they were not raised.
     """
 
     step: int
@@ -38,11 +42,27 @@ class Outcome:
     step_norm: float
     directions: int
     taken: float = 1.0
+    displacement_change: float = 0.0
+    damping_factor: float = 1.0
 
     @property
     def actual_decrease(self) -> float:
         """Decrease of the loss by the steps of all groups; NaN if the loss after the step is not known."""
         return math.nan if self.loss_after is None else self.loss_before - self.loss_after
+
+    @property
+    def model_error(self) -> float:
+        """Error of the predicted change of the loss, over its size; 0 if the model is exact, NaN if it is not known.
+
+        At 1 or more a step that was to lower the loss has not lowered it. Infinite if the loss is no longer finite.
+        """
+        if self.loss_after is None:
+            return math.nan
+        if not math.isfinite(self.loss_after):
+            return math.inf
+        size = abs(self.total_predicted_decrease) + ROUNDING * abs(self.loss_before)
+        error = self.total_predicted_decrease - self.actual_decrease
+        return error / size if size > 0 else 0.0
 
     @property
     def is_rounding(self) -> bool:

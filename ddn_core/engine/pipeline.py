@@ -11,15 +11,16 @@ from torch import Tensor
 
 from ddn_core.engine.capture import Capture
 from ddn_core.engine.clock import StageClock
-from ddn_core.engine.context import Context, GroupNorms
+from ddn_core.engine.context import Context
 from ddn_core.engine.directions import Directions, DirectionSource
 from ddn_core.engine.gram import GroupCurvature
+from ddn_core.engine.norms import GroupNorms
 from ddn_core.engine.quadratic import QuadraticModel
 from ddn_core.engine.solved import solved_step
 from ddn_core.engine.source import EngineSource, outputs_first, same_samples
 from ddn_core.engine.spectrum import Spectrum, eigendecompose, eigenvalues, fix_signs
-from ddn_core.engine.step import Correction, DampedDirections, GroupStep, checked_length
-from ddn_core.engine.terms import DecayedSource, StepTerms
+from ddn_core.engine.step import Correction, DampedDirections, DecreaseLimit, GroupStep, checked_length
+from ddn_core.engine.terms import DecayedSource, StepTerms, TermImages
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,8 @@ def damped_newton_step(
     terms: StepTerms | None = None,
     clock: StageClock | None = None,
     memo: GroupMemo | None = None,
+    max_decrease: float | None = None,
+    needs_model: bool = False,
 ) -> GroupStep:
     """Return the damped Newton step of one group.
 
@@ -112,6 +115,10 @@ def damped_newton_step(
         terms: Weight decay and memory of the group; none by default.
         clock: Takes the time of the stages.
         memo: Results of an earlier try with other dampings, which this try adds to.
+        max_decrease: Largest decrease of the loss that the slope at the start of the correction may promise, in
+            multiples of the loss there, or of the loss of the batch if that is larger; the dampings are multiplied by
+            4 until it does not promise more. No limit by default.
+        needs_model: Whether the model of the loss along the step is read; it can then come with the step.
 
     Raises:
         NonFiniteError: The step has NaN or infinite entries.
@@ -120,9 +127,11 @@ def damped_newton_step(
     memo = memo or GroupMemo.of(capture, parameters)
     basis = memo.curvature
     data = basis if derivatives is None else GroupCurvature.of(derivatives, parameters)
-    context = _context(context, basis, data, parameters)
+    images = None if terms is None else TermImages(basis, terms)
+    context = _context(context, basis, data, parameters, images)
     plain = EngineSource(basis, data)
-    decayed = None if terms is None else DecayedSource(plain, terms)
+    decayed = None if images is None else DecayedSource(plain, images)
+    limit = None if max_decrease is None else DecreaseLimit.of(max_decrease, context)
 
     @torch.no_grad()
     def decompose() -> DampedDirections:
@@ -138,20 +147,35 @@ def damped_newton_step(
     if data is basis and same_samples(capture.lambda_samples, capture.ggn_samples):
         with clock.stage("strategies"):
             uniform = choice.uniform_damping(context)
-        solved = None if uniform is None else solved_step(basis, uniform, decompose, terms, clock)
+        solved = None if uniform is None else solved_step(basis, uniform, decompose, images, clock, limit, needs_model)
         if solved is not None:
-            return solved
+            return replace(solved, context=context)
     directions = decompose()
     with clock.stage("step"):
         projections = None if decayed is None else decayed.projections(directions)
+        anchors = None if projections is None else projections[1]
+        damping_factor = 1.0
+        table = directions.table(anchors)
+        while limit is not None and damping_factor < limit.largest_factor and limit.is_exceeded(table.promise()):
+            damping_factor *= limit.factor
+            directions = DampedDirections.of(directions, limit.factor * directions.deltas)
+            table = directions.table(anchors)
         factor = 0.0 if terms is None else terms.complement_factor(directions.deltas, choice.keeps_all)
-        table = directions.table(None if projections is None else projections[1])
         gradient = data.gradient_in_parameters() if terms is not None and terms.include_complement else None
         correction = Correction.along(table, directions.combine, terms, projections, factor)
         moves = correction.step(terms, gradient, data.reached)
         largest = checked_length(moves)
     chosen = partial(DampedDirections.of, directions, directions.deltas)
-    return GroupStep(moves, table, basis.reached, factor, decompose=chosen, largest=largest)
+    return GroupStep(
+        moves,
+        table,
+        basis.reached,
+        factor,
+        decompose=chosen,
+        largest=largest,
+        damping_factor=damping_factor,
+        context=context,
+    )
 
 
 @torch.no_grad()
@@ -195,11 +219,12 @@ def group_directions(
     """
     curvature = GroupCurvature.of(capture, parameters)
     data = curvature if derivatives is None else GroupCurvature.of(derivatives, parameters)
-    context = _context(context, curvature, data, parameters)
+    images = None if terms is None else TermImages(curvature, terms)
+    context = _context(context, curvature, data, parameters, images)
     leading = None if largest is None else largest(context)
     decomposed = _decomposed(curvature, leading, StageClock())
     plain = EngineSource(curvature, data)
-    return decomposed.directions(capture, plain if terms is None else DecayedSource(plain, terms), context)
+    return decomposed.directions(capture, plain if images is None else DecayedSource(plain, images), context)
 
 
 @torch.no_grad()
@@ -222,16 +247,30 @@ def group_eigenvalues(capture: Capture, parameters: Sequence[Tensor]) -> tuple[T
 
 
 def _context(
-    context: Context | None, basis: GroupCurvature, data: GroupCurvature, parameters: Sequence[Tensor]
+    context: Context | None,
+    basis: GroupCurvature,
+    data: GroupCurvature,
+    parameters: Sequence[Tensor],
+    images: TermImages | None,
 ) -> Context:
-    """Return a context with the sizes and norms of a group."""
+    """Return a context with the sizes and norms of a group.
+
+    Args:
+        context: The step and the group, by default the first.
+        basis: Curvature of the batch that gives the directions.
+        data: Curvature of the batch that gives the gradient.
+        parameters: The group's parameters.
+        images: Weight decay and anchor, as the first of the two sees them; `None` without any.
+    """
     capture = basis.capture
-    norms = GroupNorms(basis, data, parameters)
+    own = images if images is None or data is basis else TermImages(data, images.terms)
+    norms = GroupNorms(basis, data, parameters, own)
     return replace(
         context or Context(),
         outputs=capture.outputs,
         samples=len(capture.ggn_samples),
         parameters=basis.size,
+        loss=data.capture.loss,
         norms=norms,
     )
 

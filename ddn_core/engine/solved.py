@@ -16,8 +16,8 @@ If the gradient is not in the span of V, and the complement is included, then `p
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -25,10 +25,19 @@ from torch import Tensor
 
 from ddn_core.engine.clock import StageClock
 from ddn_core.engine.gram import GroupCurvature
+from ddn_core.engine.quadratic import QuadraticModel
 from ddn_core.engine.source import gammas_in_span
 from ddn_core.engine.spectrum import Spectrum, check_finite, eigendecompose
-from ddn_core.engine.step import Correction, DampedDirections, DirectionTable, GroupStep, largest_entry, step_not_finite
-from ddn_core.engine.terms import StepTerms
+from ddn_core.engine.step import (
+    Correction,
+    DampedDirections,
+    DecreaseLimit,
+    DirectionTable,
+    GroupStep,
+    largest_entry,
+    step_not_finite,
+)
+from ddn_core.engine.terms import StepTerms, TermImages
 
 ROUNDING = 4.0
 """Bound on the damping, over `√R ε trace` for R rows; a step with a smaller damping is computed from eigenvectors."""
@@ -198,8 +207,10 @@ def solved_step(
     curvature: GroupCurvature,
     damping: float,
     decompose: Callable[[], DampedDirections],
-    terms: StepTerms | None,
+    images: TermImages | None,
     clock: StageClock,
+    limit: DecreaseLimit | None = None,
+    needs_model: bool = False,
 ) -> GroupStep | None:
     """Return the step with one damping for all directions, or `None` if a linear solve cannot compute it.
 
@@ -210,47 +221,114 @@ def solved_step(
         curvature: Curvature of the group.
         damping: Damping of all directions.
         decompose: Returns the directions; called only if they are read.
-        terms: Weight decay and memory.
+        images: Weight decay and anchor, as the curvature sees them; `None` without any.
         clock: Takes the time of the stages.
+        limit: Limit on the decrease that the step promises; the damping grows until it is kept.
+        needs_model: Whether the model of the loss along the step is read.
     """
-    in_span, is_ggn_smaller = curvature.gradient_coefficients is not None, curvature.is_ggn_smaller
+    terms = None if images is None else images.terms
+    in_span = curvature.gradient_coefficients is not None
     if not curvature.factors or not (in_span or (terms is not None and terms.include_complement)):
         return None
     with clock.stage("gram"):
-        side = GgnSide(*curvature.ggn_and_gradient) if is_ggn_smaller else GramSide.of(curvature)
-    matrix, dtype = side.matrix, curvature.capture.dtype
-    decay = 0.0 if terms is None else terms.decay
-    shift, trace = damping + decay, matrix.diagonal().sum()
-    if shift <= 0:
-        return None
-    with clock.stage("spectrum"):
-        factor, vectors, right = (0.0 if is_ggn_smaller else -1 / shift), None, side.gradient
-        if terms is not None:
-            vectors = _projected(curvature, terms).to(matrix.dtype)
-            right = side.right_side(terms, vectors, factor)
-        needs_float64 = len(matrix) <= EXACT_COLUMNS or shift < 1e-3 * float(trace)
-        solution, failed = _solve(matrix, shift, right, torch.float64 if needs_float64 else matrix.dtype)
-    with clock.stage("step"):
-        outside = None if in_span or is_ggn_smaller else curvature.gradient_in_parameters()
-        correction = Correction(-solution.to(dtype), curvature.combine_coordinates, factor)
-        moves = correction.step(terms, outside, curvature.reached)
-        # one look at all verdicts, since each waits for the device
-        verdicts = [matrix.sum(), trace, failed, largest_entry(moves)]
-        total, size, has_failed, largest = torch.stack([one.double() for one in verdicts]).tolist()
-    if not math.isfinite(total):
-        check_finite(matrix)
-    if has_failed or shift <= ROUNDING * len(matrix) ** 0.5 * curvature.precision * size:
-        return None
-    if not math.isfinite(largest):
-        raise step_not_finite()
-    summary = SolvedSummary(side, solution, damping, decay, vectors, curvature.capture.columns, dtype)
-    return GroupStep(moves, summary, curvature.reached, factor, damping, decompose, largest)
+        is_small = curvature.is_ggn_smaller
+        side = GgnSide(*curvature.ggn_and_gradient) if is_small else GramSide.of(curvature)
+        vectors = None
+        if images is not None:
+            vectors = (images.flat if is_small else images.projected).to(side.matrix.dtype)
+        outside = None if in_span or is_small else curvature.gradient_in_parameters()
+    system = _System(curvature, side, terms, vectors, outside)
+    factor = 1.0
+    while True:
+        found = system.solved(factor * damping, decompose, clock, limit, needs_model)
+        if found is None:
+            return None
+        step, promise = found
+        if limit is None or not limit.is_exceeded(promise) or factor >= limit.largest_factor:
+            return replace(step, damping_factor=factor)
+        factor *= limit.factor
 
 
-def _projected(curvature: GroupCurvature, terms: StepTerms) -> Tensor:
-    """Return parameters and anchor as the smaller side represents them: Vᵀθ and Vᵀa, or θ and a, `[2, ...]`."""
-    vectors = terms.vectors(curvature.capture.dtype)
-    return curvature.flatten(vectors) if curvature.is_ggn_smaller else curvature.project(vectors).T
+@dataclass(frozen=True, eq=False)
+class _System:
+    """The linear system of a group's step, for any damping.
+
+    Attributes:
+        curvature: Curvature of the group.
+        side: Matrix and gradient.
+        terms: Weight decay and anchor.
+        vectors: Parameters and anchor as the side represents them, `[2, ...]`; `None` without terms.
+        outside: Gradient in the shapes of the parameters, if it is not in the span of V.
+    """
+
+    curvature: GroupCurvature
+    side: GramSide | GgnSide
+    terms: StepTerms | None
+    vectors: Tensor | None
+    outside: tuple[Tensor, ...] | None
+
+    def solved(
+        self,
+        damping: float,
+        decompose: Callable[[], DampedDirections],
+        clock: StageClock,
+        limit: DecreaseLimit | None,
+        needs_model: bool,
+    ) -> tuple[GroupStep, float] | None:
+        """Return the step for a damping, and the decrease that it promises; `None` if the solver failed."""
+        curvature, side, terms, vectors = self.curvature, self.side, self.terms, self.vectors
+        matrix, dtype = side.matrix, curvature.capture.dtype
+        decay = 0.0 if terms is None else terms.decay
+        shift = damping + decay
+        if shift <= 0:
+            return None
+        with clock.stage("spectrum"):
+            trace = matrix.diagonal().sum()
+            factor, right = (0.0 if isinstance(side, GgnSide) else -1 / shift), side.gradient
+            if terms is not None and vectors is not None:
+                right = side.right_side(terms, vectors, factor)
+            needs_float64 = len(matrix) <= EXACT_COLUMNS or shift < 1e-3 * float(trace)
+            solution, failed = _solve(matrix, shift, right, torch.float64 if needs_float64 else matrix.dtype)
+        with clock.stage("step"):
+            correction = Correction(-solution.to(dtype), curvature.combine_coordinates, factor)
+            moves = correction.step(terms, self.outside, curvature.reached)
+            # one look at all figures, since each waits for the device
+            figures = [matrix.sum(), trace, failed, largest_entry(moves)]
+            if limit is not None or (needs_model and not decay):
+                figures += self._model(solution, right, moves)
+            total, size, has_failed, largest, *model = torch.stack([one.double() for one in figures]).tolist()
+        if not math.isfinite(total):
+            check_finite(matrix)
+        if has_failed or shift <= ROUNDING * len(matrix) ** 0.5 * curvature.precision * size:
+            return None
+        if not math.isfinite(largest):
+            raise step_not_finite()
+        summary = SolvedSummary(side, solution, damping, decay, vectors, curvature.capture.columns, dtype)
+        along = QuadraticModel(model[0], model[1], model[1]) if model and not decay else None
+        step = GroupStep(moves, summary, curvature.reached, factor, damping, decompose, largest, model=along)
+        return step, model[2] if model else 0.0
+
+    def _model(self, solution: Tensor, right: Tensor, moves: tuple[Tensor, ...]) -> list[Tensor]:
+        """Return slope and curvature of the loss along the step, and the decrease that the correction promises."""
+        side = self.side
+        image = side.matrix @ solution
+        anchor = torch.zeros_like(right) if self.vectors is None else self.vectors[1]
+        if isinstance(side, GgnSide):
+            whole = anchor - solution
+            return [side.gradient @ whole, whole @ (side.matrix @ whole), right @ solution]
+        start = right - side.gradient  # Vᵀp
+        whole = start - image  # Vᵀs
+        if self.outside is None:
+            slope, from_anchor = side.gradient @ whole, side.gradient @ (whole - anchor)
+        else:
+            anchors = None if self.terms is None else self.terms.anchor
+            slope = _inner(self.outside, moves)
+            from_anchor = slope if anchors is None else slope - _inner(self.outside, anchors)
+        return [slope, whole.square().sum(), -(from_anchor + anchor @ (whole - anchor))]
+
+
+def _inner(some: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
+    return torch.stack([(one * other).sum() for one, other in zip(some, others, strict=True)]).sum()
 
 
 def _solve(matrix: Tensor, shift: float, right: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

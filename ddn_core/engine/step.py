@@ -16,7 +16,9 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
+from ddn_core.engine.context import Context
 from ddn_core.engine.directions import Directions
+from ddn_core.engine.quadratic import QuadraticModel
 from ddn_core.engine.terms import StepTerms
 from ddn_core.errors import NonFiniteError
 
@@ -70,6 +72,11 @@ class DirectionTable:
         slopes = self.gammas if self.anchors is None else self.gammas + self.lambdas * self.anchors
         newton = -slopes / (self.lambdas + self.deltas)
         return newton if self.anchors is None else self.anchors + newton
+
+    def promise(self) -> float:
+        """Return the decrease that the slope where the correction starts promises along it, in loss."""
+        anchors = 0.0 if self.anchors is None else self.anchors
+        return -float(((self.gammas + self.lambdas * anchors) * (self.coefficients - anchors)).sum())
 
     @property
     def count(self) -> int:
@@ -205,6 +212,14 @@ class Correction:
         moves = self.combine(self.coordinates)
         if terms is None:
             return moves
+        if not (terms.decay or (gradient is not None and self.complement_factor)):
+            if terms.anchor is None:
+                return moves
+            anchors = [anchor.to(move.dtype) for anchor, move in zip(terms.anchor, moves, strict=True)]
+            sums = torch._foreach_add(list(moves), anchors)
+            return tuple(
+                total if is_reached else move for total, move, is_reached in zip(sums, moves, reached, strict=True)
+            )
         pairs, slopes = terms.pairs(moves[0].dtype), gradient or [None] * len(moves)
         return tuple(
             move + terms.start(pair, None if slope is None else slope.to(move.dtype), self.complement_factor)
@@ -212,6 +227,40 @@ class Correction:
             else move
             for move, pair, slope, is_reached in zip(moves, pairs, slopes, reached, strict=True)
         )
+
+
+@dataclass(frozen=True)
+class DecreaseLimit:
+    """Limit on the decrease of the loss that a correction promises; dampings grow until it is kept.
+
+    A loss that is never negative cannot decrease by more than itself, so that a slope that promises several times the
+    loss is followed too far. Where a confident mistake has next to no curvature, damping alone may not see this.
+
+    Attributes:
+        decrease: The limit, in loss.
+        factor: Factor on the dampings from one try to the next.
+        largest_factor: Factor on the dampings at which the last step is taken as it is.
+    """
+
+    decrease: float
+    factor: float = 4.0
+    largest_factor: float = 4.0**20
+
+    @classmethod
+    def of(cls, ratio: float, context: Context) -> DecreaseLimit | None:
+        """Return the limit of a group; `None` for a loss that is not positive.
+
+        Args:
+            ratio: Largest decrease, in multiples of the loss where the correction starts, or of the loss of the batch
+                if that is larger.
+            context: Loss, and its change up to where the correction starts.
+        """
+        largest = max(context.loss, context.loss + context.displacement_change)
+        return cls(ratio * largest) if 0 < context.loss < math.inf else None
+
+    def is_exceeded(self, promise: float) -> bool:
+        """Return whether a correction promises too much."""
+        return promise > self.decrease
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,6 +275,9 @@ class GroupStep:
         uniform_damping: Damping of every direction, if the step was computed without directions; `None` otherwise.
         decompose: Returns the chosen directions with their dampings; `None` if they are those of an earlier step.
         largest: Largest absolute value of the moves; `None` if it was not computed.
+        damping_factor: Factor on the dampings by which a limit on the promised decrease was kept.
+        model: Quadratic model of the loss along the moves; `None` if it did not come with the step.
+        context: Context of the step's strategies; `None` for directions that are reused.
     """
 
     moves: tuple[Tensor, ...]
@@ -235,6 +287,9 @@ class GroupStep:
     uniform_damping: float | None = None
     decompose: Callable[[], DampedDirections] | None = None
     largest: float | None = None
+    damping_factor: float = 1.0
+    model: QuadraticModel | None = None
+    context: Context | None = None
 
     @cached_property
     def directions(self) -> DampedDirections:

@@ -6,7 +6,8 @@ With L2 weight decay w and anchor a the step minimizes, along the chosen directi
 
 Decay enters gradient and curvature alike, γ̄_k + w e_kᵀθ and λ̄_k + w, before a strategy sees them. Damping pulls the
 step towards the anchor rather than towards zero. The anchor is μ times the previous step (SPRING: Goldshlager,
-Abrahamsen, Lin 2024, arXiv 2401.10190). `step.py` has the length of the step along each direction.
+Abrahamsen, Lin 2024, arXiv 2401.10190), or the displacement of an iterate from its average, which the parameters are.
+`step.py` has the length of the step along each direction.
 
 In the orthogonal complement of the directions the only curvature is w, and the damping is the largest δ_k. The step
 there is the anchor, a_⊥. If the criterion keeps every direction, weights decay there too,
@@ -18,7 +19,7 @@ Newton step `-(G + δ I)⁻¹ g`, even if the gradient is not in the span of V (
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -26,6 +27,7 @@ import torch
 from torch import Tensor
 
 from ddn_core.engine.directions import Directions
+from ddn_core.engine.gram import GroupCurvature
 from ddn_core.engine.source import EngineSource
 
 
@@ -83,27 +85,71 @@ class StepTerms:
 
 
 @dataclass(frozen=True, eq=False)
+class TermImages:
+    """Parameters and anchor as the matrix of a group sees them; computed when first read.
+
+    Attributes:
+        curvature: Curvature of the group.
+        terms: Weight decay and anchor.
+    """
+
+    curvature: GroupCurvature
+    terms: StepTerms
+
+    @cached_property
+    def flat(self) -> Tensor:
+        """θ and a as vectors, `[2, P]`; θ is zero without weight decay, which alone reads it."""
+        return self._images(lambda vectors: self.curvature.flatten(vectors), self.curvature.size)
+
+    @cached_property
+    def projected(self) -> Tensor:
+        """Vᵀ θ and Vᵀ a, `[2, R]`; Vᵀ θ is zero without weight decay, which alone reads it."""
+        return self._images(lambda vectors: self.curvature.project(vectors).T, self.curvature.capture.columns)
+
+    def anchor_model(self) -> tuple[Tensor, Tensor]:
+        """Return slope gᵀa and curvature aᵀGa of the loss along the anchor, scalars in loss."""
+        curvature = self.curvature
+        if curvature.is_ggn_smaller:
+            matrix, gradient = curvature.ggn_and_gradient
+            anchor = self.flat[1].to(matrix.dtype)
+            return gradient @ anchor, anchor @ (matrix @ anchor)
+        image = self.projected[1]
+        if (coefficients := curvature.gradient_coefficients) is not None:
+            return coefficients @ image, image.square().sum()
+        return curvature.gradient @ self.flat[1], image.square().sum()
+
+    def _images(self, image: Callable[[tuple[Tensor, ...]], Tensor], size: int) -> Tensor:
+        terms, capture = self.terms, self.curvature.capture
+        if terms.decay:
+            return image(terms.vectors(capture.dtype))
+        found = capture.zeros(2, size)
+        if terms.anchor is not None:
+            found[1] = image(tuple(anchor[None].to(capture.dtype) for anchor in terms.anchor))[0]
+        return found
+
+
+@dataclass(frozen=True, eq=False)
 class DecayedSource:
     """Derivatives along directions, of the loss with its weight decay.
 
     Attributes:
         source: Derivatives of the loss alone.
-        terms: Weight decay and memory.
+        images: Weight decay and anchor, and how the matrix of the group sees them.
     """
 
     source: EngineSource
-    terms: StepTerms
+    images: TermImages
 
-    @cached_property
-    def _images(self) -> Tensor:
-        """Vᵀ θ and Vᵀ a, `[R, 2]`."""
-        return self.source.basis.project(self._vectors())
+    @property
+    def terms(self) -> StepTerms:
+        """Weight decay and anchor."""
+        return self.images.terms
 
     def projections(self, directions: Directions) -> Tensor:
         """Return e_kᵀ θ and e_kᵀ a, `[2, K]`."""
         if directions.vectors is not None:
-            return self.source.basis.flatten(self._vectors()) @ directions.vectors.T
-        return (self.source.rows(directions.evecs).T @ self._images / directions.evals.sqrt()[:, None]).T
+            return self.images.flat @ directions.vectors.T
+        return self.images.projected @ self.source.rows(directions.evecs) / directions.evals.sqrt()
 
     def gammas(self, directions: Directions) -> Tensor:
         """Return the directional gradients `[N_grad, K]`."""
@@ -127,9 +173,6 @@ class DecayedSource:
     def move(self, directions: Directions, lengths: Tensor) -> tuple[Tensor, ...]:
         """Return `Σ_k lengths[k, j] e_k`, `[J, *parameter.shape]` for each parameter."""
         return self.source.move(directions, lengths)
-
-    def _vectors(self) -> tuple[Tensor, ...]:
-        return self.terms.vectors(self.source.basis.capture.dtype)
 
     def _decay_per_sample(self, directions: Directions, samples: int) -> float:
         return self.terms.decay / (samples if directions.reduction == "sum" else 1)

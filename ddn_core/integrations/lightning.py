@@ -20,8 +20,9 @@ class CurvatureModule:
     """Mixin for a `LightningModule` whose optimizer is `DirectionalDampedNewton`; put it before `LightningModule`.
 
     Each backward pass has its own curvature block. With `accumulate_grad_batches=n`, the step uses the n micro-batches
-    together. If a strategy or a step rule needs the loss after the step, `training_step` is called again, without a
-    backward pass. This works only for n = 1, because the call would return the loss of the last micro-batch alone.
+    together. If a strategy or a step rule uses the loss after the step, `training_step` is called again, without a
+    backward pass. This works only for n = 1, because the call would return the loss of the last micro-batch alone; with
+    n > 1 a strategy or rule that requires the loss is an error, and one that uses it if it can does without.
 
     Example:
         >>> class Classifier(CurvatureModule, LightningModule): ...
@@ -60,7 +61,8 @@ class CurvatureModule:
             optimizer_closure()
         self._evaluates = True
         try:
-            optimizer.step(loss_after)
+            has_loss = accumulated == 1 or self._newton().requires_closure
+            optimizer.step(loss_after if has_loss else None)
         finally:
             self._evaluates = False
 

@@ -68,7 +68,7 @@ class FallbackUpdate:
         for parameter, own in zip(self.parameters, self._copies, strict=True):
             parameter.copy_(own if factor == 1.0 else parameter.lerp(own, factor))
 
-    def commit(self) -> None:
+    def commit(self, taken: float) -> None:
         """Write the state that torch's optimizer has after the step; its tensors are new, its tables are not."""
         for parameter, state in self._new_state.items():
             self._state[parameter].clear()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
@@ -13,14 +15,22 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from ddn_core.config import Config, CurvatureConfig, FallbackTable, FirstOrder, GroupConfig, StepConfig
+from ddn_core.config.presets import PresetName, chosen_tables, rules_with_defaults, with_defaults
 from ddn_core.engine import Context, Directions, WantedParameter, group_directions
 from ddn_core.errors import ArgumentError, CurvatureError, NonFiniteError
 from ddn_core.generators import DeviceGenerators
 from ddn_core.optim.divergence import DivergenceWatch
 from ddn_core.optim.fallback import FallbackUpdate, fallback_group
-from ddn_core.optim.outcomes import evaluate_loss, is_attentive, notify, outcomes_of, required_loss
+from ddn_core.optim.outcomes import (
+    evaluate_loss,
+    is_attentive,
+    largest_loss,
+    notify,
+    outcomes_of,
+    required_loss,
+    uses_loss,
+)
 from ddn_core.optim.parameters import (
-    DEFAULT_GROUP,
     GROUP_DEFAULTS,
     check_config,
     group_parameters,
@@ -30,7 +40,7 @@ from ddn_core.optim.parameters import (
     wanted_parameters,
 )
 from ddn_core.optim.passes import CurvaturePasses, Purpose, StepCaptures
-from ddn_core.optim.planning import GroupUpdate, plan_group, terms_of
+from ddn_core.optim.planning import GroupUpdate, drop_displacement, plan_group, terms_of
 from ddn_core.optim.report import StepReport
 from ddn_core.optim.state import Progress, loaded_state, saved_state
 from ddn_core.optim.update import PlannedUpdate, Verdict, settle
@@ -68,10 +78,12 @@ class DirectionalDampedNewton(Optimizer):
         groups: Config | Sequence[Mapping[str, Any] | GroupConfig] | None = None,
         lr: float = 1.0,
         *,
+        preset: PresetName | None = None,
         curvature: CurvatureConfig | Mapping[str, Any] | None = None,
         step: StepConfig | Mapping[str, Any] | None = None,
         fallback: FirstOrder | Mapping[str, Any] | None = None,
         full_report: bool = False,
+        **settings: Any,
     ) -> None:
         """Set the optimizer up.
 
@@ -80,33 +92,60 @@ class DirectionalDampedNewton(Optimizer):
             groups: Tables with `"params"` (globs on parameter names, or parameters; a parameter belongs to the first
                 group that matches it), `"criterion"`, `"damping"` (strategy objects, config tables, or functions with
                 ViViT's signatures) and, optionally, the other settings of a config's group: `"lr"`, `"momentum"`,
-                `"weight_decay"`, ...; or a loaded config. One group with all directions and damping 1 by default.
+                `"weight_decay"`, ...; or a loaded config. By default one group with all parameters, whose settings
+                are those of a preset.
             lr: Factor on the step, for groups without their own.
+            preset: Name of the preset: `"averaged"`, the default, or `"least-squares"`.
             curvature: Settings of the curvature, such as `{"kind": "ggn-mc", "mc_samples": 1, "seed": 0}`; by default
-                those of the config, or the exact GGN.
-            step: Rules for a step that raises the loss, or is not finite, such as `{"on_increase": "undo"}`.
+                those of the config or the preset, or the exact GGN.
+            step: Rules for a step that raises the loss, or is not finite, such as `{"on_increase": "undo"}`; by default
+                those of the config or the preset.
             fallback: Optimizer of torch for parameters outside of all groups, such as `{"kind": "sgd", "lr": 0.1}`.
             full_report: Whether `last_step` has the figures that take extra computation.
+            **settings: Settings of the one group, in place of `groups`: `damping=0.1`, `criterion="all"`,
+                `momentum=0.9`, ... They change the group of the preset; a damping without a preset stands for a plain
+                group instead, with all directions and the exact GGN.
 
         Raises:
-            ArgumentError: A parameter is in two groups or, though it is not frozen and there is no fallback, in none;
-                a glob matches nothing.
+            ArgumentError: Groups and other settings are both given; a parameter is in two groups or, though it is not
+                frozen and there is no fallback, in none; a glob matches nothing.
             ConfigError: A criterion, damping, curvature, step or fallback table is wrong.
         """
         if isinstance(groups, Config):
             check_config(groups, lr)
             curvature, step = curvature or groups.curvature, step or groups.step
             fallback, groups = fallback or groups.fallback, groups.groups
+        if groups is None:
+            tables = chosen_tables(preset, settings)
+            curvature = with_defaults(curvature, tables["curvature"])
+            step = rules_with_defaults(step, tables["step"])
+            groups = cast("Sequence[Mapping[str, Any]]", tables["groups"])
+        elif preset is not None or settings:
+            extra = "preset" if preset is not None else next(iter(settings))
+            raise ArgumentError(f"groups and {extra} are both given. Write the settings of each group into its table.")
         self._settings = validated(CurvatureConfig, curvature or {}, "curvature")
         self._rules = validated(StepConfig, step or {}, "step")
         other = validated(FallbackTable, {"fallback": fallback}, "optimizer").fallback
         self._progress = Progress(DeviceGenerators(self._settings.seed))
         self.full_report = full_report
         self._connect()
-        tables, left = group_parameters(named(params), [DEFAULT_GROUP] if groups is None else groups, other is not None)
+        members, left = group_parameters(named(params), groups, other is not None)
         if other is not None and left:
-            tables.append(fallback_group(other, left))
-        super().__init__(tables, {**GROUP_DEFAULTS, "lr": lr})
+            members.append(fallback_group(other, left))
+        super().__init__(members, {**GROUP_DEFAULTS, "lr": lr})
+
+    @classmethod
+    def preset(
+        cls, name: PresetName, params: Iterable[tuple[str, Parameter]] | Iterable[Parameter], **settings: Any
+    ) -> Self:
+        """Return an optimizer with the settings of a preset.
+
+        Args:
+            name: Name of the preset: `"averaged"` or `"least-squares"`.
+            params: The model's parameters, with or without names.
+            **settings: Further arguments of the optimizer, or settings of its group, which take precedence.
+        """
+        return cls(params, preset=name, **settings)
 
     def _connect(self) -> None:
         """Begin with an empty record of passes."""
@@ -171,7 +210,7 @@ class DirectionalDampedNewton(Optimizer):
         try:
             self._passes.run(loss, purpose, None, self._wanted, samples, retain_graph=retain_graph)
         except NonFiniteError:
-            if self._rules.on_nonfinite == "error":
+            if not self._can_skip:
                 raise
             self._passes.fail(purpose)
 
@@ -207,7 +246,7 @@ class DirectionalDampedNewton(Optimizer):
             with self._passes.block(purpose, accumulate, self._wanted):
                 yield
         except NonFiniteError:
-            if self._rules.on_nonfinite == "error":
+            if not self._can_skip:
                 raise
             self._passes.fail(purpose)
 
@@ -269,14 +308,28 @@ class DirectionalDampedNewton(Optimizer):
                 raise NonFiniteError("the loss is not finite.")
             loss = self._step(self._passes.result(), closure)
         except NonFiniteError:
-            if self._rules.on_nonfinite == "error":
+            if not self._can_skip:
                 raise
+            if self._rules.on_nonfinite == "back":
+                self._go_back()
             self._passes.clear()
             self._progress.skipped_steps += 1
             self.last_step = ()
             loss = float("nan")
         self._watch.warn(loss)
         return loss
+
+    @property
+    def _can_skip(self) -> bool:
+        """True if a step that is not finite is no error: it is skipped, or there is a step to go back before."""
+        rule = self._rules.on_nonfinite
+        return rule == "skip" or (rule == "back" and bool(self._progress.before))
+
+    @property
+    def requires_closure(self) -> bool:
+        """True if a step needs a closure, since a strategy or a rule requires the loss after it."""
+        rule = "keep" if self._rules.without_closure == "keep" else self._rules.on_increase
+        return bool(required_loss(self.param_groups, rule))
 
     @property
     def step_count(self) -> int:
@@ -318,18 +371,24 @@ class DirectionalDampedNewton(Optimizer):
 
     def _step(self, captures: StepCaptures, closure: Callable[[], Any] | None) -> float:
         """Plan, apply and record a step; the rules decide about a step that raises the loss."""
-        needed = required_loss(self.param_groups, self._rules.on_increase)
+        rule, count = self._rules.on_increase, self.step_count
+        if closure is None and self._rules.without_closure == "keep":
+            rule = "keep"
+        needed = required_loss(self.param_groups, rule)
         if needed and closure is None:
             raise ArgumentError(f"{needed} requires the loss after the step. Call step(closure).")
-        rule, count = self._rules.on_increase, self.step_count
-        evaluate = partial(self._evaluate, closure, rule) if needed and closure else None
+        is_evaluated = closure is not None and (bool(needed) or uses_loss(self.param_groups))
+        evaluate = partial(self._evaluate, closure, rule) if is_evaluated and closure else None
+        if self._rules.on_nonfinite == "back":
+            self._remember()
         tries = 1 + (self._rules.attempts if rule == "damp" else 0)
         while tries:
             tries -= 1
             plans = self._plans(captures)
             own = {index: plan for index, plan in plans.items() if isinstance(plan, GroupUpdate)}
             try:
-                verdict = settle(list(plans.values()), self._rules, captures.loss, evaluate)
+                limit = largest_loss(self.param_groups, own, captures.loss)
+                verdict = settle(list(plans.values()), self._rules, captures.loss, evaluate, limit)
             except BaseException:
                 if rule == "keep":
                     self._finish(own)  # the step has been made
@@ -338,14 +397,38 @@ class DirectionalDampedNewton(Optimizer):
                 tries = 0  # reused directions would get the same dampings again
             if not tries:
                 self._finish(own)
-                self._progress.undone_steps += not verdict.taken
+                if not verdict.taken:
+                    self._progress.undone_steps += 1
+                    for plan in own.values():
+                        plan.abandon()
             self._record(own, verdict, captures.loss, count)
         return verdict.loss
 
-    def _evaluate(self, closure: Callable[[], Any], rule: str) -> float:
-        """Return the loss that a closure computes, without curvature."""
+    @torch.no_grad()
+    def _remember(self) -> None:
+        """Keep a copy of all parameters, to which a later step may go back."""
+        for index, group in enumerate(self.param_groups):
+            if index not in self._progress.before:
+                self._progress.before[index] = [torch.empty_like(own) for own in group["params"]]
+            torch._foreach_copy_(self._progress.before[index], group["params"])
+
+    @torch.no_grad()
+    def _go_back(self) -> None:
+        """Go back to the parameters before the last step, let iterates begin anew, and tell the strategies."""
+        before, self._progress.before = self._progress.before, {}
+        for index, values in before.items():
+            group = self.param_groups[index]
+            torch._foreach_copy_(group["params"], values)
+            drop_displacement(group["params"], self.state)
+        outcomes = self._progress.outcomes
+        found = {index: replace(outcome, taken=0.0, loss_after=math.nan) for index, outcome in outcomes.items()}
+        self._progress.outcomes = found
+        notify(self.param_groups, found)
+
+    def _evaluate(self, closure: Callable[[], Any], rule: str) -> float | None:
+        """Return the loss that a closure computes, without curvature; `None` if it returns none, and may do so."""
         with self._passes.paused():
-            return evaluate_loss(closure, self.param_groups, rule)
+            return evaluate_loss(closure, self.param_groups, rule, self.requires_closure)
 
     def _plans(self, captures: StepCaptures) -> dict[int, PlannedUpdate]:
         """Return the planned update of each group."""

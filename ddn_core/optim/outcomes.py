@@ -14,9 +14,13 @@ from torch import Tensor
 from ddn_core.engine import Outcome
 from ddn_core.errors import ArgumentError
 from ddn_core.optim.parameters import is_fallback
+from ddn_core.optim.planning import GroupUpdate
 from ddn_core.optim.report import StepReport
 from ddn_core.plugins.resolve import in_group
 from ddn_core.plugins.strategy import Criterion, Damping
+
+AVERAGED_ROUNDING = 1e-6
+"""Relative increase of the loss of a batch that counts as rounding, where parameters are averaged."""
 
 FAMILIES = ("criterion", "damping")
 """The keys of a parameter group that hold strategies."""
@@ -41,8 +45,21 @@ def required_loss(groups: Sequence[Mapping[str, Any]], on_increase: str) -> str:
     return "" if on_increase == "keep" else f"step.on_increase = {on_increase!r}"
 
 
-def evaluate_loss(closure: Callable[[], Any], groups: Sequence[Mapping[str, Any]], on_increase: str) -> float:
+def uses_loss(groups: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether a strategy uses the loss after the step if it is to be had."""
+    return any("loss_after" in own.all_accepted() for group in groups for own in strategies_of(group))
+
+
+def evaluate_loss(
+    closure: Callable[[], Any], groups: Sequence[Mapping[str, Any]], on_increase: str, is_required: bool = True
+) -> float | None:
     """Return the loss that a closure computes; gradients are afterwards as they were before.
+
+    Args:
+        closure: The closure.
+        groups: The parameter groups.
+        on_increase: Rule for a step that raises the loss.
+        is_required: Whether the closure has to return the loss; otherwise `None` is returned if it returns none.
 
     Raises:
         ArgumentError: The closure returned no loss.
@@ -58,6 +75,8 @@ def evaluate_loss(closure: Callable[[], Any], groups: Sequence[Mapping[str, Any]
     finally:
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
+    if loss is None and not is_required:
+        return None
     try:
         return float(loss.detach() if isinstance(loss, Tensor) else loss)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -66,6 +85,23 @@ def evaluate_loss(closure: Callable[[], Any], groups: Sequence[Mapping[str, Any]
             f"the closure returned {loss!r} instead of the loss, and the step has been {fate}. Return the loss as a "
             "scalar tensor or a number."
         ) from error
+
+
+def largest_loss(groups: Sequence[Mapping[str, Any]], updates: Mapping[int, GroupUpdate], before: float) -> float:
+    """Return the largest loss after a step that counts as no increase: the loss before it, in most cases.
+
+    The parameters of a group with `averaging` follow an iterate that has not seen the batch, so that the model may
+    predict that the loss of the batch increases. The step is then bad if the loss increases by more than twice that.
+
+    Args:
+        groups: The parameter groups.
+        updates: The planned update of each group that makes damped Newton steps.
+        before: Loss before the step.
+    """
+    if not any(groups[index]["averaging"] for index in updates):
+        return before
+    predicted = math.fsum(update.report.predicted_decrease for update in updates.values())
+    return before + AVERAGED_ROUNDING * abs(before) + max(0.0, -2 * predicted)  # max ignores NaN
 
 
 def outcomes_of(
@@ -92,7 +128,7 @@ def outcomes_of(
     return {
         index: Outcome(
             step=step,
-            lr=reports[index].lr * reports[index].clip,
+            lr=reports[index].lr * reports[index].clip * reports[index].share,
             loss_before=loss_before,
             loss_after=loss_after,
             predicted_decrease=predicted[index],
@@ -100,6 +136,8 @@ def outcomes_of(
             step_norm=float(reports[index].step_norm),
             directions=reports[index].directions,
             taken=reports[index].taken,
+            displacement_change=reports[index].displacement_change,
+            damping_factor=reports[index].damping_factor,
         )
         for index in attentive
     }

@@ -17,13 +17,6 @@ from ddn_core.errors import ArgumentError
 from ddn_core.plugins.messages import suggestion
 from ddn_core.plugins.resolve import as_criterion, as_damping, validated
 
-DEFAULT_GROUP: Mapping[str, Any] = {
-    "params": ["*"],
-    "criterion": {"kind": "all"},
-    "damping": {"kind": "constant", "value": 1.0},
-}
-"""The group that an optimizer without `groups` uses: all directions, damping 1."""
-
 GROUP_DEFAULTS: Mapping[str, Any] = {name: entry.default for name, entry in GroupSettings.model_fields.items()}
 """Defaults of the settings of a parameter group."""
 

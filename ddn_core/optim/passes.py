@@ -52,6 +52,11 @@ class StepCaptures:
         one = self.directions
         return self.derivatives is not None or tuple(one.lambda_samples) != tuple(one.ggn_samples)
 
+    @property
+    def gradient_samples(self) -> int:
+        """Number of samples in the gradient."""
+        return (self.derivatives or self.directions).grad_count
+
     def memo_of(self, group: int, parameters: Sequence[Tensor]) -> GroupMemo:
         """Return the results for a group that all tries of the step share."""
         if group not in self._memos:

@@ -34,6 +34,9 @@ BUFFER = "momentum_buffer"
 PREVIOUS = "previous_step"
 """Key of a parameter's state: its part of the previous step, which memory pulls towards."""
 
+DISPLACEMENT = "displacement"
+"""Key of a parameter's state: the way from the parameter, an average of iterates, to the iterate."""
+
 
 @dataclass(frozen=True, eq=False)
 class GroupUpdate:
@@ -42,12 +45,13 @@ class GroupUpdate:
     Attributes:
         parameters: The group's parameters.
         moves: Vectors that are added to them, times `factor`; `None` for a parameter that the loss does not reach.
-        factor: Learning rate times the factor of the clips.
+        factor: Learning rate times the factor of the clips, times the share of averaged parameters.
         decay: Fraction of the parameters that decoupled weight decay removes.
         report: Report of the step.
         held: Directions that the next step reuses; `None` if it computes its own.
         state: The optimizer's state by parameter.
-        new_state: State after this step.
+        new_state: State after this step, whatever part of it is kept.
+        to_iterate: Factor that turns the moves into the way to the new iterate; `None` without averaging.
     """
 
     parameters: Sequence[Tensor]
@@ -58,6 +62,7 @@ class GroupUpdate:
     held: HeldDirections | None
     state: MutableMapping[Tensor, Any]
     new_state: Mapping[str, Sequence[Tensor]]
+    to_iterate: float | None = None
 
     def targets(self, factor: float) -> Iterator[Tensor | None]:
         """Yield the parameters after a part of the step, in their own dtypes; one at a time, since they are copies."""
@@ -81,22 +86,59 @@ class GroupUpdate:
             if target is not None:
                 parameter.copy_(target)
 
-    def commit(self) -> None:
-        """Write momentum and memory of the step."""
+    @torch.no_grad()
+    def commit(self, taken: float) -> None:
+        """Write momentum, memory and displacement after a part of the step."""
         for name, tensors in self.new_state.items():
             for parameter, tensor in zip(self.parameters, tensors, strict=True):
                 self.state[parameter][name] = tensor
+        if self.to_iterate is None:
+            return
+        moved = [(own, move) for own, move in zip(self.parameters, self.moves, strict=True) if move is not None]
+        left = torch._foreach_mul([move for _, move in moved], self.to_iterate - taken * self.factor) if moved else []
+        for (parameter, _), displacement in zip(moved, left, strict=True):
+            self.state[parameter][DISPLACEMENT] = displacement.to(parameter.dtype)
+
+    def abandon(self) -> None:
+        """Let the iterate begin anew at the parameters, after a step that was undone."""
+        if self.to_iterate is not None:
+            drop_displacement(self.parameters, self.state)
+
+
+def drop_displacement(parameters: Sequence[Tensor], state: Mapping[Tensor, Any]) -> None:
+    """Let the iterate of averaged parameters begin anew at the parameters."""
+    for parameter in parameters:
+        if parameter in state:
+            state[parameter].pop(DISPLACEMENT, None)
+
+
+def averaging_factor(group: Mapping[str, Any], samples: int, step: int) -> float:
+    """Return the factor β of a group's average in a step; 0 without averaging.
+
+    Args:
+        group: The parameter group.
+        samples: Number of samples in the gradient.
+        step: Number of steps before this one.
+    """
+    given = group["averaging"]
+    factor = min(max(1 - samples / AVERAGED_SAMPLES, 0.5), 0.97) if given == "auto" else float(given)
+    return min(factor, step / (step + 2))
+
+
+AVERAGED_SAMPLES = 640
+"""Number of samples that the automatic average of iterates stands for."""
 
 
 def terms_of(group: Mapping[str, Any], state: Mapping[Tensor, Any]) -> StepTerms | None:
-    """Return weight decay, memory and complement of a group, or `None` if it has none of them."""
+    """Return weight decay, anchor and complement of a group, or `None` if it has none of them."""
     decay, memory = float(group["weight_decay"]), float(group["memory"])
-    previous = [state[p].get(PREVIOUS) if p in state else None for p in group["params"]] if memory else []
+    key, factor = (DISPLACEMENT, 1.0) if group["averaging"] else (PREVIOUS, memory)
+    kept = [state[p].get(key) if p in state else None for p in group["params"]] if factor else []
     anchor = None
-    if any(vector is not None for vector in previous):
+    if any(vector is not None for vector in kept):
         anchor = tuple(
-            torch.zeros_like(p, requires_grad=False) if vector is None else memory * vector
-            for p, vector in zip(group["params"], previous, strict=True)
+            torch.zeros_like(p, requires_grad=False) if vector is None else vector if factor == 1 else factor * vector
+            for p, vector in zip(group["params"], kept, strict=True)
         )
     include_complement = bool(group["include_complement"])
     if not (decay or anchor or include_complement):
@@ -133,6 +175,7 @@ def plan_group(
     """
     where = f"group {context.group}"
     clock = StageClock(captures.directions.seconds)
+    is_predicted = predict or full_report or group["max_kl"] is not None
     try:
         terms, is_kept = terms_of(group, state), int(group["every"]) > 1
         if held is not None:
@@ -142,7 +185,16 @@ def plan_group(
                 choice = replace(choice, uniform_damping=lambda context: None)  # later steps need the directions
             memo = captures.memo_of(context.group, group["params"])
             step = damped_newton_step(
-                captures.directions, group["params"], choice, context, captures.derivatives, terms, clock, memo
+                captures.directions,
+                group["params"],
+                choice,
+                context,
+                captures.derivatives,
+                terms,
+                clock,
+                memo,
+                group["max_decrease"],
+                is_predicted,
             )
         with clock.stage("step"), torch.no_grad():
             held_next = None
@@ -150,23 +202,26 @@ def plan_group(
                 held_next = HeldDirections.of(step) if held is None else held.older()
             moves, new_state = _with_momentum(step, group, state)
             is_shaped = terms is not None or bool(group["momentum"])
-            is_predicted = predict or full_report or group["max_kl"] is not None
-            model = None
-            if is_predicted and (is_shaped or captures.has_other_curvatures):
+            model = None if group["momentum"] else step.model
+            if model is None and is_predicted and (is_shaped or captures.has_other_curvatures):
                 model = _model(captures, group, held, terms, moves)
             directions = step.directions if full_report and held is None else None
-            report = _report(group, step, moves if is_shaped else None, model, directions, held is None, clock)
+            share = 1 - averaging_factor(group, captures.gradient_samples, context.step)
+            report = _report(
+                group, step, moves if is_shaped else None, model, directions, held is None, clock, share, predict
+            )
             plan = GroupUpdate(
                 parameters=group["params"],
                 moves=[move if is_reached else None for move, is_reached in zip(moves, step.reached, strict=True)],
-                factor=report.lr * report.clip,
+                factor=report.lr * report.clip * share,
                 decay=report.lr * float(group["decoupled_weight_decay"]),
                 report=report,
                 held=held_next,
                 state=state,
                 new_state=new_state,
+                to_iterate=report.clip if group["averaging"] else None,
             )
-            if is_shaped or step.largest is None or not plan.factor * step.largest < _room(group["params"]):
+            if group["momentum"] or step.largest is None or not plan.factor * step.largest < _room(group["params"]):
                 check_targets(plan.targets(1.0))
             return plan
     except StrategyError:
@@ -247,6 +302,8 @@ def _report(
     directions: Directions | None,
     is_fresh: bool,
     clock: StageClock,
+    share: float,
+    is_read: bool,
 ) -> StepReport:
     """Return the report of a step, with the clip that its group asks for.
 
@@ -258,16 +315,21 @@ def _report(
         directions: Directions whose per-sample derivatives are reported, if any.
         is_fresh: Whether the directions were computed for this step.
         clock: Seconds by stage.
+        share: Part of the way to the new iterate by which the parameters move.
+        is_read: Whether a strategy reads the outcome of the step.
     """
     norm = None
     if shaped_moves is not None:
-        norm = torch.stack([move.square().sum() for move in shaped_moves]).sum().sqrt()
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(shaped_moves))))
     lr = float(group["lr"])
     return StepReport(
         lr=lr,
-        clip=_clip(group, lr, step.summary, model, norm),
+        clip=_clip(group, lr * share, step.summary, model, norm),
         uniform_damping=step.uniform_damping,
         seconds=clock.seconds,
+        share=share,
+        damping_factor=step.damping_factor,
+        displacement_change=0.0 if step.context is None or not is_read else step.context.displacement_change,
         refreshed=is_fresh,
         sample_gammas=None if directions is None else directions.gammas,
         sample_lambdas=None if directions is None else directions.lambdas,
@@ -280,7 +342,15 @@ def _report(
 def _clip(
     group: Mapping[str, Any], lr: float, summary: StepSummary, model: QuadraticModel | None, norm: Tensor | None
 ) -> float:
-    """Return the factor, at most 1, that keeps `lr` times a step within the limits of its group."""
+    """Return the factor, at most 1, that keeps a step within the limits of its group.
+
+    Args:
+        group: The parameter group.
+        lr: Factor on the step.
+        summary: The step along its directions.
+        model: Quadratic model of the loss along it, if that was computed.
+        norm: Its norm, if it is more than the step along the directions.
+    """
     clip = 1.0
     if (longest := group["max_step_norm"]) is not None:
         length = lr * float(summary.norm() if norm is None else norm)

@@ -25,6 +25,10 @@ class StepReport:
     Attributes:
         lr: Factor on the step.
         clip: Factor, at most 1, by which `max_step_norm` and `max_kl` shortened `lr` times the step.
+        share: Part of the way to the new iterate by which averaged parameters move, `1 - β`; 1 without `averaging`.
+        damping_factor: Factor on the dampings by which `max_decrease` was kept; the dampings here have this factor.
+        displacement_change: Change of the loss from the average to the iterate, before the step, by the quadratic
+            model; 0 without `averaging`, or if no strategy reads it.
         taken: Part of the step that was kept: 1 for the whole step, less if it was shortened, 0 if it was undone.
         refreshed: Whether directions were computed for this step, rather than reused from an earlier one (`every`).
         uniform_damping: Damping of every direction, if the step was computed without eigenvectors, loss/param².
@@ -38,6 +42,9 @@ class StepReport:
     clip: float
     uniform_damping: float | None
     seconds: Mapping[str, float]
+    share: float = 1.0
+    damping_factor: float = 1.0
+    displacement_change: float = 0.0
     taken: float = 1.0
     refreshed: bool = True
     sample_gammas: Tensor | None = field(default=None, repr=False)
@@ -57,12 +64,12 @@ class StepReport:
 
     @property
     def predicted_decrease(self) -> float:
-        """Decrease of the loss that the quadratic model predicts for `lr · clip` times the step.
+        """Decrease of the loss that the quadratic model predicts for `lr · clip · share` times the step.
 
         NaN if momentum, memory or weight decay changed the step, and neither a strategy nor `full_report` nor `max_kl`
         needs the prediction, which then costs a product with the factors.
         """
-        factor = self.lr * self.clip
+        factor = self.lr * self.clip * self.share
         if self._model is not None:
             return self._model.decrease(factor)
         if self._norm is not None:
@@ -113,7 +120,7 @@ class StepReport:
         """Return the step as a table, for a notebook."""
         low, high = self.damping_range() or (None, None)
         row = {"directions": self.directions, "smallest damping": low, "largest damping": high, "lr": self.lr}
-        row |= {"clip": self.clip, "kept": self.taken, "step norm": float(self.step_norm)}
+        row |= {"clip": self.clip, "share": self.share, "kept": self.taken, "step norm": float(self.step_norm)}
         row |= {"predicted decrease": self.predicted_decrease, "milliseconds": 1e3 * sum(self.seconds.values())}
         return html_table([row])
 
@@ -127,7 +134,8 @@ class StepReport:
     def to_dict(self) -> dict[str, Any]:
         """Return everything as numbers, texts, lists and tables: for a log, or a file."""
         plain: dict[str, Any] = {
-            name: getattr(self, name) for name in ("lr", "clip", "taken", "refreshed", "uniform_damping", "directions")
+            name: getattr(self, name)
+            for name in ("lr", "clip", "share", "taken", "refreshed", "uniform_damping", "damping_factor", "directions")
         }
         plain |= {"step_norm": float(self.step_norm), "predicted_decrease": self.predicted_decrease}
         plain |= {"seconds": dict(self.seconds), "fallbacks": list(self.fallbacks)}

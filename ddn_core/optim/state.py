@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from torch import Tensor
+
 from ddn_core.engine import Outcome
 from ddn_core.errors import ArgumentError, StrategyError
 from ddn_core.generators import DeviceGenerators
@@ -29,6 +31,7 @@ class Progress:
         undone_steps: Number of steps that were undone since they raised the loss.
         outcomes: Outcome of the last step, by group.
         held: Directions that later steps reuse, by group.
+        before: Parameters before the last step, by group, to which a step may go back.
     """
 
     generators: DeviceGenerators
@@ -37,6 +40,7 @@ class Progress:
     undone_steps: int = 0
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     held: dict[int, HeldDirections] = field(default_factory=dict)
+    before: dict[int, list[Tensor]] = field(default_factory=dict)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything as plain data."""
@@ -47,6 +51,7 @@ class Progress:
             "generators": self.generators.state_dict(),
             "outcomes": {index: asdict(outcome) for index, outcome in self.outcomes.items()},
             "held": {index: held.state_dict() for index, held in self.held.items()},
+            "before": {index: list(values) for index, values in self.before.items()},
         }
 
     def loaded(self, state: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> Progress:
@@ -63,6 +68,12 @@ class Progress:
             undone_steps=int(state["undone_steps"]),
             outcomes={index: Outcome(**saved) for index, saved in outcomes.items()},
             held={index: HeldDirections.loaded(saved, groups[index]["params"]) for index, saved in held.items()},
+            before={
+                index: [
+                    value.to(own.device, copy=True) for value, own in zip(values, groups[index]["params"], strict=True)
+                ]
+                for index, values in state["before"].items()
+            },
         )
 
 

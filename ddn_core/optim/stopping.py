@@ -197,8 +197,8 @@ def gradient_norm(optimizer: Optimizer) -> float:
 
 
 def step_norm(reports: tuple[StepReport, ...]) -> float:
-    """Return the Euclidean norm of a step, with `lr` and clips, over all groups."""
-    return math.hypot(*(report.lr * report.clip * float(report.step_norm) for report in reports))
+    """Return the Euclidean norm of a step, with `lr`, clips and shares of averages, over all groups."""
+    return math.hypot(*(report.lr * report.clip * report.share * float(report.step_norm) for report in reports))
 
 
 def _norm(name: str, optimizer: Optimizer | None) -> float:

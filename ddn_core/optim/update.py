@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -23,8 +23,8 @@ class PlannedUpdate(Protocol):
     def apply(self, factor: float) -> None:
         """Move the parameters by a part of the step from their current values."""
 
-    def commit(self) -> None:
-        """Write the state that belongs to the step, such as momentum."""
+    def commit(self, taken: float) -> None:
+        """Write the state that belongs to a part of the step, such as momentum."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,11 @@ class Verdict:
 
 
 def settle(
-    plans: Sequence[PlannedUpdate], rules: StepConfig, before: float, evaluate: Callable[[], float] | None
+    plans: Sequence[PlannedUpdate],
+    rules: StepConfig,
+    before: float,
+    evaluate: Callable[[], float | None] | None,
+    limit: float | None = None,
 ) -> Verdict:
     """Apply the update of all groups, and keep, shorten or undo it; state is written for a step that is kept.
 
@@ -51,12 +55,15 @@ def settle(
         plans: The planned update of each group.
         rules: Rules for a step that raises the loss, or for the search of the best length.
         before: Loss before the step.
-        evaluate: Returns the loss of the same batch; `None` if nothing needs it.
+        evaluate: Returns the loss of the same batch, or `None` for a step that is kept as it is; `None` if nothing
+            needs the loss.
+        limit: Largest loss after a step that counts as no increase; the loss before the step by default.
 
     Raises:
         Exception: From `evaluate`; a step that may be undone has been undone.
     """
-    is_revocable = rules.on_increase != "keep"
+    is_revocable = rules.on_increase != "keep" and evaluate is not None
+    limit = before if limit is None else limit
     verdict, before_update = Verdict(0.0, None, before), None
     try:
         if is_revocable:
@@ -66,10 +73,12 @@ def settle(
         verdict = Verdict(1.0, None, before)
         if evaluate is not None:
             loss = evaluate()
+            if loss is None:
+                return verdict
             verdict = Verdict(1.0, loss, loss)
-            if before_update is not None and (rules.on_increase == "search" or not loss <= before):  # false for NaN
+            if before_update is not None and (rules.on_increase == "search" or not loss <= limit):  # false for NaN
                 choose = _search if rules.on_increase == "search" else _shorten
-                verdict = choose(plans, before_update, rules, before, loss, evaluate)
+                verdict = choose(plans, before_update, rules, before, loss, cast("Callable[[], float]", evaluate))
     except BaseException:
         if before_update is not None:
             _restore(plans, before_update)
@@ -78,7 +87,7 @@ def settle(
     finally:
         if verdict.taken:
             for plan in plans:
-                plan.commit()
+                plan.commit(verdict.taken)
     return verdict
 
 

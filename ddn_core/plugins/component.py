@@ -48,9 +48,23 @@ class Component(TableModel):
         """Return family, name and origin for messages, such as `damping 'acme/floor' (ddn-acme 1.2)`."""
         return f"{self.family} {type(self).kind or type(self).__name__!r} ({origin(type(self))})"
 
+    def __str__(self) -> str:
+        """Return kind and given fields on one line, such as `maximum(of=[constant(value=1.0), relative])`."""
+        given = [name for name in type(self).model_fields if name in self.model_fields_set]
+        fields = ", ".join(f"{name}={_short(getattr(self, name))}" for name in given)
+        kind = type(self).kind or type(self).__name__
+        return f"{kind}({fields})" if fields else kind
+
     def table(self) -> dict[str, Any]:
         """Return the config table of an equal object: the kind and all fields, with nested components as tables."""
         return {"kind": type(self).kind, **self.model_dump(mode="json", by_alias=True)}
+
+
+def _short(value: Any) -> str:
+    """Return a value of a field on one line."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_short, value))}]"
+    return str(value) if isinstance(value, Component) else repr(value)
 
 
 @lru_cache(maxsize=256)

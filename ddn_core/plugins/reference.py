@@ -2,7 +2,8 @@
 
 Validation looks the kind of a table `{"kind": "constant", "value": 1.0}` up in the registry. Plugins that are
 registered later are therefore found, and only plugins that a table names are imported. An object of the family is valid
-as it is. Validation errors keep their path inside the table. From Python, a plain function is valid as a strategy too.
+as it is. The name of a kind stands for a table without other fields, and a number for a constant damping. Validation
+errors keep their path inside the table. From Python, a plain function is valid as a strategy too.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ class Reference:
                 return CallableCriterion(function=value, warn=context.get(WARN, True))
             if self.family == "damping":
                 return CallableDamping(function=value)
+        value = self._written_out(value)
         if not isinstance(value, dict):
             raise PydanticCustomError(
                 "reference_type", "expected a table with a kind, such as {example}", {"example": '{ kind = "..." }'}
@@ -81,6 +83,14 @@ class Reference:
             raise
         except Exception as error:  # raised by a validator of the plugin
             raise located(f"{kind!r} failed to validate: {type(error).__name__}: {error}", "kind", kind) from error
+
+    def _written_out(self, value: Any) -> Any:
+        """Return the table that a short form stands for: the name of a kind, or a number as a damping."""
+        if isinstance(value, str):
+            return {"kind": value}
+        if self.family == "damping" and isinstance(value, int | float) and not isinstance(value, bool):
+            return {"kind": "constant", "value": value}
+        return value
 
 
 AnyCriterion = Annotated[Criterion, Reference("criterion")]

@@ -45,14 +45,22 @@ class Strategy(Component, ABC):
     `directions.context.last`; a strategy that overrides `observe` always gets it.
     """
 
+    accepts: ClassVar[frozenset[str]] = frozenset()
+    """Additional information that the strategy uses if it is available, and does without otherwise.
+
+    `"loss_after"`: the loss after the step, in the outcome of steps with a closure.
+    """
+
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        """Raise a `PluginError` if the subclass sets `requires` to an invalid value."""
+        """Raise a `PluginError` if the subclass sets `requires` or `accepts` to an invalid value."""
         super().__pydantic_init_subclass__(**kwargs)
-        if not isinstance(cls.requires, frozenset | set):
-            raise PluginError(f"{cls.__qualname__}.requires is {cls.requires!r}; expected a frozenset of names.")
-        if unknown := sorted(cls.requires - REQUIREMENTS):
-            raise PluginError(f"{cls.__qualname__}.requires names {unknown}; valid names are {sorted(REQUIREMENTS)}.")
+        for name, valid in (("requires", REQUIREMENTS), ("accepts", frozenset({"loss_after"}))):
+            given = getattr(cls, name)
+            if not isinstance(given, frozenset | set):
+                raise PluginError(f"{cls.__qualname__}.{name} is {given!r}; expected a frozenset of names.")
+            if unknown := sorted(given - valid):
+                raise PluginError(f"{cls.__qualname__}.{name} names {unknown}; valid names are {sorted(valid)}.")
 
     def observe(self, outcome: Outcome) -> None:  # optional to override
         """Adapt to the outcome of a step; called after each step, does nothing by default."""
@@ -61,6 +69,11 @@ class Strategy(Component, ABC):
     def all_requirements(self) -> frozenset[str]:
         """Return the requirements of this strategy and of those inside it."""
         return self.requires.union(*(inner.all_requirements() for _, inner in self._inner()))
+
+    @final
+    def all_accepted(self) -> frozenset[str]:
+        """Return what this strategy and those inside it use if it is to be had."""
+        return self.accepts.union(*(inner.all_accepted() for _, inner in self._inner()))
 
     @final
     def ignores_outcomes(self) -> bool:

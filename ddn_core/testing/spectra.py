@@ -53,7 +53,14 @@ def typical_directions(
     made = Directions.from_tensors(evals.to(dtype), evecs.to(dtype), gammas.to(dtype), lambdas.to(dtype), reduction)
     context = context or Context(outputs=outputs, samples=samples, parameters=20 * count)
     mean = float(made.evals.double().mean())
-    norms = GivenNorms(gradient=float(made.loss_gammas.double().norm()), parameters=3.0, curvature=mean)
+    scale = samples if reduction == "sum" else 1
+    norms = GivenNorms(
+        gradient=float(made.loss_gammas.double().norm()),
+        parameters=3.0,
+        curvature=mean,
+        sample_gradients=float((scale * made.gammas.double()).square().sum(1).mean()),
+        displacement=(0.25, 0.5),
+    )
     return Directions.from_tensors(
         made.evals, made.evecs, made.gammas, made.lambdas, reduction, context=replace(context, norms=norms)
     )
@@ -97,6 +104,9 @@ def changed(
     curvature: float | None = None,
     step: int | None = None,
     last: Outcome | None = None,
+    loss: float | None = None,
+    sample_gradients: float | None = None,
+    displacement: tuple[float, float] | None = None,
 ) -> Directions:
     """Return directions with some of their quantities replaced."""
     context = directions.context
@@ -104,8 +114,16 @@ def changed(
         gradient=context.gradient_norm if gradient is None else gradient,
         parameters=context.parameter_norm if parameters is None else parameters,
         curvature=context.mean_curvature if curvature is None else curvature,
+        sample_gradients=context.sample_gradient_square if sample_gradients is None else sample_gradients,
+        displacement=context.norms.displacement if displacement is None else displacement,
     )
-    context = replace(context, norms=norms, step=context.step if step is None else step, last=last or context.last)
+    context = replace(
+        context,
+        norms=norms,
+        step=context.step if step is None else step,
+        last=last or context.last,
+        loss=context.loss if loss is None else loss,
+    )
     return Directions.from_tensors(
         directions.evals if evals is None else evals,
         directions.evecs,
@@ -128,6 +146,9 @@ def in_units(directions: Directions, loss: float = 1.0, param: float = 1.0) -> D
         parameters=context.parameter_norm * param,
         curvature=context.mean_curvature * (loss / param**2),
         last=None if context.last is None else outcome_in_units(context.last, loss, param),
+        loss=context.loss * loss,
+        sample_gradients=context.sample_gradient_square * (loss / param) ** 2,
+        displacement=(context.displacement_slope * loss, context.displacement_curvature * loss),
     )
 
 
@@ -140,6 +161,7 @@ def outcome_in_units(outcome: Outcome, loss: float = 1.0, param: float = 1.0) ->
         predicted_decrease=outcome.predicted_decrease * loss,
         total_predicted_decrease=outcome.total_predicted_decrease * loss,
         step_norm=outcome.step_norm * param,
+        displacement_change=outcome.displacement_change * loss,
     )
 
 
@@ -149,6 +171,6 @@ def outcomes() -> list[Outcome]:
     after = [1.5, 1.75, 1.625, float("nan"), 1.5, 1.0]
     norms = [1.0, 0.5, 0.25, 0.5, 0.0, 1.0]
     return [
-        Outcome(step, 1.0, loss, later, decrease, decrease, norm, 5)
+        Outcome(step, 1.0, loss, later, decrease, decrease, norm, 5, displacement_change=0.25 * decrease)
         for step, (loss, later, decrease, norm) in enumerate(zip(before, after, predicted, norms, strict=True))
     ]

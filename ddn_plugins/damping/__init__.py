@@ -7,6 +7,7 @@ from ddn_plugins.damping.clip import Clip
 from ddn_plugins.damping.constant import Constant
 from ddn_plugins.damping.cubic import Cubic
 from ddn_plugins.damping.evidence import Evidence
+from ddn_plugins.damping.fresh_batch import FreshBatch
 from ddn_plugins.damping.gradient_noise import GradientNoise
 from ddn_plugins.damping.gradient_norm import GradientNorm
 from ddn_plugins.damping.levenberg_marquardt import LevenbergMarquardt
@@ -27,6 +28,7 @@ ALL: list[type[Damping]] = [
     Relative,
     Marquardt,
     LevenbergMarquardt,
+    FreshBatch,
     TrustRegion,
     Cubic,
     GradientNorm,

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ddn_core import DirectionalDampedNewton
-from ddn_core.engine import GroupRequest, Subsampling, estimate
+from ddn_core.engine import GroupRequest, Subsampling, estimate, root_of
 from ddn_core.engine.capture import backward_pass, settings
 from ddn_core.engine.capture.assembly import Assembly
 from ddn_core.engine.capture.memory import free_bytes
@@ -109,7 +109,7 @@ def _fits(make, budget, samples, mc_samples, requests=None):
     requests = _requests(model, grouping) if isinstance(grouping, str) else grouping(model)
     inputs = torch.empty(samples, *make(1)[1].shape[1:], device="meta")
     try:
-        estimate(model, nn.CrossEntropyLoss(), inputs, _targets(samples), requests, mc_samples, None, budget)
+        estimate(model, nn.CrossEntropyLoss(), inputs, _targets(samples), requests, root_of(mc_samples), None, budget)
     except MemoryBudgetError as error:
         return False, str(error)
     return True, ""
@@ -129,7 +129,9 @@ def _fits(make, budget, samples, mc_samples, requests=None):
 def test_what_a_refusal_says_fits_does_fit_and_what_is_larger_does_not(name, grouping, mc_samples, share):
     make, samples = MODELS[name], 40
     model, inputs, _ = make(samples)
-    plan, _ = estimate(model, nn.CrossEntropyLoss(), inputs, _targets(samples), _requests(model, grouping), mc_samples)
+    plan, _ = estimate(
+        model, nn.CrossEntropyLoss(), inputs, _targets(samples), _requests(model, grouping), root_of(mc_samples)
+    )
     budget = int(share * plan._with(1, 1).bytes)
     fits, message = _fits(make, budget, samples, mc_samples, grouping)
     assert not fits
@@ -199,7 +201,7 @@ def test_a_large_vocabulary_is_refused_by_default_rather_than_by_the_allocator()
     """Its columns would have a terabyte; one Monte-Carlo sample, which the error advises, fits."""
     model, inputs = nn.Linear(4, 16_000), torch.randn(128, 4)
     loss = nn.functional.cross_entropy(model(inputs), torch.arange(128))
-    optimizer = DirectionalDampedNewton(model.named_parameters())
+    optimizer = DirectionalDampedNewton(model.named_parameters(), damping=1.0)
     with pytest.raises(MemoryBudgetError, match=r"needs .* GB .*at most \d+ Monte-Carlo samples"):
         optimizer.backward(loss)
     assert model.weight.grad is None

@@ -206,7 +206,7 @@ def _train(model, way, steps=8):
     """Train a model, and return its parameters."""
     generator = torch.Generator().manual_seed(1)
     optimizer = DirectionalDampedNewton(
-        model.named_parameters(), lr=0.5, curvature={"kind": "ggn-mc", "mc_samples": 2, "seed": 0}
+        model.named_parameters(), damping=1.0, lr=0.5, curvature={"kind": "ggn-mc", "mc_samples": 2, "seed": 0}
     )
     for _ in range(steps):
         inputs, targets = torch.randn(8, 4, generator=generator), torch.randint(0, 3, (8,), generator=generator)

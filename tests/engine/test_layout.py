@@ -262,7 +262,7 @@ class Ordered(nn.Module):
 
 def _move(model, inputs, targets, optimizer=None):
     before = parameters_to_vector(model.parameters()).detach().clone()
-    optimizer = optimizer or DirectionalDampedNewton(model.named_parameters())
+    optimizer = optimizer or DirectionalDampedNewton(model.named_parameters(), damping=1.0)
     optimizer.zero_grad()
     optimizer.backward(nn.functional.mse_loss(model(inputs), targets))
     optimizer.step()
@@ -282,7 +282,7 @@ def _same_moves(model, changes, monkeypatch):
         keep(store, signature, plan)
 
     monkeypatch.setattr(PlanStore, "keep", note)
-    optimizer = DirectionalDampedNewton(model.named_parameters())
+    optimizer = DirectionalDampedNewton(model.named_parameters(), damping=1.0)
     inputs, targets = _random(N, 3), _random(N, 2)
     for change in changes:
         change(model)

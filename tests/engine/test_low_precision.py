@@ -160,7 +160,7 @@ def test_nothing_of_an_autocast_pass_s_curvature_is_autocast(monkeypatch):
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 def test_an_optimizer_moves_parameters_of_half_precision(dtype, curvature):
     (model, loss_function, inputs, targets), _ = _problem("linear layers", "cross-entropy", dtype)
-    optimizer = DirectionalDampedNewton(model.named_parameters(), lr=0.5, curvature=curvature)
+    optimizer = DirectionalDampedNewton(model.named_parameters(), damping=1.0, lr=0.5, curvature=curvature)
     losses = []
     for _ in range(5):
         optimizer.zero_grad()

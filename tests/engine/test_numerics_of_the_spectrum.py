@@ -444,7 +444,7 @@ def test_a_solved_step_decomposes_nothing_unless_it_is_read(side, monkeypatch):
 
     for name in ("eigh", "eigvalsh", "svd", "qr"):
         monkeypatch.setattr(torch.linalg, name, refuse)
-    optimizer = DirectionalDampedNewton(model.named_parameters())
+    optimizer = DirectionalDampedNewton(model.named_parameters(), damping=1.0)
     with optimizer.curvature():
         loss_function(model(inputs), targets).backward()
     optimizer.step()
