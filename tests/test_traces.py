@@ -499,7 +499,7 @@ def test_a_wrong_answer_names_candidate_step_and_group():
         ({"one": [(Doubled(), Doubled())] * 2}, ArgumentError, "one has 2 groups, and the trace has 1"),
         ({"one": (Doubled(),)}, ArgumentError, "not a pair of criterion and damping"),
         ({"one": {"kind": "constnt"}}, ConfigError, "Did you mean 'constant'"),
-        ({"one": 3}, ConfigError, "one"),
+        ({"one": "constnt"}, ConfigError, "one"),
         ({"one": parse_config({"optimizer": {"kind": "adam", "lr": 1e-3}})}, ArgumentError, "no strategies to replay"),
     ],
 )

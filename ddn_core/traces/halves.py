@@ -137,6 +137,8 @@ def _half(directions: Directions, gradient: Tensor, curvature: Tensor, decay: fl
         gradient=(outside + float(total.square().sum())) ** 0.5,
         parameters=whole.parameter_norm,
         curvature=float(columns.square().sum()) / max(min(columns.shape[1], whole.parameters), 1),
+        sample_gradients=whole.sample_gradient_square,
+        displacement=whole.norms.displacement,
     )
     dtype = directions.evals.dtype
     seen = Directions.from_tensors(

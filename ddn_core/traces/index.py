@@ -34,6 +34,9 @@ class GroupEntry(_Entry):
         gradient_norm: Norm of the gradient, loss/param.
         parameter_norm: Norm of the parameters, param.
         mean_curvature: Mean of the eigenvalues, zeros included, loss/param².
+        sample_gradients: Mean over the samples of the squared norm of their gradients, loss²/param²; `None` in traces
+            of earlier versions, for which it is estimated from the recorded directions.
+        displacement: Slope and curvature of the loss along the displacement of an averaged iterate, loss.
         weight_decay: Coefficient of the L2 weight decay, which gammas and lambdas include, loss/param².
         found: Number of all directions. The recorded directions are those with the largest eigenvalues.
         last: Outcome of the previous step of the group, if a strategy required it.
@@ -51,6 +54,8 @@ class GroupEntry(_Entry):
     gradient_norm: float
     parameter_norm: float
     mean_curvature: float
+    sample_gradients: float | None = None
+    displacement: tuple[float, float] = (0.0, 0.0)
     weight_decay: float = 0.0
     found: int
     last: dict[str, Any] | None = None

@@ -166,6 +166,8 @@ class Recorder:
             gradient_norm=context.gradient_norm,
             parameter_norm=context.parameter_norm,
             mean_curvature=context.mean_curvature,
+            sample_gradients=context.sample_gradient_square,
+            displacement=context.norms.displacement,
             weight_decay=float(group["weight_decay"]),
             found=len(every),
             last=None if context.last is None else asdict(context.last),

@@ -65,7 +65,7 @@ class TraceStep:
         path = self.folder / self.entry.file
         tensors = load_tensors(path)
         try:
-            return tuple(_group(entry, tensors, self.entry.step) for entry in self.entry.groups)
+            return tuple(_group(entry, tensors, self.entry.step, self.entry.loss) for entry in self.entry.groups)
         except (KeyError, RuntimeError, TypeError) as error:
             raise ArgumentError(f"{path} does not match the index of the trace: {error}") from error
 
@@ -161,10 +161,14 @@ class Trace:
         return picture(panels, "eigenvalues over time, and signal-to-noise at the last step") + html_table(self.rows())
 
 
-def _group(entry: GroupEntry, tensors: dict[str, Tensor], step: int) -> TraceGroup:
+def _group(entry: GroupEntry, tensors: dict[str, Tensor], step: int, loss: float) -> TraceGroup:
     own = {
         name.partition(".")[2]: tensor for name, tensor in tensors.items() if name.partition(".")[0] == str(entry.group)
     }
+    sample_gradients = entry.sample_gradients
+    if sample_gradients is None:
+        scale = len(own["gammas"]) if entry.reduction == "sum" else 1
+        sample_gradients = float((scale * own["gammas"].double()).square().sum(1).mean())
     context = Context(
         step=step,
         group=entry.group,
@@ -173,7 +177,10 @@ def _group(entry: GroupEntry, tensors: dict[str, Tensor], step: int) -> TraceGro
         outputs=entry.outputs,
         samples=entry.samples,
         parameters=entry.parameters,
-        norms=GivenNorms(entry.gradient_norm, entry.parameter_norm, entry.mean_curvature),
+        loss=loss,
+        norms=GivenNorms(
+            entry.gradient_norm, entry.parameter_norm, entry.mean_curvature, sample_gradients, entry.displacement
+        ),
     )
     directions = Directions.from_tensors(
         own["evals"],
