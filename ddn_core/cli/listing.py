@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from typing import Any
 
 from pydantic.fields import FieldInfo
 from rich.console import Group, RenderableType
@@ -35,9 +34,7 @@ def check_report(config: Config, source: str) -> tuple[RenderableType, list[str]
         numbers = sum(parameters[name].numel() for name in names if parameters[name].requires_grad)
         frozen = [name for name in names if not parameters[name].requires_grad]
         names_text = ", ".join(name + (" (frozen)" if name in frozen else "") for name in names) or "none"
-        table.add_row(
-            str(index), Text(names_text), str(numbers), Text(_phrase(group.criterion)), Text(_phrase(group.damping))
-        )
+        table.add_row(str(index), Text(names_text), str(numbers), Text(str(group.criterion)), Text(str(group.damping)))
     notes = [
         Text(f"{name} matches groups {', '.join(map(str, groups))}; it belongs to group {groups[0]}")
         for name, groups in assignment.contested.items()
@@ -59,9 +56,7 @@ def _torch_notes(config: Config, left: list[str]) -> list[Text]:
 def _without_problem(config: Config, source: str) -> RenderableType:
     table = _table(f"{source}: groups", "group", "params", "criterion", "damping")
     for index, group in enumerate(config.groups):
-        table.add_row(
-            str(index), Text(", ".join(group.params)), Text(_phrase(group.criterion)), Text(_phrase(group.damping))
-        )
+        table.add_row(str(index), Text(", ".join(group.params)), Text(str(group.criterion)), Text(str(group.damping)))
     return Group(table, Text("There is no [problem], so the parameters of the groups depend on your own model."))
 
 
@@ -112,18 +107,10 @@ def _origin(record: PluginRecord) -> str:
     return ", ".join(map(str, record.entries))
 
 
-def _phrase(component: Component | FirstOrder) -> str:
-    """Return a component in short notation: `top-k(k=10)`, `maximum(of=[constant(value=1.0), relative(...)])`."""
-    names = [name for name in type(component).model_fields if name != "kind"]
-    return f"{component.kind}({', '.join(f'{name}={_value(getattr(component, name))}' for name in names)})"
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, Component):
-        return _phrase(value)
-    if isinstance(value, list):
-        return f"[{', '.join(map(_value, value))}]"
-    return repr(value)
+def _phrase(optimizer: FirstOrder) -> str:
+    """Return an optimizer of torch in short notation: `sgd(lr=0.1, momentum=0.9)`."""
+    names = [name for name in type(optimizer).model_fields if name != "kind"]
+    return f"{optimizer.kind}({', '.join(f'{name}={getattr(optimizer, name)!r}' for name in names)})"
 
 
 def _fields(cls: type[Component]) -> str:
