@@ -37,11 +37,12 @@ class TrainingStep:
             device: Device of model and data.
         """
         self.batch: Batch = on_device(workload.make(), device)
+        self._is_restored = workload.is_restored
         self._parameters = list(self.batch.model.parameters())
         self._start = [parameter.detach().clone() for parameter in self._parameters]
         self._sgd = torch.optim.SGD(self._parameters, lr=_LEARNING_RATE)
         self._newton = DirectionalDampedNewton(
-            self.batch.model.named_parameters(), lr=_LEARNING_RATE, **workload.settings
+            self.batch.model.named_parameters(), **{"lr": _LEARNING_RATE, **workload.settings}
         )
         self.step: Callable[[], None] = self._sgd_step if side == "gradient" else self._newton_step
 
@@ -58,8 +59,9 @@ class TrainingStep:
     @torch.no_grad()
     def restore(self) -> None:
         """Restore the initial parameters, so that every step is the same. This is not measured."""
-        for parameter, start in zip(self._parameters, self._start, strict=True):
-            parameter.copy_(start)
+        if self._is_restored:
+            for parameter, start in zip(self._parameters, self._start, strict=True):
+                parameter.copy_(start)
 
     @torch.no_grad()
     def is_finite(self) -> bool:

@@ -99,7 +99,7 @@ def by_engine(batch: Batch, mc_samples: int, device: str) -> Found:
     identity = torch.eye(len(curvature.formed()), dtype=capture.dtype, device=capture.device)
     columns = torch.cat([part.flatten(1) for part in curvature.combine(identity)], dim=1).double().cpu()
     kind = {"kind": "ggn-mc", "mc_samples": mc_samples, "seed": _SEED} if mc_samples else {}
-    optimizer = DirectionalDampedNewton(batch.model.parameters(), curvature=kind)
+    optimizer = DirectionalDampedNewton(batch.model.parameters(), damping=1.0, curvature=kind)
     before = _flat(list(batch.model.parameters()))
     for rate in [1.0] if mc_samples else [0.0] * _WARM_UP + [1.0]:
         optimizer.param_groups[0]["lr"] = rate

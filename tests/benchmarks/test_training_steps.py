@@ -90,12 +90,13 @@ def test_steps_are_measured(in_this_process):
     assert 54 < found["counts"]["calls"] <= 250
     summary = steps.summarize([found])
     assert summary.tables[0].rows[0][-2:] == [str(found["counts"]["calls"]), str(found["counts"]["reads"])]
-    assert [target.met for target in summary.targets[1:]] == [None, None]
+    assert [target.met for target in summary.targets[1:]] == [None, None, None]
     assert "times" in steps.draw([found])
 
 
 @pytest.mark.parametrize(
-    ("seconds", "verdicts"), [(2.0, [True, True, True]), (2.5, [True, False, True]), (9.0, [False, False, False])]
+    ("seconds", "verdicts"),
+    [(2.0, [True] * 4), (2.5, [True, False, True, True]), (2.9, [True, False, True, False]), (9.0, [False] * 4)],
 )
 def test_targets_of_steps_are_judged(seconds, verdicts):
     sides = {"gradient": {"seconds": 1.0}, "ours": {"seconds": seconds}, "counts": {}}
