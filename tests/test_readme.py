@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import runpy
 import tomllib
@@ -12,7 +13,12 @@ from pathlib import Path
 import matplotlib.pyplot
 import pytest
 import torch
+from torch import nn
 
+from ddn_core import DirectionalDampedNewton
+from ddn_core.config import parse_config
+from ddn_core.config.presets import PRESETS
+from ddn_core.config.provenance import resolved_config
 from ddn_core.errors import ConfigError
 from tests.commands import ddn, forked_trials
 
@@ -21,8 +27,8 @@ README = (ROOT / "README.md").read_text()
 PAGES = [
     ROOT / "docs" / f"{name}.md"
     for name in (
-        *("config", "engine", "losses", "migration", "models", "optimizer", "plugins", "quickstart", "replay"),
-        *("report", "spectrum", "training"),
+        *("config", "defaults", "engine", "losses", "migration", "models", "optimizer", "plugins", "quickstart"),
+        *("replay", "report", "spectrum", "training"),
     )
 ]
 ELSEWHERE = [ROOT / "docs" / "compare.md"]  # where there are runs: test_compare.py
@@ -42,9 +48,6 @@ def run_python(text, name):
 
 
 def test_python_blocks():
-
-    from ddn_core import DirectionalDampedNewton
-
     namespace = run_python(README, "README.md")
     optimizer = namespace["optimizer"]
     assert [group["param_names"] for group in optimizer.param_groups] == [
@@ -111,8 +114,6 @@ def test_config_example_trains(tmp_path, trials):
 
 
 def test_error_example():
-    from ddn_core.config import parse_config
-
     table = tomllib.loads(blocks(README, "toml")[1])
     table["groups"][0]["damping"]["kind"] = "constnat"
     with pytest.raises(ConfigError) as error:
@@ -126,6 +127,23 @@ def test_what_the_readme_names_is_there():
         assert target in targets
     for link in re.findall(r"\]\(([^)h][^)]*)\)", README):
         assert (ROOT / link).exists(), link
+
+
+def test_presets_are_written_out():
+    """The page of the defaults has the tables of each preset, as a config and, for the default, in Python."""
+    page = (ROOT / "docs" / "defaults.md").read_text()
+    for name, tables in PRESETS.items():
+        section = page.split(f"(preset-{name})=")[1]
+        written_out = tomllib.loads(blocks(section, "toml")[0])
+        assert written_out == tables
+        assert resolved_config(parse_config(written_out)) == resolved_config(parse_config({"preset": name}))
+    (arguments,) = re.findall(r"groups=(.*),\n    curvature=(.*),\n    step=(.*),\n\)", page, re.DOTALL)
+    model = nn.Linear(2, 2)
+    groups, curvature, step = map(ast.literal_eval, arguments)
+    by_hand = DirectionalDampedNewton(model.named_parameters(), groups=groups, curvature=curvature, step=step)
+    default = DirectionalDampedNewton(model.named_parameters())
+    assert repr(by_hand) == repr(default)
+    assert (by_hand._settings, by_hand._rules) == (default._settings, default._rules)
 
 
 def test_every_documentation_page_with_code_is_run():

@@ -32,8 +32,9 @@ loss_function = nn.CrossEntropyLoss()
 # The optimizer
 # -------------
 #
-# The first layer moves along its 40 leading directions, with momentum. The second layer uses all directions and weight
-# decay. If a step raises the loss of its batch, the optimizer shortens it.
+# The optimizer works without settings, too (:doc:`/defaults`). This loop chooses for itself. The first layer moves
+# along its 40 leading directions, with momentum. The second layer uses all directions and weight decay. If a step
+# raises the loss of its batch, the optimizer shortens it.
 
 optimizer = DirectionalDampedNewton(
     model.named_parameters(),
@@ -41,13 +42,13 @@ optimizer = DirectionalDampedNewton(
         {
             "params": ["0.*"],
             "criterion": {"kind": "top-k", "k": 40},
-            "damping": {"kind": "constant", "value": 0.1},
+            "damping": 0.1,
             "momentum": 0.5,
         },
         {
             "params": ["*"],
-            "criterion": {"kind": "all"},
-            "damping": {"kind": "constant", "value": 0.1},
+            "criterion": "all",
+            "damping": 0.1,
             "weight_decay": 1e-4,
         },
     ],
