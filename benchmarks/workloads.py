@@ -36,7 +36,8 @@ class Workload:
         make: Function that returns the batch with its model on the CPU, the same every time.
         settings: Keyword arguments of `DirectionalDampedNewton`.
         is_restored: Whether the parameters are restored before each step. An averaged iterate has a state that does
-            not fit restored parameters, so that its steps follow one another.
+            not fit restored parameters: its steps follow one another, each on a batch with other inputs.
+        turns: Number of turns for each that was asked for; steps of less than a millisecond need more.
     """
 
     title: str
@@ -44,6 +45,7 @@ class Workload:
     make: Callable[[], Batch]
     settings: Mapping[str, Any]
     is_restored: bool = True
+    turns: int = 1
 
 
 def _perceptron(*widths: int) -> Batch:
@@ -69,13 +71,13 @@ def _convolutional(problem: str, samples: int) -> Workload:
 _SMALL = partial(_perceptron, 30, 64, 64, 2)
 
 WORKLOADS: dict[str, Workload] = {
-    "mlp-30": Workload("MLP 30-64-64-2, N = 64", "exact, all", _SMALL, _DAMPED),
+    "mlp-30": Workload("MLP 30-64-64-2, N = 64", "exact, all", _SMALL, _DAMPED, turns=20),
     "mlp-784": Workload("MLP 784-256-128-10, N = 64", "exact, all", partial(make_problem, Case("mlp-784")), _DAMPED),
     **{f"{problem}-{n}": _convolutional(problem, n) for problem in ("2c2d", "3c3d") for n in (32, 128)},
     "transformer": Workload("transformer, N = 16, T = 32", "MC-1, all", _transformer, _MONTE_CARLO | _DAMPED),
-    "default-mlp-30": Workload("MLP 30-64-64-2, N = 64", "default", _SMALL, _DEFAULT, False),
+    "default-mlp-30": Workload("MLP 30-64-64-2, N = 64", "default", _SMALL, _DEFAULT, False, 20),
     "default-mlp-64": Workload(
-        "MLP 64-64-64-10, N = 64", "default", partial(_perceptron, 64, 64, 64, 10), _DEFAULT, False
+        "MLP 64-64-64-10, N = 64", "default", partial(_perceptron, 64, 64, 64, 10), _DEFAULT, False, 20
     ),
     "default-2c2d": Workload(
         "2C2D, N = 64", "default", partial(make_problem, Case("2c2d", samples=64)), _DEFAULT, False

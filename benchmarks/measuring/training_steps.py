@@ -37,7 +37,7 @@ class TrainingStep:
             device: Device of model and data.
         """
         self.batch: Batch = on_device(workload.make(), device)
-        self._is_restored = workload.is_restored
+        self._is_restored, self._generator = workload.is_restored, torch.Generator().manual_seed(0)
         self._parameters = list(self.batch.model.parameters())
         self._start = [parameter.detach().clone() for parameter in self._parameters]
         self._sgd = torch.optim.SGD(self._parameters, lr=_LEARNING_RATE)
@@ -58,10 +58,17 @@ class TrainingStep:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Restore the initial parameters, so that every step is the same. This is not measured."""
+        """Make the next step the same as the last, or one on other inputs. This is not measured."""
         if self._is_restored:
             for parameter, start in zip(self._parameters, self._start, strict=True):
                 parameter.copy_(start)
+            return
+        inputs = self.batch.inputs
+        if inputs.is_floating_point():
+            fresh = torch.randn(inputs.shape, generator=self._generator)
+        else:
+            fresh = torch.randint(int(inputs.max()) + 1, inputs.shape, generator=self._generator)
+        self.batch = replace(self.batch, inputs=fresh.to(inputs))
 
     @torch.no_grad()
     def is_finite(self) -> bool:
@@ -88,7 +95,7 @@ def time_training_steps(workload: str, repetitions: int, device: str) -> dict[st
     steps = {side: TrainingStep(WORKLOADS[workload], side, device) for side in SIDES}
     found = time_in_turns(
         {side: made.step for side, made in steps.items()},
-        repetitions,
+        WORKLOADS[workload].turns * repetitions,
         device,
         {side: made.restore for side, made in steps.items()},
     )
@@ -127,7 +134,10 @@ def _counts(made: TrainingStep, device: str) -> dict[str, int]:
     """Return the numbers of operations, of reads, and (on CUDA) of waits for the device in a steady step."""
     for _ in range(_WARM_UP):
         made.step()
-    counted = [count_calls(made.step) for _ in range(_COUNTED)]
+    counted = []
+    for _ in range(_COUNTED):
+        made.restore()
+        counted.append(count_calls(made.step))
     counts = {"calls": int(median(c.calls for c in counted)), "reads": int(median(c.reads for c in counted))}
     if torch.device(device).type == "cuda":
         counts["waits"] = int(median(_waits(made.step) for _ in range(_COUNTED)))
