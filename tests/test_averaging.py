@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ddn_core import DirectionalDampedNewton
-from ddn_core.errors import ArgumentError, ConfigError, NonFiniteError
+from ddn_core.errors import ArgumentError, ConfigError, CurvatureError, NonFiniteError
 from ddn_core.optim.planning import DISPLACEMENT
 from tests.engine.any_model import Problem, aligned_twin, error, twin
 
@@ -404,3 +404,128 @@ def test_a_closure_without_a_loss_is_like_none():
     strict.backward(F.cross_entropy(model(data[0][0]), data[0][1]))
     with pytest.raises(ArgumentError, match="requires the loss after the step"):
         strict.step()
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+@pytest.mark.parametrize("hidden", [5, 1], ids=["gram", "ggn"])
+def test_the_limit_is_that_of_the_loss_alone(hidden, decay):
+    """Weight decay promises a decrease of the penalty, which the loss does not limit; all solvers agree."""
+    model = model_of(hidden=hidden)
+    batch = batches(classes, 1, samples=12)[0]
+    value, gradient, ggn, _ = dense(model, batch, F.cross_entropy, "ggn")
+    theta, expected = flat(model), 1e-4
+
+    def step(delta):
+        return solve(ggn, delta + decay, gradient + decay * theta)
+
+    while -gradient @ step(expected) > 0.02 * value:
+        expected *= 4
+    assert expected > 1e-4
+    for criterion in ({"kind": "all"}, {"kind": "top-k", "k": 100}):
+        own = copy.deepcopy(model)
+        settings = {"damping": 1e-4, "criterion": criterion, "max_decrease": 0.02, "weight_decay": decay}
+        optimizer = DirectionalDampedNewton(own.named_parameters(), **settings)
+        next(run(own, optimizer, [batch], F.cross_entropy))
+        assert optimizer.last_step[0].damping_factor == pytest.approx(expected / 1e-4)
+
+
+def test_dampings_of_zero_cannot_grow():
+    model = model_of()
+    optimizer = DirectionalDampedNewton(model.named_parameters(), damping=0.0, max_decrease=1e-9)
+    next(run(model, optimizer, batches(classes, 1), F.cross_entropy))
+    assert optimizer.last_step[0].damping_factor == 1.0
+
+
+def test_a_scheduler_that_sets_momentum_is_told():
+    model, data = model_of(), batches(classes, 3)
+    optimizer = DirectionalDampedNewton(model.named_parameters())
+    torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1.0, total_steps=10)
+    before = flat(model)
+    with pytest.raises(ArgumentError, match="cycle_momentum=False"):
+        next(run(model, optimizer, data, F.cross_entropy))
+    assert torch.equal(flat(model), before)
+    calm = DirectionalDampedNewton(model.named_parameters())
+    torch.optim.lr_scheduler.OneCycleLR(calm, max_lr=1.0, total_steps=10, cycle_momentum=False)
+    next(run(model, calm, data, F.cross_entropy))
+
+
+class Rooted(nn.Module):
+    """A model whose loss is finite and whose gradient is not, once its switch is on."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.is_bad = nn.Linear(D, C).double(), False
+
+    def forward(self, x):
+        outputs = self.layer(x)
+        return outputs + (0 * outputs).sqrt() if self.is_bad else outputs
+
+
+@pytest.mark.parametrize("settings", [{}, {"damping": 0.1, "step": {"on_nonfinite": "back"}}], ids=["default", "plain"])
+def test_a_step_that_is_not_finite_goes_back_once(settings):
+    model, data = Rooted(), batches(classes, 2)
+    optimizer = DirectionalDampedNewton(model.named_parameters(), **settings)
+    at_first = flat(model)
+    for _ in run(model, optimizer, data[:1], F.cross_entropy):
+        pass
+    model.is_bad = True
+    assert torch.equal(next(run(model, optimizer, data, F.cross_entropy)), at_first)
+    assert optimizer.skipped_steps == 1
+    with pytest.raises((NonFiniteError, CurvatureError)):
+        next(run(model, optimizer, data, F.cross_entropy))
+
+
+def test_going_back_forgets_momentum_and_the_state_of_the_fallback():
+    model, data = model_of(), batches(classes, 4)
+    groups = [{"params": ["0.*"], "criterion": "all", "damping": 0.1, "momentum": 0.5, "every": 2}]
+    fallback = {"kind": "sgd", "lr": 0.1, "momentum": 0.9}
+    rules = {"on_nonfinite": "back"}
+    optimizer = DirectionalDampedNewton(model.named_parameters(), groups, fallback=fallback, step=rules)
+    for _ in run(model, optimizer, data, F.cross_entropy):
+        pass
+    bad = [(data[0][0] * math.nan, data[0][1])]
+    next(run(model, optimizer, bad, F.cross_entropy))
+    assert not any(optimizer.state.values())
+    assert optimizer.refreshes(0)
+
+
+@pytest.mark.parametrize("rule", ["undo", "shorten", "search", "damp"])
+def test_rules_allow_the_increase_that_the_model_predicts(rule):
+    """The iterate has not seen the batch: a step toward it may raise the loss, and the model knows."""
+    model, data = model_of(), batches(classes, 2)
+    settings = {"damping": 10.0, "averaging": 0.9, "step": {"on_increase": rule}}
+    optimizer = DirectionalDampedNewton(model.named_parameters(), **settings)
+    next(run(model, optimizer, data, F.cross_entropy, closure=True))
+    for parameter in model.parameters():
+        optimizer.state[parameter][DISPLACEMENT] = 0.3 * parameter.grad  # uphill
+    for _ in run(model, optimizer, data[:1], F.cross_entropy, closure=True):
+        report = optimizer.last_step[0]
+        assert report.predicted_decrease < 0
+        assert report.taken > 0
+    assert optimizer.undone_steps == 0
+
+
+def test_a_shortened_step_shortens_the_way_to_the_iterate():
+    model = model_of()
+    (batch,) = batches(classes, 1)
+    settings = {"damping": 1e-6, "averaging": 0.9, "step": {"on_increase": "shorten", "attempts": 20}}
+    optimizer = DirectionalDampedNewton(model.named_parameters(), **settings)
+    optimizer._progress.step_count = 5
+    before = flat(model)
+    next(run(model, optimizer, [batch], lambda z, y: F.cross_entropy(z**3, y), closure=True))
+    report = optimizer.last_step[0]
+    assert 0 < report.taken < 1
+    left = torch.cat([optimizer.state[p][DISPLACEMENT].flatten() for p in model.parameters()])
+    torch.testing.assert_close(left * report.share, (flat(model) - before) * (1 - report.share), rtol=1e-9, atol=1e-12)
+
+
+def test_a_state_of_an_earlier_version_is_loaded():
+    model = model_of()
+    optimizer = DirectionalDampedNewton(model.named_parameters(), damping=1.0)
+    state = copy.deepcopy(optimizer.state_dict())
+    del state["ddn"]["before"]
+    for name in ("averaging", "max_decrease"):
+        del state["param_groups"][0][name]
+    optimizer.load_state_dict(state)
+    next(run(model, optimizer, batches(classes, 1), F.cross_entropy))

@@ -11,12 +11,10 @@ from ddn_core.errors import ArgumentError
 
 M = TypeVar("M", bound=BaseModel)
 
-_STEADY = {"on_increase": "damp", "without_closure": "keep", "on_nonfinite": "back"}
-
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "averaged": {
         "curvature": {"kind": "ggn-aligned"},
-        "step": _STEADY,
+        "step": {"on_increase": "damp", "without_closure": "keep", "on_nonfinite": "back"},
         "groups": [
             {
                 "params": ["*"],

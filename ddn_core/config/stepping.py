@@ -80,8 +80,8 @@ class GroupSettings(Momentum):
         0.0,
         description="Factor β of an exponential average: the parameters are the average of an iterate, which makes the "
         "steps from where it is. A step moves the parameters by `1 - β` of the way to the new iterate; its gradient is "
-        "that at the iterate, by the quadratic model. In step t, from 0, β is at most `t / (t + 2)`. `auto`: "
-        "`1 - N / 640` for N samples, from 0.5 to 0.97. 0, the default, for none.",
+        "that at the iterate, by the quadratic model. In step t of the optimizer, from 0, β is at most `t / (t + 2)`. "
+        "`auto`: `1 - N / 640` for N samples, from 0.5 to 0.97. 0, the default, for none.",
     )
     max_decrease: Annotated[PositiveFloat, Unit("1")] | None = Field(
         None,
@@ -111,7 +111,7 @@ class GroupSettings(Momentum):
         return value
 
     @model_validator(mode="after")
-    def _one_way_to_go_on(self) -> Self:
+    def _one_memory_of_steps(self) -> Self:
         if self.averaging and (self.memory or self.momentum):
             other = "memory" if self.memory else "momentum"
             raise ValueError(

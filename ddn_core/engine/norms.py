@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from ddn_core.engine.gram import GroupCurvature
 from ddn_core.engine.terms import TermImages
+from ddn_core.errors import NonFiniteError
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,10 +49,10 @@ class GroupNorms:
         with torch.no_grad():
             squares = self.data.sample_gradient_square
             if self.images is None or self.images.terms.anchor is None:
-                return float(squares), 0.0, 0.0
+                return _finite(float(squares)), 0.0, 0.0
             slope, curvature = self.images.anchor_model()
             found = torch.stack([squares.double(), slope.double(), curvature.double()]).tolist()
-            return found[0], found[1], found[2]
+            return _finite(found[0]), found[1], found[2]
 
     @cached_property
     def curvature(self) -> float:
@@ -70,3 +72,14 @@ class GroupNorms:
         with torch.no_grad():
             norms = [torch.linalg.vector_norm(tensor.detach(), dtype=torch.float64) for tensor in self.tensors]
             return float(torch.linalg.vector_norm(torch.stack(norms)))
+
+
+def _finite(square: float) -> float:
+    """Return the mean square of the gradients of the samples.
+
+    Raises:
+        NonFiniteError: It is NaN or infinite.
+    """
+    if not math.isfinite(square):
+        raise NonFiniteError("the gradients of the samples have NaN or infinite entries, or their squares overflow.")
+    return square

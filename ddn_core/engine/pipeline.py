@@ -156,7 +156,10 @@ def damped_newton_step(
         anchors = None if projections is None else projections[1]
         damping_factor = 1.0
         table = directions.table(anchors)
-        while limit is not None and damping_factor < limit.largest_factor and limit.is_exceeded(table.promise()):
+        can_grow = limit is not None and bool(((directions.deltas > 0) & directions.deltas.isfinite()).any())
+        while limit is not None and can_grow and damping_factor < limit.largest_factor:
+            if not limit.is_exceeded(table.promise(plain.loss_gammas(directions), plain.loss_lambdas(directions))):
+                break
             damping_factor *= limit.factor
             directions = DampedDirections.of(directions, limit.factor * directions.deltas)
             table = directions.table(anchors)

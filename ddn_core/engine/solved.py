@@ -292,7 +292,7 @@ class _System:
         with clock.stage("step"):
             correction = Correction(-solution.to(dtype), curvature.combine_coordinates, factor)
             moves = correction.step(terms, self.outside, curvature.reached)
-            # one look at all figures, since each waits for the device
+            # all figures are read at once, since each read waits for the device
             figures = [matrix.sum(), trace, failed, largest_entry(moves)]
             if limit is not None or (needs_model and not decay):
                 figures += self._model(solution, right, moves)
@@ -315,7 +315,8 @@ class _System:
         anchor = torch.zeros_like(right) if self.vectors is None else self.vectors[1]
         if isinstance(side, GgnSide):
             whole = anchor - solution
-            return [side.gradient @ whole, whole @ (side.matrix @ whole), right @ solution]
+            slope = side.gradient + side.matrix @ anchor  # of the loss alone, where the correction starts
+            return [side.gradient @ whole, whole @ (side.matrix @ whole), slope @ solution]
         start = right - side.gradient  # Vᵀp
         whole = start - image  # Vᵀs
         if self.outside is None:

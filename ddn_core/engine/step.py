@@ -73,10 +73,15 @@ class DirectionTable:
         newton = -slopes / (self.lambdas + self.deltas)
         return newton if self.anchors is None else self.anchors + newton
 
-    def promise(self) -> float:
-        """Return the decrease that the slope where the correction starts promises along it, in loss."""
+    def promise(self, gammas: Tensor, lambdas: Tensor) -> float:
+        """Return the decrease that the slope of the loss, where the correction starts, promises along it, in loss.
+
+        Args:
+            gammas: Directional gradients of the loss alone, `[K]`.
+            lambdas: Directional curvatures of the loss alone, `[K]`.
+        """
         anchors = 0.0 if self.anchors is None else self.anchors
-        return -float(((self.gammas + self.lambdas * anchors) * (self.coefficients - anchors)).sum())
+        return -float(((gammas + lambdas * anchors) * (self.coefficients - anchors)).sum())
 
     @property
     def count(self) -> int:

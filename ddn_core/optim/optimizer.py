@@ -40,7 +40,7 @@ from ddn_core.optim.parameters import (
     wanted_parameters,
 )
 from ddn_core.optim.passes import CurvaturePasses, Purpose, StepCaptures
-from ddn_core.optim.planning import GroupUpdate, drop_displacement, plan_group, terms_of
+from ddn_core.optim.planning import GroupUpdate, drop, plan_group, terms_of
 from ddn_core.optim.report import StepReport
 from ddn_core.optim.state import Progress, loaded_state, saved_state
 from ddn_core.optim.update import PlannedUpdate, Verdict, settle
@@ -103,8 +103,8 @@ class DirectionalDampedNewton(Optimizer):
             fallback: Optimizer of torch for parameters outside of all groups, such as `{"kind": "sgd", "lr": 0.1}`.
             full_report: Whether `last_step` has the figures that take extra computation.
             **settings: Settings of the one group, in place of `groups`: `damping=0.1`, `criterion="all"`,
-                `momentum=0.9`, ... They change the group of the preset; a damping without a preset stands for a plain
-                group instead, with all directions and the exact GGN.
+                `max_step_norm=1.0`, ... They change the group of the preset; a damping without a preset stands for a
+                plain group instead, with all directions and the exact GGN.
 
         Raises:
             ArgumentError: Groups and other settings are both given; a parameter is in two groups or, though it is not
@@ -379,13 +379,13 @@ class DirectionalDampedNewton(Optimizer):
             raise ArgumentError(f"{needed} requires the loss after the step. Call step(closure).")
         is_evaluated = closure is not None and (bool(needed) or uses_loss(self.param_groups))
         evaluate = partial(self._evaluate, closure, rule) if is_evaluated and closure else None
-        if self._rules.on_nonfinite == "back":
-            self._remember()
         tries = 1 + (self._rules.attempts if rule == "damp" else 0)
         while tries:
             tries -= 1
-            plans = self._plans(captures)
+            plans = self._plans(captures, rule)
             own = {index: plan for index, plan in plans.items() if isinstance(plan, GroupUpdate)}
+            if self._rules.on_nonfinite == "back":
+                self._remember()  # not before, since a step that is not finite goes back to the one before
             try:
                 limit = largest_loss(self.param_groups, own, captures.loss)
                 verdict = settle(list(plans.values()), self._rules, captures.loss, evaluate, limit)
@@ -414,12 +414,15 @@ class DirectionalDampedNewton(Optimizer):
 
     @torch.no_grad()
     def _go_back(self) -> None:
-        """Go back to the parameters before the last step, let iterates begin anew, and tell the strategies."""
-        before, self._progress.before = self._progress.before, {}
+        """Go back to the parameters before the last step, drop what is kept of steps, and notify the strategies."""
+        before, self._progress.before, self._progress.held = self._progress.before, {}, {}
         for index, values in before.items():
             group = self.param_groups[index]
             torch._foreach_copy_(group["params"], values)
-            drop_displacement(group["params"], self.state)
+            drop(group["params"], self.state)
+            if is_fallback(group):
+                for parameter in group["params"]:
+                    self.state.pop(parameter, None)
         outcomes = self._progress.outcomes
         found = {index: replace(outcome, taken=0.0, loss_after=math.nan) for index, outcome in outcomes.items()}
         self._progress.outcomes = found
@@ -430,10 +433,11 @@ class DirectionalDampedNewton(Optimizer):
         with self._passes.paused():
             return evaluate_loss(closure, self.param_groups, rule, self.requires_closure)
 
-    def _plans(self, captures: StepCaptures) -> dict[int, PlannedUpdate]:
-        """Return the planned update of each group."""
+    def _plans(self, captures: StepCaptures, rule: str) -> dict[int, PlannedUpdate]:
+        """Return the planned update of each group, for a rule about steps that raise the loss."""
         plans: dict[int, PlannedUpdate] = {}
-        predict = any(is_attentive(group) for group in self.param_groups)
+        is_judged = rule != "keep" and any(group.get("averaging") for group in self.param_groups)
+        predict = is_judged or any(is_attentive(group) for group in self.param_groups)
         for index, group in enumerate(self.param_groups):
             where = f"group {index}"
             if is_fallback(group):

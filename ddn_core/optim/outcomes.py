@@ -46,7 +46,7 @@ def required_loss(groups: Sequence[Mapping[str, Any]], on_increase: str) -> str:
 
 
 def uses_loss(groups: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether a strategy uses the loss after the step if it is to be had."""
+    """Return whether a strategy uses the loss after the step if it is available."""
     return any("loss_after" in own.all_accepted() for group in groups for own in strategies_of(group))
 
 

@@ -23,7 +23,7 @@ from ddn_core.engine import (
     largest_entry,
     quadratic_model,
 )
-from ddn_core.errors import CurvatureError, NonFiniteError, StrategyError
+from ddn_core.errors import ArgumentError, CurvatureError, NonFiniteError, StrategyError
 from ddn_core.optim.passes import StepCaptures
 from ddn_core.optim.report import StepReport
 from ddn_core.optim.reuse import HeldDirections
@@ -36,6 +36,9 @@ PREVIOUS = "previous_step"
 
 DISPLACEMENT = "displacement"
 """Key of a parameter's state: the way from the parameter, an average of iterates, to the iterate."""
+
+OF_EARLIER_STEPS = (BUFFER, PREVIOUS, DISPLACEMENT)
+"""Keys of a parameter's state that are made of earlier steps."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,21 +98,22 @@ class GroupUpdate:
         if self.to_iterate is None:
             return
         moved = [(own, move) for own, move in zip(self.parameters, self.moves, strict=True) if move is not None]
-        left = torch._foreach_mul([move for _, move in moved], self.to_iterate - taken * self.factor) if moved else []
+        rest = taken * (self.to_iterate - self.factor)
+        left = torch._foreach_mul([move for _, move in moved], rest) if moved else []
         for (parameter, _), displacement in zip(moved, left, strict=True):
             self.state[parameter][DISPLACEMENT] = displacement.to(parameter.dtype)
 
     def abandon(self) -> None:
         """Let the iterate begin anew at the parameters, after a step that was undone."""
         if self.to_iterate is not None:
-            drop_displacement(self.parameters, self.state)
+            drop(self.parameters, self.state, [DISPLACEMENT])
 
 
-def drop_displacement(parameters: Sequence[Tensor], state: Mapping[Tensor, Any]) -> None:
-    """Let the iterate of averaged parameters begin anew at the parameters."""
+def drop(parameters: Sequence[Tensor], state: Mapping[Tensor, Any], keys: Sequence[str] = OF_EARLIER_STEPS) -> None:
+    """Drop what is kept of earlier steps, such as the displacement, so that the next step begins anew."""
     for parameter in parameters:
-        if parameter in state:
-            state[parameter].pop(DISPLACEMENT, None)
+        for key in keys if parameter in state else ():
+            state[parameter].pop(key, None)
 
 
 def averaging_factor(group: Mapping[str, Any], samples: int, step: int) -> float:
@@ -170,10 +174,16 @@ def plan_group(
 
     Raises:
         NonFiniteError: The step, or a parameter after it, is not finite.
+        ArgumentError: The group has averaging together with momentum or memory.
         CurvatureError: There is no gradient for held directions, or torch failed.
         StrategyError: A criterion or damping failed.
     """
     where = f"group {context.group}"
+    if group["averaging"] and (group["momentum"] or group["memory"]):
+        raise ArgumentError(
+            f"{where} has averaging, and momentum or memory, too. An averaged iterate needs neither. A scheduler such "
+            "as OneCycleLR sets momentum unless it is given cycle_momentum=False."
+        )
     clock = StageClock(captures.directions.seconds)
     is_predicted = predict or full_report or group["max_kl"] is not None
     try:

@@ -138,6 +138,7 @@ class StepReport:
             for name in ("lr", "clip", "share", "taken", "refreshed", "uniform_damping", "damping_factor", "directions")
         }
         plain |= {"step_norm": float(self.step_norm), "predicted_decrease": self.predicted_decrease}
+        plain |= {"displacement_change": self.displacement_change}
         plain |= {"seconds": dict(self.seconds), "fallbacks": list(self.fallbacks)}
         tensors = {name: getattr(self, name) for name in NAMES}
         return plain | {name: None if tensor is None else tensor.tolist() for name, tensor in tensors.items()}

@@ -12,7 +12,7 @@ from ddn_core.engine import Outcome
 from ddn_core.errors import ArgumentError, StrategyError
 from ddn_core.generators import DeviceGenerators
 from ddn_core.optim.outcomes import FAMILIES
-from ddn_core.optim.parameters import is_fallback
+from ddn_core.optim.parameters import GROUP_DEFAULTS, is_fallback
 from ddn_core.optim.reuse import HeldDirections
 from ddn_core.plugins.strategy import Criterion, Damping
 
@@ -72,7 +72,7 @@ class Progress:
                 index: [
                     value.to(own.device, copy=True) for value, own in zip(values, groups[index]["params"], strict=True)
                 ]
-                for index, values in state["before"].items()
+                for index, values in state.get("before", {}).items()
             },
         )
 
@@ -98,7 +98,10 @@ def loaded_state(
         StrategyError: A strategy differs from the one that the state was saved with.
     """
     strategies = _loaded_strategies(_saved_strategies(state_dict, groups), groups)
-    plain = [{key: saved[key] for key in saved if key not in FAMILIES} for saved in state_dict["param_groups"]]
+    plain = [
+        {**({} if is_fallback(saved) else GROUP_DEFAULTS), **{key: saved[key] for key in saved if key not in FAMILIES}}
+        for saved in state_dict["param_groups"]
+    ]
     return {**state_dict, "param_groups": plain}, strategies, progress.loaded(state_dict[KEY], groups)
 
 
@@ -112,7 +115,7 @@ def _saved_strategies(
     """Return table and state of each strategy of a state, which has all parts and the same groups."""
     try:
         saved_groups = state_dict["param_groups"]
-        _ = [state_dict[KEY][entry.name] for entry in fields(Progress)]
+        _ = [state_dict[KEY][entry.name] for entry in fields(Progress) if entry.name != "before"]  # added later
         saved = [
             {family: (group[family]["table"], group[family]["state"]) for family in _families(group)}
             for group in saved_groups

@@ -197,8 +197,9 @@ def gradient_norm(optimizer: Optimizer) -> float:
 
 
 def step_norm(reports: tuple[StepReport, ...]) -> float:
-    """Return the Euclidean norm of a step, with `lr`, clips and shares of averages, over all groups."""
-    return math.hypot(*(report.lr * report.clip * report.share * float(report.step_norm) for report in reports))
+    """Return the Euclidean norm of the part of a step that was kept, over all groups."""
+    lengths = (report.lr * report.clip * report.share * report.taken * float(report.step_norm) for report in reports)
+    return math.hypot(*lengths)
 
 
 def _norm(name: str, optimizer: Optimizer | None) -> float:

@@ -78,7 +78,8 @@ def settle(
             verdict = Verdict(1.0, loss, loss)
             if before_update is not None and (rules.on_increase == "search" or not loss <= limit):  # false for NaN
                 choose = _search if rules.on_increase == "search" else _shorten
-                verdict = choose(plans, before_update, rules, before, loss, cast("Callable[[], float]", evaluate))
+                tries = _shorter_steps(plans, before_update, rules, cast("Callable[[], float]", evaluate))
+                verdict = choose(plans, before_update, rules, before, limit, loss, tries)
     except BaseException:
         if before_update is not None:
             _restore(plans, before_update)
@@ -96,13 +97,14 @@ def _shorten(
     before_update: Sequence[Sequence[Tensor]],
     rules: StepConfig,
     before: float,
+    limit: float,
     loss_after: float,
-    evaluate: Callable[[], float],
+    tries: Iterator[tuple[float, float]],
 ) -> Verdict:
     """Shorten a step that raised the loss as far as the rules allow, or undo it."""
     if rules.on_increase == "shorten":
-        for length, loss in _shorter_steps(plans, before_update, rules, evaluate):
-            if loss <= before:
+        for length, loss in tries:
+            if loss <= before + length * (limit - before):
                 return Verdict(length, loss_after, loss)
     _restore(plans, before_update)
     return Verdict(0.0, loss_after, before)
@@ -113,19 +115,24 @@ def _search(
     before_update: Sequence[Sequence[Tensor]],
     rules: StepConfig,
     before: float,
+    limit: float,
     loss_after: float,
-    evaluate: Callable[[], float],
+    tries: Iterator[tuple[float, float]],
 ) -> Verdict:
     """Evaluate the loss at all lengths, and keep the best of those that lower the loss, or undo the step."""
-    losses = {1.0: loss_after, **dict(_shorter_steps(plans, before_update, rules, evaluate))}
-    lower = {length: loss for length, loss in losses.items() if math.isfinite(loss) and loss < before}
+    losses = {1.0: loss_after, **dict(tries)}
+    good = {
+        length: loss
+        for length, loss in losses.items()
+        if math.isfinite(loss) and (loss < before or before < loss <= before + length * (limit - before))
+    }
     _restore(plans, before_update)
-    if not lower:
+    if not good:
         return Verdict(0.0, loss_after, before)
-    best = min(lower, key=lower.__getitem__)  # of equal losses the first, which belongs to the longest step
+    best = min(good, key=good.__getitem__)  # of equal losses the first, which belongs to the longest step
     for plan in plans:
         plan.apply(best)
-    return Verdict(best, loss_after, lower[best])
+    return Verdict(best, loss_after, good[best])
 
 
 def _shorter_steps(

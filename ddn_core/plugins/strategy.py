@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, final
 
 from pydantic import BaseModel
 
-from ddn_core.errors import PluginError, StrategyError
+from ddn_core.errors import NonFiniteError, PluginError, StrategyError
 from ddn_core.plugins.component import Component
 from ddn_core.plugins.units import unit_of
 
@@ -72,7 +72,7 @@ class Strategy(Component, ABC):
 
     @final
     def all_accepted(self) -> frozenset[str]:
-        """Return what this strategy and those inside it use if it is to be had."""
+        """Return what this strategy and those inside it use if it is available."""
         return self.accepts.union(*(inner.all_accepted() for _, inner in self._inner()))
 
     @final
@@ -174,7 +174,7 @@ class Strategy(Component, ABC):
         """Call a method of the plugin; an exception in it becomes a `StrategyError` that names the strategy."""
         try:
             return method(*arguments)
-        except StrategyError:
+        except (StrategyError, NonFiniteError):  # a figure that the engine computes when the strategy reads it
             raise
         except (Exception, SystemExit) as error:
             name = getattr(method, "__name__", "?")

@@ -21,7 +21,7 @@ MEMORY = 0.9
 WORST = 10.0
 """Largest loss at the iterate that is averaged, in average losses: one batch must not outweigh all others."""
 LEAST = 1e-3
-"""Smallest ratio of the losses that is told apart."""
+"""Smallest ratio of the losses that is distinguished."""
 MEASURED_GAIN = 0.5
 """Gain where the loss after each step is known, and the damping decreases: that loss stops a damping too small."""
 RESTART = 9.0
