@@ -273,7 +273,7 @@ def measure(name):
     chosen = {name: curvature[name] for name in curvature if name.startswith("subsampling")}
     subsampling = Subsampling(**{name.removeprefix("subsampling_"): chosen[name] for name in chosen})
     mc_samples = curvature.get("mc_samples", 0)
-    plan, _ = estimate(model, nn.CrossEntropyLoss(), inputs, targets, requests, mc_samples, subsampling)
+    plan, _ = estimate(model, nn.CrossEntropyLoss(), inputs, targets, requests, root_of(mc_samples), subsampling)
     smallest = plan._with(1, 1).bytes
     budget = int(smallest + share * (plan.bytes - smallest))
     loss_function = nn.CrossEntropyLoss()
