@@ -521,11 +521,17 @@ def test_a_shortened_step_shortens_the_way_to_the_iterate():
 
 
 def test_a_state_of_an_earlier_version_is_loaded():
-    model = model_of()
-    optimizer = DirectionalDampedNewton(model.named_parameters(), damping=1.0)
+    model, other, data = model_of(), model_of(), batches(classes, 3)
+    settings = {"damping": 1.0, "momentum": 0.5}
+    optimizer, later = (DirectionalDampedNewton(own.named_parameters(), **settings) for own in (model, other))
+    for _ in run(model, optimizer, data[:2], F.cross_entropy):
+        pass
     state = copy.deepcopy(optimizer.state_dict())
     del state["ddn"]["before"]
     for name in ("averaging", "max_decrease"):
         del state["param_groups"][0][name]
-    optimizer.load_state_dict(state)
-    next(run(model, optimizer, batches(classes, 1), F.cross_entropy))
+    write(other, flat(model))
+    later.load_state_dict(state)
+    assert (later.step_count, later.param_groups[0]["averaging"]) == (2, 0.0)
+    expected = next(run(model, optimizer, data[2:], F.cross_entropy))
+    assert torch.equal(next(run(other, later, data[2:], F.cross_entropy)), expected)

@@ -158,11 +158,19 @@ def test_documentation_pages(page, tmp_path, monkeypatch):
     run_python(page.read_text(), page.name)
 
 
-@pytest.mark.parametrize("name", ["plot_damped_newton.py", "plot_directional_damping.py"])
-def test_quick_examples(name, tmp_path, monkeypatch, capsys):
-    """`make docs` runs every example, with warnings as errors."""
+QUICK = {"plot_damped_newton.py", "plot_directional_damping.py"}
+
+
+@pytest.mark.parametrize(
+    "example",
+    [
+        pytest.param(path, id=path.name, marks=() if path.name in QUICK else pytest.mark.slow)
+        for path in sorted((ROOT / "docs" / "examples").glob("*.py"))
+    ],
+)
+def test_examples(example, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    runpy.run_path(str(ROOT / "docs" / "examples" / name), run_name="__main__")
+    runpy.run_path(str(example), run_name="__main__")
     matplotlib.pyplot.close("all")
-    if name == "plot_damped_newton.py":
+    if example.name == "plot_damped_newton.py":
         assert "match" in capsys.readouterr().out

@@ -125,7 +125,7 @@ def assert_ended_alike(folder, whole):
     assert len(traces[0]) == 5
 
 
-@pytest.mark.parametrize("number", [0, *(pytest.param(number, marks=pytest.mark.slow) for number in range(1, 5))])
+@pytest.mark.parametrize("number", [0, *(pytest.param(number, marks=pytest.mark.slow) for number in range(1, 10))])
 def test_a_run_that_is_killed_twice_ends_as_one_that_is_not(config, whole_run, tmp_path, number):
     """It is killed before an access to one of its files, resumed, killed before another one, and resumed."""
     whole, accesses = whole_run

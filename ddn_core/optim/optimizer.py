@@ -384,11 +384,13 @@ class DirectionalDampedNewton(Optimizer):
             tries -= 1
             plans = self._plans(captures, rule)
             own = {index: plan for index, plan in plans.items() if isinstance(plan, GroupUpdate)}
+            start = None
             if self._rules.on_nonfinite == "back":
                 self._remember()  # not before, since a step that is not finite goes back to the one before
+                start = [self._progress.before[index] for index in plans]
             try:
                 limit = largest_loss(self.param_groups, own, captures.loss)
-                verdict = settle(list(plans.values()), self._rules, captures.loss, evaluate, limit)
+                verdict = settle(list(plans.values()), self._rules, captures.loss, evaluate, limit, start)
             except BaseException:
                 if rule == "keep":
                     self._finish(own)  # the step has been made

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -42,12 +42,47 @@ class Verdict:
     loss: float
 
 
+@dataclass(frozen=True, eq=False)
+class _Revocable:
+    """The update of all groups, and the values to which it can be undone.
+
+    Attributes:
+        plans: The planned update of each group.
+        start: Values of each group's parameters before the update.
+        before: Loss before the step.
+        limit: Largest loss after the whole step that counts as no increase.
+    """
+
+    plans: Sequence[PlannedUpdate]
+    start: Sequence[Sequence[Tensor]]
+    before: float
+    limit: float
+
+    def allows(self, length: float, loss: float) -> bool:
+        """Return whether the loss after a part of the step counts as no increase; false for NaN."""
+        return loss <= self.before + length * (self.limit - self.before)
+
+    @torch.no_grad()
+    def undo(self) -> None:
+        """Restore the parameters bit by bit."""
+        for plan, own in zip(self.plans, self.start, strict=True):
+            for parameter, value in zip(plan.parameters, own, strict=True):
+                parameter.copy_(value)
+
+    def move(self, length: float) -> None:
+        """Move the parameters by a part of the step from where they began."""
+        self.undo()
+        for plan in self.plans:
+            plan.apply(length)
+
+
 def settle(
     plans: Sequence[PlannedUpdate],
     rules: StepConfig,
     before: float,
     evaluate: Callable[[], float | None] | None,
     limit: float | None = None,
+    start: Sequence[Sequence[Tensor]] | None = None,
 ) -> Verdict:
     """Apply the update of all groups, and keep, shorten or undo it; state is written for a step that is kept.
 
@@ -58,31 +93,28 @@ def settle(
         evaluate: Returns the loss of the same batch, or `None` for a step that is kept as it is; `None` if nothing
             needs the loss.
         limit: Largest loss after a step that counts as no increase; the loss before the step by default.
+        start: Copies of each group's parameters, if there are some already.
 
     Raises:
         Exception: From `evaluate`; a step that may be undone has been undone.
     """
-    is_revocable = rules.on_increase != "keep" and evaluate is not None
-    limit = before if limit is None else limit
-    verdict, before_update = Verdict(0.0, None, before), None
+    verdict, revocable = Verdict(0.0, None, before), None
     try:
-        if is_revocable:
-            before_update = [[p.detach().clone() for p in plan.parameters] for plan in plans]
+        if rules.on_increase != "keep" and evaluate is not None:
+            start = start or [[parameter.detach().clone() for parameter in plan.parameters] for plan in plans]
+            revocable = _Revocable(plans, start, before, before if limit is None else limit)
         for plan in plans:
             plan.apply(1.0)
         verdict = Verdict(1.0, None, before)
-        if evaluate is not None:
-            loss = evaluate()
-            if loss is None:
-                return verdict
+        if evaluate is not None and (loss := evaluate()) is not None:
             verdict = Verdict(1.0, loss, loss)
-            if before_update is not None and (rules.on_increase == "search" or not loss <= limit):  # false for NaN
-                choose = _search if rules.on_increase == "search" else _shorten
-                tries = _shorter_steps(plans, before_update, rules, cast("Callable[[], float]", evaluate))
-                verdict = choose(plans, before_update, rules, before, limit, loss, tries)
+            if revocable is not None and rules.on_increase == "search":
+                verdict = _search(revocable, rules, loss, evaluate)
+            elif revocable is not None and not revocable.allows(1.0, loss):
+                verdict = _shorten(revocable, rules, loss, evaluate)
     except BaseException:
-        if before_update is not None:
-            _restore(plans, before_update)
+        if revocable is not None:
+            revocable.undo()
             verdict = Verdict(0.0, None, before)
         raise
     finally:
@@ -92,68 +124,42 @@ def settle(
     return verdict
 
 
-def _shorten(
-    plans: Sequence[PlannedUpdate],
-    before_update: Sequence[Sequence[Tensor]],
-    rules: StepConfig,
-    before: float,
-    limit: float,
-    loss_after: float,
-    tries: Iterator[tuple[float, float]],
-) -> Verdict:
+def _shorten(step: _Revocable, rules: StepConfig, loss_after: float, evaluate: Callable[[], float | None]) -> Verdict:
     """Shorten a step that raised the loss as far as the rules allow, or undo it."""
     if rules.on_increase == "shorten":
-        for length, loss in tries:
-            if loss <= before + length * (limit - before):
+        for length, loss in _shorter_steps(step, rules, evaluate):
+            if step.allows(length, loss):
                 return Verdict(length, loss_after, loss)
-    _restore(plans, before_update)
-    return Verdict(0.0, loss_after, before)
+    step.undo()
+    return Verdict(0.0, loss_after, step.before)
 
 
-def _search(
-    plans: Sequence[PlannedUpdate],
-    before_update: Sequence[Sequence[Tensor]],
-    rules: StepConfig,
-    before: float,
-    limit: float,
-    loss_after: float,
-    tries: Iterator[tuple[float, float]],
-) -> Verdict:
-    """Evaluate the loss at all lengths, and keep the best of those that lower the loss, or undo the step."""
-    losses = {1.0: loss_after, **dict(tries)}
+def _search(step: _Revocable, rules: StepConfig, loss_after: float, evaluate: Callable[[], float | None]) -> Verdict:
+    """Evaluate the loss at all lengths, and keep the best of those that lower the loss, or undo the step.
+
+    A loss that is no lower counts, too, where an increase is allowed.
+    """
+    losses = {1.0: loss_after, **dict(_shorter_steps(step, rules, evaluate))}
     good = {
         length: loss
         for length, loss in losses.items()
-        if math.isfinite(loss) and (loss < before or before < loss <= before + length * (limit - before))
+        if math.isfinite(loss) and loss != step.before and step.allows(length, loss)
     }
-    _restore(plans, before_update)
     if not good:
-        return Verdict(0.0, loss_after, before)
+        step.undo()
+        return Verdict(0.0, loss_after, step.before)
     best = min(good, key=good.__getitem__)  # of equal losses the first, which belongs to the longest step
-    for plan in plans:
-        plan.apply(best)
+    step.move(best)
     return Verdict(best, loss_after, good[best])
 
 
 def _shorter_steps(
-    plans: Sequence[PlannedUpdate],
-    before_update: Sequence[Sequence[Tensor]],
-    rules: StepConfig,
-    evaluate: Callable[[], float],
+    step: _Revocable, rules: StepConfig, evaluate: Callable[[], float | None]
 ) -> Iterator[tuple[float, float]]:
-    """Yield length and loss of ever shorter steps, with the parameters moved there."""
+    """Yield length and loss of ever shorter steps, with the parameters moved there; NaN stands for no loss."""
     length = 1.0
     for _ in range(rules.attempts):
         length *= rules.shrink
-        _restore(plans, before_update)
-        for plan in plans:
-            plan.apply(length)
-        yield length, evaluate()
-
-
-@torch.no_grad()
-def _restore(plans: Sequence[PlannedUpdate], values: Sequence[Sequence[Tensor]]) -> None:
-    """Restore the parameters bit by bit."""
-    for plan, own in zip(plans, values, strict=True):
-        for parameter, value in zip(plan.parameters, own, strict=True):
-            parameter.copy_(value)
+        step.move(length)
+        loss = evaluate()
+        yield length, math.nan if loss is None else loss

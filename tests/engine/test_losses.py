@@ -334,6 +334,14 @@ def test_a_batch_that_is_fitted_almost_exactly_is_no_error_in_float32(gap, kind)
     scale = gap / (outputs[:, :1] - outputs[:, 1:]).abs()  # each sample has this gap
     optimizer = DirectionalDampedNewton(model.named_parameters(), damping=1.0, curvature={"kind": kind})
     for factor in (1.0, 1.1):
+        before = [parameter.detach().clone() for parameter in model.parameters()]
+        plain = torch.autograd.grad(
+            functional.cross_entropy(factor * scale * model(inputs), targets), model.parameters()
+        )
         optimizer.zero_grad()
-        optimizer.backward(nn.functional.cross_entropy(factor * scale * model(inputs), targets))
+        optimizer.backward(functional.cross_entropy(factor * scale * model(inputs), targets))
+        for parameter, gradient in zip(model.parameters(), plain, strict=True):
+            torch.testing.assert_close(parameter.grad, gradient, rtol=1e-5, atol=1e-6 * float(gradient.norm()))
         optimizer.step()
+        moved = torch.cat([(own.detach() - old).flatten() for own, old in zip(model.parameters(), before, strict=True)])
+        assert float(moved.norm()) <= 2 * float(torch.cat([gradient.flatten() for gradient in plain]).norm())  # δ = 1

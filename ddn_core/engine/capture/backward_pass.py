@@ -30,7 +30,7 @@ from ddn_core.engine.capture.settings import CaptureSettings
 from ddn_core.engine.capture.sites import Site
 from ddn_core.engine.capture.verification import Verification
 from ddn_core.engine.factors import Columns, Factor
-from ddn_core.engine.losses import AlignedRoot, checked_top, recognize
+from ddn_core.engine.losses import checked_top, recognize
 from ddn_core.engine.nodes import dtype_of
 from ddn_core.errors import CurvatureError, NonFiniteError
 
@@ -96,7 +96,6 @@ class CurvaturePass:
         self._chosen = settings.subsampling.of_batch(self._samples.samples)
         self._is_apart, self._nested = is_apart, nested
         self._output_gradient: Tensor | None = None
-        self._rounding = self._term.output.new_zeros(())
         self._gradients: Assembly | None = None
         self._recorded: Assembly | None = None
         self._columns: dict[tuple[int, ...], Columns] = {}
@@ -139,7 +138,7 @@ class CurvaturePass:
             self._is_checked = plan.is_due or any(map(_has_hooks, self._wanted.values()))
             plan.passes += 1
             if self._is_checked:
-                self._rounding = self._term.slope_rounding  # read now, since the graph will be gone
+                self._term.hold()
             self._coefficients = self._gradient_coefficients() if self._in_span else None
             self._gradients_before = {
                 key: None if entry.parameter.grad is None else entry.parameter.grad.clone()
@@ -239,7 +238,7 @@ class CurvaturePass:
                 self._gradients_before,
                 self._dtype,
                 precision,
-                self._rounding,
+                lambda: self._term.slope_rounding,
             )
             check_reached(self._wanted, self._columns, totals, self._gradients_before)
         in_span, chosen = self._in_span, self._chosen
@@ -358,10 +357,8 @@ class CurvaturePass:
         is_mean, propagated = self._is_mean, self._chosen.propagated_samples
         scale = (self._samples.samples if is_mean else 1) / self._root_scale
         root = self._settings.root
-        if self._is_recorded and isinstance(root, AlignedRoot):
-            own = root.inverse(self._factors)
-        else:
-            own = root.coefficients(self._term, self._samples)
+        is_known = root.follows_gradient and self._is_recorded
+        own = root.inverse(self._factors) if is_known else root.coefficients(self._term, self._samples)
         coefficients = own.to(self._dtype) * scale
         return coefficients if propagated is None else coefficients[list(propagated)]
 

@@ -53,6 +53,10 @@ class BinaryCrossEntropy(LossTerm):
         """Weight of each output, which target and probability are multiplied by."""
         return self._weights
 
+    def hold(self) -> None:
+        """Keep the gradient and the weights."""
+        self.slope, self._weights  # noqa: B018  # cached properties
+
     def curvature_along(self, vector: Tensor) -> Tensor:
         """Return `w p (1 - p) v²` for each output."""
         logs = logsigmoid(self.output) + logsigmoid(-self.output)

@@ -88,6 +88,9 @@ class CrossEntropy(LossTerm):
         """Sizes of `W p` and q."""
         return self._row_weights.abs() * self._probabilities + self.weight.abs()
 
+    def hold(self) -> None:
+        """Keep nothing more: log-probabilities and weights were read at once."""
+
     def curvature_along(self, vector: Tensor) -> Tensor:
         """Return `W p (v - v̄)²` for each output, with the mean v̄ of v under p."""
         probabilities = self._probabilities

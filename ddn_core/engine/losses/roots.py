@@ -36,6 +36,14 @@ class Root(ABC):
         """Return the number that turns the gradient of each sample into its column, `[N]`, if `follows_gradient`."""
         raise NotImplementedError("the columns are not multiples of the gradients")
 
+    def inverse(self, factors: Tensor) -> Tensor:
+        """Return the coefficients of the gradient in the columns, `[N, 1]`, if `follows_gradient`.
+
+        Args:
+            factors: What `factors` returns, `[N]`.
+        """
+        raise NotImplementedError("the columns are not multiples of the gradients")
+
     @abstractmethod
     def per_sample(self, outputs: int) -> int:
         """Return the number of columns for each sample of a model with some number of outputs."""

@@ -51,6 +51,10 @@ class SquaredError(LossTerm):
         """Sizes of `2 w z`; those of the targets are alike."""
         return 2 * self.element_weight().abs() * self.output.abs()
 
+    def hold(self) -> None:
+        """Keep the target."""
+        self._target  # noqa: B018  # a cached property
+
     def curvature_along(self, vector: Tensor) -> Tensor:
         """Return `2 w v²` for each output."""
         return 2 * self.element_weight() * vector.square()
@@ -58,8 +62,13 @@ class SquaredError(LossTerm):
     @cached_property
     def _residual(self) -> Tensor:
         """Return z - t."""
+        return self.output - self._target
+
+    @cached_property
+    def _target(self) -> Tensor:
+        """Return t."""
         target: Tensor = self.node._saved_self if self.number else self.node._saved_target
-        return self.output - target.detach()
+        return target.detach()
 
     @cached_property
     def _slope(self) -> Tensor:

@@ -97,6 +97,10 @@ class LossTerm(ABC):
     def slope(self) -> Tensor:
         """Gradient of the loss with respect to the model output in closed form, broadcasts to `[*output]`."""
 
+    @abstractmethod
+    def hold(self) -> None:
+        """Keep what `slope_rounding` reads of the node, since the backward pass frees it."""
+
     @property
     @abstractmethod
     def slope_terms(self) -> Tensor:
