@@ -535,3 +535,40 @@ def test_a_state_of_an_earlier_version_is_loaded():
     assert (later.step_count, later.param_groups[0]["averaging"]) == (2, 0.0)
     expected = next(run(model, optimizer, data[2:], F.cross_entropy))
     assert torch.equal(next(run(other, later, data[2:], F.cross_entropy)), expected)
+
+
+def test_micro_batches_make_the_step_of_the_whole_batch():
+    model, data = model_of(), batches(classes, 6, samples=8)
+    other = copy.deepcopy(model)
+    whole, parts = (DirectionalDampedNewton(own.named_parameters(), averaging=0.9) for own in (model, other))
+    for (inputs, targets), expected in zip(data, run(model, whole, data, F.cross_entropy), strict=True):
+        parts.zero_grad()
+        for half in (slice(0, 3), slice(3, 8)):
+            share = len(targets[half]) / len(targets)
+            parts.backward(share * F.cross_entropy(other(inputs[half]), targets[half]))
+        parts.step()
+        assert error(flat(other), expected) < 1e-7
+
+
+def test_two_batches():
+    """One batch gives the directions, and the other gradient and curvature along them, also for the displacement."""
+    model, data, delta = model_of(), batches(classes, 8, samples=8), 0.3
+    optimizer = DirectionalDampedNewton(model.named_parameters(), damping=delta, averaging=0.8)
+    displacement = torch.zeros_like(flat(model))
+    for step, (first, second) in enumerate(zip(data[::2], data[1::2], strict=True)):
+        start = flat(model)
+        _, _, other, _ = dense(model, first, F.cross_entropy, "ggn")
+        _, gradient, ggn, _ = dense(model, second, F.cross_entropy, "ggn")
+        evals, evecs = torch.linalg.eigh(other)
+        kept = evecs[:, evals > 1e-12 * evals.max()]
+        lambdas = (kept * (ggn @ kept)).sum(0)
+        lengths = kept.T @ displacement
+        newton = -(kept.T @ gradient + lambdas * lengths) / (lambdas + delta)
+        ahead = displacement + kept @ newton
+        for purpose, (inputs, targets) in (("directions", first), ("derivatives", second)):
+            optimizer.zero_grad()
+            optimizer.backward(F.cross_entropy(model(inputs), targets), purpose=purpose)
+        optimizer.step()
+        share = 1 - min(0.8, step / (step + 2))
+        displacement = (1 - share) * ahead
+        assert error(flat(model) - start, share * ahead) < 1e-7
