@@ -55,15 +55,21 @@ class TrustRegion(Damping, kind="trust-region"):
 
     def damp(self, directions: Directions) -> Tensor:
         """Return the root of `1 / ‖s(δ)‖ = 1 / Δ` for each direction, or zero."""
+        deltas = uniform_deltas(self._smallest_delta(directions), directions)
+        return freeze_flat_directions(deltas, directions)
+
+    def _smallest_delta(self, directions: Directions) -> float:
         gammas, lambdas = gradients_and_curvatures(directions)
-        start = max(0.0, float((gammas / self._radius - lambdas).max()))  # at or below the root
+        undamped = (gammas / lambdas).masked_fill(gammas == 0, 0.0)  # also where λ̄ = 0
+        if float(undamped.norm()) <= self._radius:
+            return 0.0
 
         def excess(delta: float) -> tuple[float, float]:
             value, derivative = reciprocal_norm(gammas, lambdas, delta)
             return value - 1 / self._radius, derivative
 
-        delta = root_from_left(excess, start) if bool(gammas.any()) else 0.0
-        return freeze_flat_directions(uniform_deltas(delta, directions), directions)
+        start = max(0.0, float((gammas / self._radius - lambdas).max()))  # at or below the root
+        return root_from_left(excess, start)
 
     def observe(self, outcome: Outcome) -> None:
         """Shrink the region if the model predicts badly; grow it if it predicts well and the region limits the step."""
