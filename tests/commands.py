@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
@@ -64,14 +65,17 @@ def ddn_process(*arguments, cwd=None):
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600)
 
 
-# Every process is forked from a server that has imported these already.
-_SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(
-    [
-        *("torch", "backpack", "matplotlib.backends.backend_agg", "sklearn.datasets"),
-        *("ddn_core.cli.app", "ddn_core.optim", "pytest"),
-    ]
-)
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["tests.preloaded"])
+
+
+def forked(target, *arguments) -> multiprocessing.process.BaseProcess:
+    """Start a process that is forked from a server which has imported what the command needs."""
+    with contextlib.chdir(Path(__file__).parents[1]):  # where the server, which the first process starts, finds tests
+        forkserver.ensure_running()
+    process = _FORKS.Process(target=target, args=arguments)
+    process.start()
+    return process
 
 
 class ForkedTrial:
@@ -88,11 +92,10 @@ class ForkedTrial:
         """Start it with the arguments of `subprocess.Popen` that the parent of a trial gives."""
         from ddn_core.trials.process import _CHILD
 
-        lifeline, self.stdin = _SERVER.Pipe(duplex=False)
+        lifeline, self.stdin = _FORKS.Pipe(duplex=False)
         streams = [lifeline, *(Connection(os.dup(file.fileno()), readable=False) for file in (stdout, stderr))]
         arguments = command[len(_CHILD) :]
-        self._process = _SERVER.Process(target=_trial, args=(arguments, env, os.getcwd(), streams))
-        self._process.start()
+        self._process = forked(_trial, arguments, env, os.getcwd(), streams)
         self.pid = self._process.pid
         for stream in streams:
             stream.close()
@@ -157,9 +160,8 @@ class PausedRun:
             text: Accesses to paths that contain this text are counted.
             count: Number of the access before which the process stops; `None` lets it run to its end.
         """
-        self._connection, other = _SERVER.Pipe()
-        self.process = _SERVER.Process(target=_train, args=([*map(str, arguments)], str(output), text, count, other))
-        self.process.start()
+        self._connection, other = _FORKS.Pipe()
+        self.process = forked(_train, [*map(str, arguments)], str(output), text, count, other)
         other.close()
         self.paused, self.accesses = self._connection.recv()
         if not self.paused:
