@@ -24,7 +24,6 @@ from ddn_core.optim.fallback import FallbackUpdate, fallback_group
 from ddn_core.optim.outcomes import (
     evaluate_loss,
     is_attentive,
-    largest_loss,
     notify,
     outcomes_of,
     required_loss,
@@ -43,7 +42,7 @@ from ddn_core.optim.passes import CurvaturePasses, Purpose, StepCaptures
 from ddn_core.optim.planning import GroupUpdate, drop, plan_group, terms_of
 from ddn_core.optim.report import StepReport
 from ddn_core.optim.state import Progress, loaded_state, saved_state
-from ddn_core.optim.update import PlannedUpdate, Verdict, settle
+from ddn_core.optim.update import PlannedUpdate, Verdict, largest_loss, settle
 from ddn_core.plugins.resolve import group_choice, validated
 
 

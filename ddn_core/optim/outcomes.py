@@ -14,13 +14,9 @@ from torch import Tensor
 from ddn_core.engine import Outcome
 from ddn_core.errors import ArgumentError
 from ddn_core.optim.parameters import is_fallback
-from ddn_core.optim.planning import GroupUpdate
 from ddn_core.optim.report import StepReport
 from ddn_core.plugins.resolve import in_group
 from ddn_core.plugins.strategy import Criterion, Damping
-
-AVERAGED_ROUNDING = 1e-6
-"""Relative increase of the loss of a batch that counts as rounding, where parameters are averaged."""
 
 FAMILIES = ("criterion", "damping")
 """The keys of a parameter group that hold strategies."""
@@ -85,23 +81,6 @@ def evaluate_loss(
             f"the closure returned {loss!r} instead of the loss, and the step has been {fate}. Return the loss as a "
             "scalar tensor or a number."
         ) from error
-
-
-def largest_loss(groups: Sequence[Mapping[str, Any]], updates: Mapping[int, GroupUpdate], before: float) -> float:
-    """Return the largest loss after a step that counts as no increase: the loss before it, in most cases.
-
-    The parameters of a group with `averaging` follow an iterate that has not seen the batch, so that the model may
-    predict that the loss of the batch increases. The step is then bad if the loss increases by more than twice that.
-
-    Args:
-        groups: The parameter groups.
-        updates: The planned update of each group that makes damped Newton steps.
-        before: Loss before the step.
-    """
-    if not any(groups[index]["averaging"] for index in updates):
-        return before
-    predicted = math.fsum(update.report.predicted_decrease for update in updates.values())
-    return before + AVERAGED_ROUNDING * abs(before) + max(0.0, -2 * predicted)  # max ignores NaN
 
 
 def outcomes_of(

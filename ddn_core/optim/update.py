@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ddn_core.config import StepConfig
+from ddn_core.optim.planning import GroupUpdate
+
+AVERAGED_ROUNDING = 1e-6
+"""Relative increase of the loss of a batch that counts as rounding, where parameters are averaged."""
 
 
 class PlannedUpdate(Protocol):
@@ -74,6 +78,23 @@ class _Revocable:
         self.undo()
         for plan in self.plans:
             plan.apply(length)
+
+
+def largest_loss(groups: Sequence[Mapping[str, Any]], updates: Mapping[int, GroupUpdate], before: float) -> float:
+    """Return the largest loss after a step that counts as no increase: the loss before it, in most cases.
+
+    The parameters of a group with `averaging` follow an iterate that has not seen the batch, so that the model may
+    predict that the loss of the batch increases. The step is then bad if the loss increases by more than twice that.
+
+    Args:
+        groups: The parameter groups.
+        updates: The planned update of each group that makes damped Newton steps.
+        before: Loss before the step.
+    """
+    if not any(groups[index]["averaging"] for index in updates):
+        return before
+    predicted = math.fsum(update.report.predicted_decrease for update in updates.values())
+    return before + AVERAGED_ROUNDING * abs(before) + max(0.0, -2 * predicted)  # max ignores NaN
 
 
 def settle(
