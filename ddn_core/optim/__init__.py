@@ -3,16 +3,19 @@
 One file each::
 
     optimizer.py    DirectionalDampedNewton: the class that a user sees
+    settings.py     settings: from a preset, a config or tables
+    parameters.py   from globs or tensors to torch's parameter groups
     passes.py       the backward passes between two steps
+    step_loop.py    the tries of one step: plan, apply, keep or undo, report
     planning.py     the planned update of a group: engine's step, momentum, clips, decoupled decay
     reuse.py        directions that are kept for several steps, and fresh gradients along them
     fallback.py     parameters outside of all groups, updated by an optimizer of torch
     update.py       applies the planned updates of all groups, or of none, and undoes them
+    going_back.py   goes back to the parameters before the last step
     report.py       report of a step
     outcomes.py     outcomes that strategies observe
     divergence.py   losses that diverge, and the warning about them
     stopping.py     rules that end a training
-    parameters.py   from globs or tensors to torch's parameter groups
     state.py        the part of `state_dict` beyond torch's
 """
 

@@ -2,48 +2,38 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from functools import partial
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from ddn_core.config import Config, CurvatureConfig, FallbackTable, FirstOrder, GroupConfig, StepConfig
-from ddn_core.config.presets import PresetName, chosen_tables, rules_with_defaults, with_defaults
-from ddn_core.engine import Context, Directions, WantedParameter, group_directions
+from ddn_core.config import Config, CurvatureConfig, FirstOrder, GroupConfig, StepConfig
+from ddn_core.config.presets import PresetName
+from ddn_core.engine import Directions, WantedParameter, group_directions
 from ddn_core.errors import ArgumentError, CurvatureError, NonFiniteError
 from ddn_core.generators import DeviceGenerators
 from ddn_core.optim.divergence import DivergenceWatch
-from ddn_core.optim.fallback import FallbackUpdate, fallback_group
-from ddn_core.optim.outcomes import (
-    evaluate_loss,
-    is_attentive,
-    notify,
-    outcomes_of,
-    required_loss,
-    uses_loss,
-)
+from ddn_core.optim.fallback import fallback_group
+from ddn_core.optim.going_back import go_back
+from ddn_core.optim.outcomes import requires_closure
 from ddn_core.optim.parameters import (
     GROUP_DEFAULTS,
-    check_config,
     group_parameters,
     is_fallback,
     named,
     own_group,
     wanted_parameters,
 )
-from ddn_core.optim.passes import CurvaturePasses, Purpose, StepCaptures
-from ddn_core.optim.planning import GroupUpdate, drop, plan_group, terms_of
+from ddn_core.optim.passes import CurvaturePasses, Purpose
+from ddn_core.optim.planning import terms_of
 from ddn_core.optim.report import StepReport
+from ddn_core.optim.settings import OptimizerSettings
 from ddn_core.optim.state import Progress, loaded_state, saved_state
-from ddn_core.optim.update import PlannedUpdate, Verdict, largest_loss, settle
-from ddn_core.plugins.resolve import group_choice, validated
+from ddn_core.optim.step_loop import StepLoop
 
 
 class DirectionalDampedNewton(Optimizer):
@@ -110,27 +100,14 @@ class DirectionalDampedNewton(Optimizer):
                 frozen and there is no fallback, in none; a glob matches nothing.
             ConfigError: A criterion, damping, curvature, step or fallback table is wrong.
         """
-        if isinstance(groups, Config):
-            check_config(groups, lr)
-            curvature, step = curvature or groups.curvature, step or groups.step
-            fallback, groups = fallback or groups.fallback, groups.groups
-        if groups is None:
-            tables = chosen_tables(preset, settings)
-            curvature = with_defaults(curvature, tables["curvature"])
-            step = rules_with_defaults(step, tables["step"])
-            groups = cast("Sequence[Mapping[str, Any]]", tables["groups"])
-        elif preset is not None or settings:
-            extra = "preset" if preset is not None else next(iter(settings))
-            raise ArgumentError(f"groups and {extra} are both given. Write the settings of each group into its table.")
-        self._settings = validated(CurvatureConfig, curvature or {}, "curvature")
-        self._rules = validated(StepConfig, step or {}, "step")
-        other = validated(FallbackTable, {"fallback": fallback}, "optimizer").fallback
+        chosen = OptimizerSettings.of(groups, lr, preset, settings, curvature, step, fallback)
+        self._settings, self._rules = chosen.curvature, chosen.rules
         self._progress = Progress(DeviceGenerators(self._settings.seed))
         self.full_report = full_report
         self._connect()
-        members, left = group_parameters(named(params), groups, other is not None)
-        if other is not None and left:
-            members.append(fallback_group(other, left))
+        members, left = group_parameters(named(params), chosen.groups, chosen.fallback is not None)
+        if chosen.fallback is not None and left:
+            members.append(fallback_group(chosen.fallback, left))
         super().__init__(members, {**GROUP_DEFAULTS, "lr": lr})
 
     @classmethod
@@ -145,15 +122,6 @@ class DirectionalDampedNewton(Optimizer):
             **settings: Further arguments of the optimizer, or settings of its group, which take precedence.
         """
         return cls(params, preset=name, **settings)
-
-    def _connect(self) -> None:
-        """Begin with an empty record of passes."""
-        self._passes = CurvaturePasses(self._settings, self._progress.generators)
-        self._watch = DivergenceWatch()
-        self.last_step = ()
-
-    def _wanted(self) -> dict[int, WantedParameter]:
-        return wanted_parameters(self.param_groups, self.refreshes)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the contents of a copy or a pickle; passes that no step has used are left out."""
@@ -270,10 +238,8 @@ class DirectionalDampedNewton(Optimizer):
             raise CurvatureError(
                 f"group {group} reuses the directions of an earlier step, so it has none of its own in this step."
             )
-        if self._passes.failed:
-            raise NonFiniteError("the loss is not finite.")
         captures, table = self._passes.result(), self.param_groups[group]
-        terms, context = terms_of(table, self.state), self._context(group)
+        terms, context = terms_of(table, self.state), self._progress.context(group, table)
         return group_directions(
             captures.directions, table["params"], context, lambda context: leading, captures.derivatives, terms
         )
@@ -302,15 +268,16 @@ class DirectionalDampedNewton(Optimizer):
         if closure is not None and self._passes.is_empty:
             with torch.enable_grad(), self.curvature():
                 closure()
+        loop = StepLoop(
+            self.param_groups, self.state, self._rules, self._passes, self._progress, self.full_report, self._publish
+        )
         try:
-            if self._passes.failed:
-                raise NonFiniteError("the loss is not finite.")
-            loss = self._step(self._passes.result(), closure)
+            loss = loop.run(closure)
         except NonFiniteError:
             if not self._can_skip:
                 raise
             if self._rules.on_nonfinite == "back":
-                self._go_back()
+                go_back(self.param_groups, self.state, self._progress)
             self._passes.clear()
             self._progress.skipped_steps += 1
             self.last_step = ()
@@ -319,16 +286,9 @@ class DirectionalDampedNewton(Optimizer):
         return loss
 
     @property
-    def _can_skip(self) -> bool:
-        """True if a step that is not finite is no error: it is skipped, or there is a step to go back before."""
-        rule = self._rules.on_nonfinite
-        return rule == "skip" or (rule == "back" and bool(self._progress.before))
-
-    @property
     def requires_closure(self) -> bool:
         """True if a step needs a closure, since a strategy or a rule requires the loss after it."""
-        rule = "keep" if self._rules.without_closure == "keep" else self._rules.on_increase
-        return bool(required_loss(self.param_groups, rule))
+        return requires_closure(self.param_groups, self._rules)
 
     @property
     def step_count(self) -> int:
@@ -347,8 +307,7 @@ class DirectionalDampedNewton(Optimizer):
 
     def refreshes(self, index: int) -> bool:
         """Return whether the next step computes a group's directions, rather than reuses earlier ones (`every`)."""
-        held = self._progress.held.get(index)
-        return held is None or held.age >= int(self.param_groups[index]["every"])
+        return self._progress.reused(index, self.param_groups[index]) is None
 
     def state_dict(self) -> dict[str, Any]:
         """Return torch's state, with each strategy's table and state, counters and random generators, as plain data."""
@@ -368,105 +327,20 @@ class DirectionalDampedNewton(Optimizer):
         self._progress = progress
         self._connect()
 
-    def _step(self, captures: StepCaptures, closure: Callable[[], Any] | None) -> float:
-        """Plan, apply and record a step; the rules decide about a step that raises the loss."""
-        rule, count = self._rules.on_increase, self.step_count
-        if closure is None and self._rules.without_closure == "keep":
-            rule = "keep"
-        needed = required_loss(self.param_groups, rule)
-        if needed and closure is None:
-            raise ArgumentError(f"{needed} requires the loss after the step. Call step(closure).")
-        is_evaluated = closure is not None and (bool(needed) or uses_loss(self.param_groups))
-        evaluate = partial(self._evaluate, closure, rule) if is_evaluated and closure else None
-        tries = 1 + (self._rules.attempts if rule == "damp" else 0)
-        while tries:
-            tries -= 1
-            plans = self._plans(captures, rule)
-            own = {index: plan for index, plan in plans.items() if isinstance(plan, GroupUpdate)}
-            start = None
-            if self._rules.on_nonfinite == "back":
-                self._remember()  # not before, since a step that is not finite goes back to the one before
-                start = [self._progress.before[index] for index in plans]
-            try:
-                limit = largest_loss(self.param_groups, own, captures.loss)
-                verdict = settle(list(plans.values()), self._rules, captures.loss, evaluate, limit, start)
-            except BaseException:
-                if rule == "keep":
-                    self._finish(own)  # the step has been made
-                raise
-            if verdict.taken or not any(plan.report.refreshed for plan in own.values()):
-                tries = 0  # reused directions would get the same dampings again
-            if not tries:
-                self._finish(own)
-                if not verdict.taken:
-                    self._progress.undone_steps += 1
-                    for plan in own.values():
-                        plan.abandon()
-            self._record(own, verdict, captures.loss, count)
-        return verdict.loss
+    def _connect(self) -> None:
+        """Begin with an empty record of passes."""
+        self._passes = CurvaturePasses(self._settings, self._progress.generators)
+        self._watch = DivergenceWatch()
+        self.last_step = ()
 
-    @torch.no_grad()
-    def _remember(self) -> None:
-        """Keep a copy of all parameters, to which a later step may go back."""
-        for index, group in enumerate(self.param_groups):
-            if index not in self._progress.before:
-                self._progress.before[index] = [torch.empty_like(own) for own in group["params"]]
-            torch._foreach_copy_(self._progress.before[index], group["params"])
+    def _wanted(self) -> dict[int, WantedParameter]:
+        return wanted_parameters(self.param_groups, self.refreshes)
 
-    @torch.no_grad()
-    def _go_back(self) -> None:
-        """Go back to the parameters before the last step, drop what is kept of steps, and notify the strategies."""
-        before, self._progress.before, self._progress.held = self._progress.before, {}, {}
-        for index, values in before.items():
-            group = self.param_groups[index]
-            torch._foreach_copy_(group["params"], values)
-            drop(group["params"], self.state)
-            if is_fallback(group):
-                for parameter in group["params"]:
-                    self.state.pop(parameter, None)
-        outcomes = self._progress.outcomes
-        found = {index: replace(outcome, taken=0.0, loss_after=math.nan) for index, outcome in outcomes.items()}
-        self._progress.outcomes = found
-        notify(self.param_groups, found)
+    def _publish(self, reports: tuple[StepReport, ...]) -> None:
+        self.last_step = reports
 
-    def _evaluate(self, closure: Callable[[], Any], rule: str) -> float | None:
-        """Return the loss that a closure computes, without curvature; `None` if it returns none, and may do so."""
-        with self._passes.paused():
-            return evaluate_loss(closure, self.param_groups, rule, self.requires_closure)
-
-    def _plans(self, captures: StepCaptures, rule: str) -> dict[int, PlannedUpdate]:
-        """Return the planned update of each group, for a rule about steps that raise the loss."""
-        plans: dict[int, PlannedUpdate] = {}
-        is_judged = rule != "keep" and any(group.get("averaging") for group in self.param_groups)
-        predict = is_judged or any(is_attentive(group) for group in self.param_groups)
-        for index, group in enumerate(self.param_groups):
-            where = f"group {index}"
-            if is_fallback(group):
-                plans[index] = FallbackUpdate(group, self.state, where)
-                continue
-            choice = group_choice(group["criterion"], group["damping"], where)
-            held = None if self.refreshes(index) else self._progress.held[index]
-            plans[index] = plan_group(
-                captures, group, choice, self._context(index), held, self.state, self.full_report, predict
-            )
-        return plans
-
-    def _context(self, index: int) -> Context:
-        """Return step, group and learning rate, and the outcome of the group's last step."""
-        lr = float(self.param_groups[index]["lr"])
-        return Context(self.step_count, index, lr, self._progress.outcomes.get(index))
-
-    def _finish(self, plans: Mapping[int, GroupUpdate]) -> None:
-        """Drop the passes, keep the directions that later steps reuse, and count the step."""
-        self._passes.clear()
-        self._progress.held = {index: plan.held for index, plan in plans.items() if plan.held is not None}
-        self._progress.step_count += 1
-
-    def _record(self, plans: Mapping[int, GroupUpdate], verdict: Verdict, loss_before: float, count: int) -> None:
-        """Report a try to the user, and its outcome to the strategies."""
-        self.last_step = tuple(plan.report.after(verdict.taken) for plan in plans.values())
-        reports = dict(zip(plans, self.last_step, strict=True))
-        found = outcomes_of(self.param_groups, reports, count, loss_before, verdict.loss_after)
-        if found:
-            self._progress.outcomes = found
-            notify(self.param_groups, found)
+    @property
+    def _can_skip(self) -> bool:
+        """True if a step that is not finite is no error: it is skipped, or there is a step to go back before."""
+        rule = self._rules.on_nonfinite
+        return rule == "skip" or (rule == "back" and bool(self._progress.before))

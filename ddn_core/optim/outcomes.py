@@ -11,6 +11,7 @@ import torch
 from backpack import disable as backpack_disabled
 from torch import Tensor
 
+from ddn_core.config import StepConfig
 from ddn_core.engine import Outcome
 from ddn_core.errors import ArgumentError
 from ddn_core.optim.parameters import is_fallback
@@ -39,6 +40,11 @@ def required_loss(groups: Sequence[Mapping[str, Any]], on_increase: str) -> str:
             if "loss_after" in strategy.all_requirements():
                 return strategy.label()
     return "" if on_increase == "keep" else f"step.on_increase = {on_increase!r}"
+
+
+def requires_closure(groups: Sequence[Mapping[str, Any]], rules: StepConfig) -> bool:
+    """Return whether a step needs a closure, since a strategy or a rule requires the loss after it."""
+    return bool(required_loss(groups, "keep" if rules.without_closure == "keep" else rules.on_increase))
 
 
 def uses_loss(groups: Sequence[Mapping[str, Any]]) -> bool:
@@ -84,7 +90,7 @@ def evaluate_loss(
 
 
 def outcomes_of(
-    groups: Sequence[Mapping[str, Any]],
+    attentive: Sequence[int],
     reports: Mapping[int, StepReport],
     step: int,
     loss_before: float,
@@ -93,13 +99,12 @@ def outcomes_of(
     """Return the outcome of each group whose strategies observe it.
 
     Args:
-        groups: The parameter groups.
+        attentive: The numbers of these groups.
         reports: Report of the step, by group.
         step: Number of steps before this one.
         loss_before: Loss at which the step was computed.
         loss_after: Loss after the whole step, if it was evaluated.
     """
-    attentive = [index for index in reports if is_attentive(groups[index])]
     if not attentive:
         return {}  # saves the transfers from the device
     predicted = {index: report.predicted_decrease for index, report in reports.items()}

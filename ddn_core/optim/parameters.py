@@ -9,7 +9,7 @@ from typing import Any, cast
 from torch import Tensor
 from torch.nn import Parameter
 
-from ddn_core.config import Config, GroupConfig, GroupSettings
+from ddn_core.config import GroupConfig, GroupSettings
 from ddn_core.config.grouping import assign_parameters
 from ddn_core.config.stepping import FORMER_NAME
 from ddn_core.engine import WantedParameter
@@ -102,22 +102,6 @@ def group_parameters(
         for group, taken in zip(tables, assignment.members, strict=True)
     ]
     return taken, [(name, parameters[name]) for name in assignment.unassigned if name in set(needed)]
-
-
-def check_config(config: Config, lr: float) -> None:
-    """Raise unless our optimizer can be made from a config.
-
-    Raises:
-        ArgumentError: A learning rate is given in addition, or the config names an optimizer of torch.
-    """
-    if lr != 1.0:
-        raise ArgumentError(
-            f"lr = {lr!r} is given in addition to a config. Set the learning rate of each group in the config."
-        )
-    if config.optimizer is not None:
-        raise ArgumentError(
-            f"the config names {config.optimizer.kind!r} of torch as its optimizer. Use a config with groups."
-        )
 
 
 def own_group(group: Mapping[str, Any], where: str, defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from ddn_core.engine import (
     concatenate,
     root_of,
 )
-from ddn_core.errors import ArgumentError, CurvatureError
+from ddn_core.errors import ArgumentError, CurvatureError, NonFiniteError
 from ddn_core.generators import DeviceGenerators
 
 Wanted = Callable[[], Mapping[int, WantedParameter]]
@@ -202,8 +202,11 @@ class CurvaturePasses:
         """Return the captures that the next step is computed from.
 
         Raises:
+            NonFiniteError: A pass was aborted, since its loss was not finite.
             CurvatureError: There was no pass, or none for the directions, or the micro-batches do not belong together.
         """
+        if self.failed:
+            raise NonFiniteError("the loss is not finite.")
         if not self._directions:
             missing = " for the directions" if self._derivatives else ""
             raise CurvatureError(

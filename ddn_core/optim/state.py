@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ddn_core.engine import Outcome
+from ddn_core.engine import Context, Outcome
 from ddn_core.errors import ArgumentError, StrategyError
 from ddn_core.generators import DeviceGenerators
 from ddn_core.optim.outcomes import FAMILIES
@@ -41,6 +41,15 @@ class Progress:
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     held: dict[int, HeldDirections] = field(default_factory=dict)
     before: dict[int, list[Tensor]] = field(default_factory=dict)
+
+    def context(self, index: int, group: Mapping[str, Any]) -> Context:
+        """Return step, group and learning rate, and the outcome of the group's last step."""
+        return Context(self.step_count, index, float(group["lr"]), self.outcomes.get(index))
+
+    def reused(self, index: int, group: Mapping[str, Any]) -> HeldDirections | None:
+        """Return the directions that a group's next step reuses; `None` if that step computes its own."""
+        held = self.held.get(index)
+        return held if held is not None and held.age < int(group["every"]) else None
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything as plain data."""
