@@ -16,7 +16,7 @@ from torch.nn.utils import parameters_to_vector
 from ddn_core import DirectionalDampedNewton
 from ddn_core.config import GroupSettings, parse_config
 from ddn_core.engine import GroupCurvature
-from ddn_core.engine.capture import backward_pass
+from ddn_core.engine.capture import carried
 from ddn_core.errors import ArgumentError, ConfigError
 from ddn_core.testing import dense_ggn
 from ddn_core.testing.dense import _without_hooks
@@ -331,13 +331,13 @@ def test_no_pass_is_made_for_curvature_that_nobody_wants(monkeypatch):
     model, loss_function, X, y = problem("wide")
     group = {"params": ["*"], "criterion": CRITERIA["top"], "damping": DAMPINGS["uniform"], "every": 2}
     optimizer = DirectionalDampedNewton(model.named_parameters(), [group])
-    counts, carry = [], backward_pass.carry
+    counts, carry = [], carried.carry
 
     def counting(sources, targets, cotangents, widest):
         counts[-1] += len(cotangents[0])
         return carry(sources, targets, cotangents, widest)
 
-    monkeypatch.setattr(backward_pass, "carry", counting)
+    monkeypatch.setattr(carried, "carry", counting)
     for _ in range(4):
         counts.append(0)
         train_step(optimizer, model, loss_function, X, y)

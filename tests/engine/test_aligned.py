@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ddn_core import DirectionalDampedNewton, curvature
 from ddn_core.engine import GroupCurvature, capture_loss
-from ddn_core.engine.capture import backward_pass
+from ddn_core.engine.capture import carried
 from ddn_core.errors import ArgumentError
 from tests.engine.any_model import Problem, aligned_twin, engine, error, twin
 
@@ -93,8 +93,8 @@ def test_sub_samples_of_the_curvature(chosen, passes):
 def test_later_passes_carry_nothing(monkeypatch):
     """The backward pass itself brings the columns, once the plan has been verified."""
     calls = []
-    carry = backward_pass.carry
-    monkeypatch.setattr(backward_pass, "carry", lambda *given: calls.append(0) or carry(*given))
+    carry = carried.carry
+    monkeypatch.setattr(carried, "carry", lambda *given: calls.append(0) or carry(*given))
     engine(_problem(3, F.cross_entropy, torch.arange(N) % 3), kind="ggn-aligned", passes=5)
     assert len(calls) == 2
 

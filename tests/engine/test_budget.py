@@ -17,7 +17,7 @@ from torch import nn
 
 from ddn_core import DirectionalDampedNewton
 from ddn_core.engine import GroupRequest, Subsampling, estimate, root_of
-from ddn_core.engine.capture import backward_pass, settings
+from ddn_core.engine.capture import backward_pass, carried, settings
 from ddn_core.engine.capture.assembly import Assembly
 from ddn_core.engine.capture.memory import free_bytes
 from ddn_core.errors import MemoryBudgetError
@@ -75,8 +75,8 @@ def test_a_budget_that_is_too_small_is_refused_before_anything_is_allocated(name
         raise AssertionError("allocated")
 
     with monkeypatch.context() as context:
-        for function in ("Assembly", "carry"):
-            context.setattr(backward_pass, function, refuse)
+        context.setattr(backward_pass, "Assembly", refuse)
+        context.setattr(carried, "carry", refuse)
         with pytest.raises(MemoryBudgetError, match="memory budget is"):
             trainer.backward()
     for parameter, old in zip(trainer.model.parameters(), before, strict=True):

@@ -28,8 +28,9 @@ def _held(monkeypatch):
 
     def note(current, given):
         capture = finish(current, given)
-        own = (current, current._graph, current._gradients, current._term)
-        held.extend(weakref.ref(value) for value in own if value is not None)
+        recordings = [one for one in (current._recorded, current._gradients) if one is not None]
+        own = (current, current._graph, current._term, *recordings, *(one._assembly for one in recordings))
+        held.extend(weakref.ref(value) for value in own)
         for factor in capture.factors:
             held.append(weakref.ref(factor.root))
             held.extend(weakref.ref(value) for value in vars(factor.root).values() if isinstance(value, torch.Tensor))

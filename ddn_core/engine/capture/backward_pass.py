@@ -19,19 +19,19 @@ from torch.utils.hooks import RemovableHandle
 from ddn_core.engine.capture.assembly import Assembly, AssemblySettings
 from ddn_core.engine.capture.batch import find_sample_axis
 from ddn_core.engine.capture.budget import CapturePlan, plan_capture
-from ddn_core.engine.capture.columns import carry
+from ddn_core.engine.capture.carried import carry_root
 from ddn_core.engine.capture.completeness import check_gradients, check_only_loss, check_reached
 from ddn_core.engine.capture.destinations import WantedParameter, destinations_of
 from ddn_core.engine.capture.graph import ModelGraph, Reach
 from ddn_core.engine.capture.module_hooks import quiet_module_hooks
+from ddn_core.engine.capture.output_root import OutputRoot
 from ddn_core.engine.capture.plan import GraphPlan, PlanStore, make_plan, unknown_sharing
+from ddn_core.engine.capture.recorded import Recording
 from ddn_core.engine.capture.result import Capture
 from ddn_core.engine.capture.settings import CaptureSettings
-from ddn_core.engine.capture.sites import Site
 from ddn_core.engine.capture.verification import Verification
 from ddn_core.engine.factors import Columns, Factor
 from ddn_core.engine.losses import checked_top, recognize
-from ddn_core.engine.nodes import dtype_of
 from ddn_core.errors import CurvatureError, NonFiniteError
 
 _logger = logging.getLogger("ddn_core")
@@ -40,10 +40,10 @@ _logger = logging.getLogger("ddn_core")
 class CurvaturePass:
     """The capture of one backward pass.
 
-    `begin` computes the columns of V, while the graph is there. `record` surrounds the backward pass itself, which
-    brings the per-sample gradients. `finish` checks the gradients and returns the capture. Where the column of a sample
-    is its gradient times a number, the backward pass brings the columns, too, and `begin` carries some only in passes
-    that verify the plan.
+    `begin` carries the columns of V to the sites, while the graph is there. `record` surrounds the backward pass
+    itself, which brings the per-sample gradients. `finish` checks the gradients and returns the capture. Where the
+    column of a sample is its gradient times a number, the columns are recorded in the backward pass, too, and `begin`
+    carries some only in passes that verify the plan.
     """
 
     def __init__(
@@ -94,10 +94,11 @@ class CurvaturePass:
         self._samples = find_sample_axis(self._graph.output, samples)
         settings.subsampling.check_in_batch(self._samples.samples)
         self._chosen = settings.subsampling.of_batch(self._samples.samples)
+        self._root = OutputRoot(settings.root, self._term, self._samples, self._chosen, self._is_mean)
         self._is_apart, self._nested = is_apart, nested
         self._output_gradient: Tensor | None = None
-        self._gradients: Assembly | None = None
-        self._recorded: Assembly | None = None
+        self._gradients: Recording | None = None
+        self._recorded: Recording | None = None
         self._columns: dict[tuple[int, ...], Columns] = {}
         self._value = math.nan
 
@@ -121,28 +122,33 @@ class CurvaturePass:
             sizes = self._prepare(plan)
             verify, is_recorded = plan.is_due or not plan.is_fixed, self._is_recorded
             if verify or not is_recorded:
-                root = self._root() if self._wanted else self._term.output.new_zeros(0, *self._term.output.shape)
-                if not self._compute(plan, sizes, root, verify):
+                columns = self._columns_at_output()
+                if not self._carry(plan, sizes, columns, verify):
                     self._plans.drop(signature)
                     plan = self._make_plan(signature)
                     sizes = self._prepare(plan)
-                    if is_new or not self._compute(plan, sizes, root, verify=True):
+                    if is_new or not self._carry(plan, sizes, columns, verify=True):
                         raise CurvatureError(
                             "the gradient in the model is no linear function of the gradient at its output: a hook on "
                             "a hidden tensor, or a function of your own, changes it, as by clipping. Remove it."
                         )
             if is_recorded:
-                self._recorded = self._assembly(1, sizes)
+                self._recorded = self._recording(self._assembly(1, sizes), self._root.factors(self._dtype))
             if self._is_apart:
                 self._term.gradient  # noqa: B018  # read now, since the graph of the loss will be gone
             self._is_checked = plan.is_due or any(map(_has_hooks, self._wanted.values()))
             plan.passes += 1
             if self._is_checked:
                 self._term.hold()
-            self._coefficients = self._gradient_coefficients() if self._in_span else None
+            in_span = self._root.spans_gradient
+            self._coefficients = self._root.coefficients(self._dtype) if in_span else None
+            if not in_span or (self._is_checked and self._chosen.propagated_samples is not None):
+                settings = AssemblySettings(self._dtype)
+                gradients = Assembly(self._graph, self._sites, self._destinations, 1, settings, may_form=False)
+                self._gradients = self._recording(gradients)
             self._gradients_before = {
                 key: None if entry.parameter.grad is None else entry.parameter.grad.clone()
-                for key, entry in (self._wanted.items() if self._is_checked or not self._in_span else ())
+                for key, entry in (self._wanted.items() if self._is_checked or not in_span else ())
             }
 
     @contextmanager
@@ -157,52 +163,20 @@ class CurvaturePass:
                 handle.remove()
 
     def attach(self) -> list[RemovableHandle]:
-        """Record the gradients at the sites in the backward pass that follows, until the handles are removed.
+        """Record what is needed of the backward pass that follows, until the handles are removed.
 
-        Nothing is recorded where nothing is needed: the gradients are in the span of the columns, and not checked.
+        The gradients of the samples are not recorded if they are combinations of columns, and need no check.
         """
         handles: list[RemovableHandle] = []
         if self._is_apart:
             handles.append(self._graph.output[0].register_prehook(self._note_output_gradient))
-        if self._recorded is not None:
-            factors = (self._factors * self._root_scale).to(self._dtype)
-            handles += [
-                site.node.register_prehook(self._recorder(self._recorded, site, factors)) for site in self._sites
-            ]
-        if self._in_span and not (self._is_checked and self._chosen.propagated_samples is not None):
-            return handles
-        settings = AssemblySettings(self._dtype)
-        self._gradients = Assembly(self._graph, self._sites, self._destinations, 1, settings, may_form=False)
-        return handles + [site.node.register_prehook(self._recorder(self._gradients, site)) for site in self._sites]
+        for recording in (self._recorded, self._gradients):
+            handles += [] if recording is None else recording.attach()
+        return handles
 
     def _note_output_gradient(self, gradients: tuple[Tensor | None, ...]) -> None:
         gradient = gradients[self._graph.output[1]]
         self._output_gradient = None if gradient is None else gradient.detach()
-
-    def _recorder(
-        self, assembly: Assembly, site: Site, factors: Tensor | None = None
-    ) -> Callable[[tuple[Tensor | None, ...]], None]:
-        """Return a hook that adds the gradients at a site to an assembly, times a factor for each sample."""
-        is_busy = False
-
-        def record(gradients: tuple[Tensor | None, ...]) -> None:
-            nonlocal is_busy
-            if is_busy:
-                return  # a node without a rule is called for the columns, which calls its hooks
-            is_busy = True
-            with torch.no_grad(), torch.autocast(self.device.type, enabled=False), self._nested():
-                given = {}
-                for edge, layout, gradient in zip(site.outputs, site.layouts, gradients, strict=True):
-                    if edge is not None and gradient is not None:
-                        own = gradient.detach()
-                        if factors is not None and layout is not None:
-                            own = own.to(self._dtype) if own.is_floating_point() else own  # it may be complex
-                            own = own * layout.spread(factors, own.shape)
-                        given[edge] = own[None]
-                assembly.add(slice(0, 1), given.get, only=site)
-            is_busy = False
-
-        return record
 
     @torch.no_grad()
     def finish(self, gradients: Mapping[int, Tensor | None] | None = None) -> Capture:
@@ -221,16 +195,16 @@ class CurvaturePass:
         if self._recorded is not None:
             self._columns = self._recorded.finish()
         gradients = {} if self._gradients is None else self._gradients.finish()
-        whole_gradient = self._settings.subsampling.grad is None
+        whole_gradient, in_span = self._settings.subsampling.grad is None, self._root.spans_gradient
         if self._output_gradient is not None:
             check_only_loss(self._output_gradient, self._term.gradient)
-        needs_totals = self._is_checked or (whole_gradient and not self._in_span)
+        needs_totals = self._is_checked or (whole_gradient and not in_span)
         totals: Mapping[int, Tensor | None] = {}
         if needs_totals:
             totals = {key: self._gradient_of_pass(key) for key in self._wanted} if given is None else given
         if self._is_checked:
             precision = self._graph.coarsest_precision
-            compared = gradients if gradients or not self._in_span else self._gradients_in_span()
+            compared = gradients if gradients or not in_span else self._gradients_in_span()
             check_gradients(
                 self._wanted,
                 compared,
@@ -241,8 +215,7 @@ class CurvaturePass:
                 lambda: self._term.slope_rounding,
             )
             check_reached(self._wanted, self._columns, totals, self._gradients_before)
-        in_span, chosen = self._in_span, self._chosen
-        propagated = chosen.propagated_samples
+        chosen, propagated = self._chosen, self._chosen.propagated_samples
         indices = None if propagated is None else {sample: index for index, sample in enumerate(propagated)}
         kept = {} if in_span else {keys: self._chosen_gradients(columns) for keys, columns in gradients.items()}
         count = self._samples.samples
@@ -284,11 +257,6 @@ class CurvaturePass:
     def _per_sample(self) -> int:
         return self._settings.root.per_sample(self._outputs)
 
-    @property
-    def _in_span(self) -> bool:
-        """True if the per-sample gradients are combinations of columns."""
-        return self._settings.root.spans_gradient and self._chosen.columns_cover_gradient
-
     @cached_property
     def _is_recorded(self) -> bool:
         """True if the backward pass itself brings the columns; others are carried to verify the plan alone.
@@ -297,12 +265,6 @@ class CurvaturePass:
         """
         is_plain = not any(isinstance(site.node, BackwardCFunction) for site in self._sites)
         return self._settings.root.follows_gradient and bool(self._wanted) and not self._is_apart and is_plain
-
-    @property
-    def _root_scale(self) -> float:
-        """Factor that scales the root, so that `G = V Vᵀ` for the samples of the GGN."""
-        is_mean = self._is_mean
-        return math.sqrt(self._samples.samples / len(self._chosen.ggn_samples)) if is_mean else 1.0
 
     def _check_values(self) -> None:
         """Raise unless the loss is finite and its weights are not negative; this waits for the device."""
@@ -342,25 +304,11 @@ class CurvaturePass:
             )
         return plan
 
-    def _root(self) -> Tensor:
-        """Return the root of the loss Hessian at the model output, `[A, *output]`."""
-        root = self._settings.root.columns(self._term, self._samples, self._settings.generator(self.device))
-        return root if self._root_scale == 1 else root * self._root_scale
-
-    @cached_property
-    def _factors(self) -> Tensor:
-        """Factors that turn the gradients of the samples into columns, `[N]`."""
-        return self._settings.root.factors(self._term, self._samples)
-
-    def _gradient_coefficients(self) -> Tensor:
-        """Return the coefficients c of the per-sample gradients, `g_n = V_n c_n`, `[samples, C]`."""
-        is_mean, propagated = self._is_mean, self._chosen.propagated_samples
-        scale = (self._samples.samples if is_mean else 1) / self._root_scale
-        root = self._settings.root
-        is_known = root.follows_gradient and self._is_recorded
-        own = root.inverse(self._factors) if is_known else root.coefficients(self._term, self._samples)
-        coefficients = own.to(self._dtype) * scale
-        return coefficients if propagated is None else coefficients[list(propagated)]
+    def _columns_at_output(self) -> Tensor:
+        """Return the columns at the model output, `[A, *output]`; none if no parameter is wanted."""
+        if not self._wanted:
+            return self._term.output.new_zeros(0, *self._term.output.shape)
+        return self._root.columns(self._settings.generator(self.device))
 
     def _prepare(self, plan: GraphPlan) -> CapturePlan:
         """Find the sites and what becomes of the columns there, and return the sizes within the memory budget."""
@@ -376,41 +324,27 @@ class CurvaturePass:
                 self._dtype,
                 self._samples,
                 self._chosen,
-                self._in_span,
+                self._root.spans_gradient,
             )
         return plan.sizes.within(self._settings.budget(plan.sizes.bytes, self.device))
 
-    def _compute(self, plan: GraphPlan, sizes: CapturePlan, root: Tensor, verify: bool) -> bool:
-        """Carry the columns to all parameters, and return whether the plan fits the graph."""
-        graph = self._graph
-        self._columns = {}
-        assembly = self._assembly(len(root), sizes)
-        edges = [edge for edge in self._destinations.edges() if edge != graph.output]
-        layouts = plan.layouts_of(graph)
-        check = Verification(graph, layouts, self._samples) if verify and edges else None
-        step = sizes.columns_at_a_time
-        output_dtype = dtype_of(graph.output)
-        for start in range(0, len(root), step):
-            columns = slice(start, min(start + step, len(root)))
-            chunk = root[columns].to(output_dtype)
-            is_last = columns.stop == len(root)
-            carried = torch.cat([chunk, check.extra(root).to(output_dtype)[None]]) if check and is_last else chunk
-            found = dict(zip(edges, carry([graph.output], edges, [carried], graph.widest), strict=True))
-            if check is not None:
-                for edge in edges:
-                    found[edge] = check.take(edge, found[edge], is_last)
-                if is_last and not check.passed():
-                    return False
-            found[graph.output] = chunk
-            if not self._is_recorded:
-                assembly.add(columns, lambda edge, found=found: found.pop(edge, None))  # type: ignore[misc]
-        self._columns = assembly.finish()
-        return True
+    def _carry(self, plan: GraphPlan, sizes: CapturePlan, columns: Tensor, verify: bool) -> bool:
+        """Carry the columns at the output to all parameters, and return whether the plan fits the graph."""
+        graph, at_a_time = self._graph, sizes.columns_at_a_time
+        assembly = None if self._is_recorded else self._assembly(len(columns), sizes)
+        check = Verification(graph, plan.layouts_of(graph), self._samples) if verify else None
+        is_fitting = carry_root(graph, self._destinations, columns, at_a_time, assembly, check)
+        self._columns = assembly.finish() if is_fitting and assembly is not None else {}
+        return is_fitting
 
     def _assembly(self, count: int, sizes: CapturePlan) -> Assembly:
         """Return an empty assembly of the columns, with some number of them for each sample."""
         settings = AssemblySettings(self._dtype, self._chosen.propagated_samples, sizes.slice_elements)
         return Assembly(self._graph, self._sites, self._destinations, count, settings)
+
+    def _recording(self, assembly: Assembly, factors: Tensor | None = None) -> Recording:
+        """Return a recording of the gradients at the sites, times a factor for each sample."""
+        return Recording(assembly, self._sites, self._dtype, self.device, self._nested, factors)
 
     def _gradient_of_pass(self, key: int) -> Tensor | None:
         """Return the change of a parameter's gradient in the pass; `None` if there is no dense gradient."""
