@@ -10,7 +10,7 @@ Data flows in one direction. Each file does one part::
     gram.py         factors of a group                -> GroupCurvature: VᵀV, V·w, Vᵀ·v
     spectrum.py     Gram matrix                       -> eigenvalues, Gram eigenvectors (krylov.py: the leading ones)
     directions.py   spectrum                          -> Directions: gammas, lambdas when first read (source.py)
-    context.py      facts for strategies beyond the directions (norms.py: those that cost; outcome.py: the last step's)
+    context.py      facts for strategies beyond the directions (figures.py: those that cost; outcome.py: last step)
     step.py         directions, dampings              -> coefficients, and the step in parameter space
     solved.py       one damping for all directions    -> the same step, without eigenvectors
     terms.py        terms of a step beyond the loss: weight decay, the anchor of memory or averaging, the complement

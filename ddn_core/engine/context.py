@@ -11,8 +11,8 @@ from torch import Generator
 from ddn_core.engine.outcome import Outcome
 
 
-class Norms(Protocol):
-    """Norms of gradient and parameters and the mean curvature of a group, each computed when first read."""
+class Figures(Protocol):
+    """Norms, mean curvature and slopes of a group, each computed when first read."""
 
     @property
     def gradient(self) -> float:
@@ -37,7 +37,7 @@ class Norms(Protocol):
 
 @dataclass(frozen=True)
 class GivenNorms:
-    """Norms that are given as plain numbers."""
+    """Norms and other figures of a group that are given as plain numbers."""
 
     gradient: float = 1.0
     parameters: float = 1.0
@@ -63,7 +63,7 @@ class Context:
         samples: Number of samples N in the GGN.
         parameters: Number of parameters P of the group that the loss reaches.
         loss: Loss of the batch, in loss.
-        norms: Norms of gradient and parameters.
+        norms: Norms and other figures of the group, which the properties below read.
     """
 
     step: int = 0
@@ -74,7 +74,7 @@ class Context:
     samples: int = 1
     parameters: int = 1
     loss: float = 1.0
-    norms: Norms = field(default=GivenNorms(), repr=False)
+    norms: Figures = field(default=GivenNorms(), repr=False)
 
     @property
     def gradient_norm(self) -> float:

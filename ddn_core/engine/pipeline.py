@@ -13,8 +13,8 @@ from ddn_core.engine.capture import Capture
 from ddn_core.engine.clock import StageClock
 from ddn_core.engine.context import Context
 from ddn_core.engine.directions import Directions, DirectionSource
+from ddn_core.engine.figures import GroupFigures
 from ddn_core.engine.gram import GroupCurvature
-from ddn_core.engine.norms import GroupNorms
 from ddn_core.engine.quadratic import QuadraticModel
 from ddn_core.engine.solved import solved_step
 from ddn_core.engine.source import EngineSource, outputs_first, same_samples
@@ -109,7 +109,7 @@ def damped_newton_step(
         capture: Capture of the backward pass that gives the directions.
         parameters: The group's parameters.
         choice: Criterion and damping, as functions.
-        context: The step and the group, by default the first; the norms of gradient and model are filled in.
+        context: The step and the group, by default the first; its sizes and figures are filled in.
         derivatives: Capture of a backward pass on another batch, to read gradients and directional curvatures from; by
             default they are those of the batch that gives the directions.
         terms: Weight decay and memory of the group; none by default.
@@ -215,7 +215,7 @@ def group_directions(
     Args:
         capture: Capture of the backward pass.
         parameters: The group's parameters.
-        context: The pass and the group, by default the first; the norms of gradient and model are filled in.
+        context: The pass and the group, by default the first; its sizes and figures are filled in.
         largest: Returns the number of leading eigenpairs that are needed; all by default.
         derivatives: Capture of a backward pass on another batch, to read gradients and directional curvatures from.
         terms: Weight decay and memory of the group; none by default.
@@ -256,7 +256,7 @@ def _context(
     parameters: Sequence[Tensor],
     images: TermImages | None,
 ) -> Context:
-    """Return a context with the sizes and norms of a group.
+    """Return a context with the sizes and figures of a group.
 
     Args:
         context: The step and the group, by default the first.
@@ -267,14 +267,13 @@ def _context(
     """
     capture = basis.capture
     own = images if images is None or data is basis else TermImages(data, images.terms)
-    norms = GroupNorms(basis, data, parameters, own)
     return replace(
         context or Context(),
         outputs=capture.outputs,
         samples=len(capture.ggn_samples),
         parameters=basis.size,
         loss=data.capture.loss,
-        norms=norms,
+        norms=GroupFigures(basis, data, parameters, own),
     )
 
 

@@ -1,4 +1,4 @@
-"""Norms and model figures of a parameter group that strategies may read, each computed when first read."""
+"""Figures of a parameter group that strategies may read, such as norms, each computed when first read."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ddn_core.errors import NonFiniteError
 
 
 @dataclass(frozen=True, eq=False)
-class GroupNorms:
-    """Norms of a parameter group, computed from its curvature.
+class GroupFigures:
+    """Figures of a parameter group, computed from its curvature.
 
     Attributes:
         basis: Curvature of the batch that gives the directions.
@@ -34,18 +34,18 @@ class GroupNorms:
     @property
     def sample_gradients(self) -> float:
         """Mean over the samples of the squared Euclidean norm of their gradients, loss²/param²."""
-        return self._figures[0]
+        return self._read_together[0]
 
     @property
     def displacement(self) -> tuple[float, float]:
         """Slope and curvature of the loss along the displacement, loss."""
         if self.images is None or self.images.terms.anchor is None:
             return 0.0, 0.0
-        return self._figures[1], self._figures[2]
+        return self._read_together[1], self._read_together[2]
 
     @cached_property
-    def _figures(self) -> tuple[float, float, float]:
-        """All three numbers, read at once, since each read waits for the device."""
+    def _read_together(self) -> tuple[float, float, float]:
+        """Mean square of the gradients, slope and curvature, read at once, since each read waits for the device."""
         with torch.no_grad():
             squares = self.data.sample_gradient_square
             if self.images is None or self.images.terms.anchor is None:
