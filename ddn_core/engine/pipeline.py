@@ -112,7 +112,7 @@ def damped_newton_step(
         context: The step and the group, by default the first; its sizes and figures are filled in.
         derivatives: Capture of a backward pass on another batch, to read gradients and directional curvatures from; by
             default they are those of the batch that gives the directions.
-        terms: Weight decay and memory of the group; none by default.
+        terms: Weight decay, anchor and complement of the group; none by default.
         clock: Takes the time of the stages.
         memo: Results of an earlier try with other dampings, which this try adds to.
         max_decrease: Largest decrease of the loss that the slope at the start of the correction may promise, in
@@ -218,7 +218,7 @@ def group_directions(
         context: The pass and the group, by default the first; its sizes and figures are filled in.
         largest: Returns the number of leading eigenpairs that are needed; all by default.
         derivatives: Capture of a backward pass on another batch, to read gradients and directional curvatures from.
-        terms: Weight decay and memory of the group; none by default.
+        terms: Weight decay, anchor and complement of the group; none by default.
     """
     curvature = GroupCurvature.of(capture, parameters)
     data = curvature if derivatives is None else GroupCurvature.of(derivatives, parameters)

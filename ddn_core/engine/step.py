@@ -1,6 +1,6 @@
 """The directionally damped Newton step of a group (Dangel et al. 2022, section 2), with its figures along directions.
 
-A step is the sum of a start, which does not depend on the curvature (`terms.py`; zero without weight decay and memory),
+A step is the sum of a start, which does not depend on the curvature (`terms.py`; zero without weight decay and anchor),
 and a correction, which the damped curvature adds. The correction comes from directions that were decomposed in this
 step, from those that are held from an earlier one, or from a solve without directions (`solved.py`).
 """
@@ -147,7 +147,7 @@ class DampedDirections(Directions):
 
     @property
     def coefficients(self) -> Tensor:
-        """Length of a step without memory along each direction, `-γ̄_k / (λ̄_k + δ_k)`, `[K]`, param."""
+        """Length of a step without anchor along each direction, `-γ̄_k / (λ̄_k + δ_k)`, `[K]`, param."""
         return self.table().coefficients
 
     def combine(self, lengths: Tensor) -> tuple[Tensor, ...]:
@@ -155,7 +155,7 @@ class DampedDirections(Directions):
         return tuple(vectors[0] for vectors in self.source.move(self, lengths[:, None]))
 
     def step(self) -> tuple[Tensor, ...]:
-        """Return the step without memory and complement, in the shapes of the group's parameters.
+        """Return the step without anchor and complement, in the shapes of the group's parameters.
 
         Raises:
             NonFiniteError: The step has NaN or infinite entries.
@@ -194,7 +194,7 @@ class Correction:
         Args:
             table: The step along the directions.
             combine: Returns `Σ_k lengths[k] e_k` in the shapes of the group's parameters.
-            terms: Weight decay and memory.
+            terms: Weight decay, anchor and complement.
             projections: Inner products of the directions with parameters and anchor, `[2, K]`; `None` without terms.
             complement_factor: Factor on the slope outside of the directions, not positive.
         """
@@ -210,7 +210,7 @@ class Correction:
         """Return the step in parameter space, in the shapes of the group's parameters.
 
         Args:
-            terms: Weight decay and memory.
+            terms: Weight decay, anchor and complement.
             gradient: Gradient of the loss for each parameter, if the step follows it outside of the coordinates' span.
             reached: For each parameter, whether the loss reaches it; others do not move.
         """

@@ -1,4 +1,4 @@
-"""Terms of a step beyond the loss along its directions: weight decay, memory, and the orthogonal complement.
+"""Terms of a step beyond the loss along its directions: weight decay, anchor, and the orthogonal complement.
 
 With L2 weight decay w and anchor a the step minimizes, along the chosen directions,
 
@@ -33,7 +33,7 @@ from ddn_core.engine.source import EngineSource
 
 @dataclass(frozen=True, eq=False)
 class StepTerms:
-    """Weight decay and memory of a group, and whether its step follows the gradient in the complement.
+    """Weight decay and anchor of a group, and whether its step follows the gradient in the complement.
 
     Attributes:
         decay: Coefficient w of the L2 weight decay, loss/param².

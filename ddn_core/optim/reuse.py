@@ -62,7 +62,7 @@ class HeldDirections:
 
         Args:
             gradients: Gradient of the loss for each parameter; `None` for a parameter that the loss does not reach.
-            terms: Weight decay and memory.
+            terms: Weight decay, anchor and complement.
         """
         dtype = self.evals.dtype
         given = [None if gradient is None else gradient.to(dtype) for gradient in gradients]
