@@ -17,6 +17,8 @@ DEVELOPMENT: dict[str, Callable[[], EverydayProblem]] = {
     "robot-arm": tabular.robot_arm,
     "digits-cnn": pictures.digits_cnn,
     "digits-sigmoid": pictures.digits_sigmoid,
+    "digits-dropout": pictures.digits_dropout,
+    "digits-batch-norm": pictures.digits_batch_norm,
     "adding": sequences.adding,
     "majority": sequences.majority,
     "cubic-equation": equations.cubic_equation,
@@ -30,7 +32,9 @@ HELD_OUT: dict[str, Callable[[], EverydayProblem]] = {
     "lorenz": tabular.lorenz,
     "wrong-quantiles": tabular.wrong_quantiles,
     "raw-digits-cnn": pictures.raw_digits_cnn,
+    "dropout-friedman": tabular.dropout_friedman,
     "waves": sequences.waves,
+    "waves-batch-norm": sequences.waves_batch_norm,
     "recall": sequences.recall,
     "heat-equation": equations.heat_equation,
 }

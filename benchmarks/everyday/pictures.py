@@ -53,6 +53,33 @@ def raw_digits_cnn() -> EverydayProblem:
     )
 
 
+def digits_dropout() -> EverydayProblem:
+    """Return digits for a perceptron with dropout."""
+    pictures, targets = _digits()
+
+    def build() -> nn.Module:
+        first = [nn.Linear(64, 64), nn.ReLU(), nn.Dropout(0.3)]
+        second = [nn.Linear(64, 64), nn.ReLU(), nn.Dropout(0.3)]
+        return nn.Sequential(*first, *second, nn.Linear(64, 10))
+
+    return EverydayProblem(
+        "digits; ReLU MLP 64-64-64-10, dropout 0.3", *split(pictures.flatten(1) / 16, targets, 800), build, CLASSES
+    )
+
+
+def digits_batch_norm() -> EverydayProblem:
+    """Return digits for a network with batch normalization."""
+    pictures, targets = _digits()
+
+    def build() -> nn.Module:
+        first = [nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2)]
+        second = [nn.Conv2d(8, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2)]
+        return nn.Sequential(*first, *second, nn.Flatten(), nn.Linear(64, 10))
+
+    training_and_test = split(pictures / 16, targets, 800)
+    return EverydayProblem("digits; ReLU CNN, batch norm", *training_and_test, build, CLASSES, epochs=8)
+
+
 def _digits() -> tuple[Tensor, Tensor]:
     """Return all pictures, `[N, 1, 8, 8]`, and their digits."""
     pictures, targets = datasets.load_digits(return_X_y=True)

@@ -83,14 +83,22 @@ class EverydayProblem:
             return self.build()
 
     def training_loss(self, model: nn.Module) -> float:
-        """Return the loss on all training data."""
-        with torch.no_grad():
-            return float(self.task.loss(model, self.training))
+        """Return the loss on all training data, without dropout and batch statistics."""
+        return self._evaluated(self.task.loss, model, self.training)
 
     def test_error(self, model: nn.Module) -> float:
         """Return the error on the test data."""
-        with torch.no_grad():
-            return float(self.task.test_error(model, self.test))
+        return self._evaluated(self.task.test_error, model, self.test)
+
+    @staticmethod
+    def _evaluated(function: Callable[[nn.Module, Samples], Tensor], model: nn.Module, samples: Samples) -> float:
+        """Return a loss or an error of a model in evaluation mode; the model is in training mode afterwards."""
+        model.eval()
+        try:
+            with torch.no_grad():
+                return float(function(model, samples))
+        finally:
+            model.train()
 
 
 def relative_error(model: nn.Module, samples: Samples) -> Tensor:

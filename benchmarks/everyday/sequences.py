@@ -57,7 +57,32 @@ def majority() -> EverydayProblem:
 
 
 def waves() -> EverydayProblem:
-    """Return noisy sine, square, triangle and sawtooth waves of random phase and frequency."""
+    """Return four shapes of waves for a recurrent network."""
+    signals, shapes = _waves()
+    return EverydayProblem(
+        "4 shapes of waves; LSTM of 16 units",
+        *split(signals[:, :, None], shapes, 500),
+        lambda: Recurrent(1, 16, 4, nn.LSTM),
+        CLASSES,
+    )
+
+
+def waves_batch_norm() -> EverydayProblem:
+    """Return four shapes of waves for a network with batch normalization."""
+    signals, shapes = _waves()
+
+    def build() -> nn.Module:
+        first = [nn.Linear(16, 32, bias=False), nn.BatchNorm1d(32), nn.Tanh()]
+        second = [nn.Linear(32, 32, bias=False), nn.BatchNorm1d(32), nn.Tanh()]
+        return nn.Sequential(*first, *second, nn.Linear(32, 4))
+
+    return EverydayProblem(
+        "4 shapes of waves; tanh MLP 16-32-32-4, batch norm", *split(signals, shapes, 500), build, CLASSES
+    )
+
+
+def _waves() -> tuple[Tensor, Tensor]:
+    """Return noisy sine, square, triangle and sawtooth waves of random phase and frequency, and their shapes."""
     source = generator()
     kinds = torch.randint(4, (800,), generator=source)
     phases, frequencies = torch.rand(2, 800, 1, generator=source)
@@ -71,13 +96,7 @@ def waves() -> EverydayProblem:
         ]
     )
     clean = shapes[kinds, torch.arange(800)]
-    noisy = clean + 0.1 * torch.randn(800, 16, generator=source)
-    return EverydayProblem(
-        "4 shapes of waves; LSTM of 16 units",
-        *split(noisy[:, :, None], kinds, 500),
-        lambda: Recurrent(1, 16, 4, nn.LSTM),
-        CLASSES,
-    )
+    return clean + 0.1 * torch.randn(800, 16, generator=source), kinds
 
 
 def recall() -> EverydayProblem:

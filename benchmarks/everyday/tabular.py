@@ -144,6 +144,24 @@ def wrong_quantiles() -> EverydayProblem:
     )
 
 
+def dropout_friedman() -> EverydayProblem:
+    """Return a regression with noise, for a perceptron with dropout."""
+    inputs, targets = datasets.make_friedman2(700, noise=50.0, random_state=0)
+
+    def build() -> nn.Module:
+        first = [nn.Linear(4, 64), nn.GELU(), nn.Dropout(0.1)]
+        second = [nn.Linear(64, 64), nn.GELU(), nn.Dropout(0.1)]
+        return nn.Sequential(*first, *second, nn.Linear(64, 1))
+
+    inputs, targets = (array / array.std(0) for array in (inputs, targets))
+    return EverydayProblem(
+        "friedman2; GELU MLP 4-64-64-1, dropout 0.1",
+        *split(numbers(inputs), numbers(targets)[:, None], 400),
+        build,
+        VALUES,
+    )
+
+
 def _runge_kutta(states: Tensor, time: float) -> Tensor:
     """Return Lorenz's states `[N, 3]` after a short time, by the classical method of fourth order."""
 

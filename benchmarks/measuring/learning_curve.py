@@ -62,15 +62,17 @@ def train(problem: EverydayProblem, side: Side, seed: int) -> dict[str, Any]:
     model, order, curve = problem.model(seed), generator(_ORDER_SEED + seed), LearningCurve()
     step = side.start(model, problem)
     curve.note(lambda: problem.training_loss(model))
-    try:
-        for _ in range(problem.epochs):
-            for batch in problem.batches(order):
-                step(batch)
-            curve.note(lambda: problem.training_loss(model))
-            if not isfinite(curve.losses[-1]):
-                break
-    except NonFiniteError:
-        curve.note(lambda: inf)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # dropout draws from the global generator
+        try:
+            for _ in range(problem.epochs):
+                for batch in problem.batches(order):
+                    step(batch)
+                curve.note(lambda: problem.training_loss(model))
+                if not isfinite(curve.losses[-1]):
+                    break
+        except NonFiniteError:
+            curve.note(lambda: inf)
     return _record(problem, model, curve)
 
 

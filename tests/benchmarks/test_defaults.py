@@ -73,7 +73,9 @@ def test_times_are_those_of_the_first_epoch_with_the_loss_and_of_a_run_beside_ou
     assert Comparison(_measurement(ours, timed=slower)).time_ratio(Outcome(WITHOUT, ours)) == pytest.approx(3.0 / 8.0)
 
 
-@pytest.mark.parametrize(("bad", "verdicts"), [(0, [True] * 4), (1, [False, False, True, True])])
+@pytest.mark.parametrize(
+    ("bad", "verdicts"), [(0, [True] * 4), (1, [False, True, True, True]), (2, [False, False, True, True])]
+)
 def test_targets_of_the_default(bad, verdicts):
     """The problems for development have no say, and without all held-out problems nothing is judged."""
     good, wrong = _runs(WITHOUT, (0.1, 0.1)), _runs(WITHOUT, (0.1, 2.0))

@@ -57,6 +57,28 @@ def test_our_optimizer_makes_steps_on_problems_for_development(name):
         assert found["losses"][0] != found["losses"][1] < inf
 
 
+@pytest.mark.parametrize("name", ["digits-dropout", "digits-batch-norm"])
+def test_losses_and_errors_are_those_of_the_model_in_evaluation_mode(name):
+    problem = DEVELOPMENT[name]()
+    model = problem.model(0)
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    loss, error = problem.training_loss(model), problem.test_error(model)
+    assert model.training
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    model.eval()
+    samples = problem.training
+    assert loss == torch.nn.functional.cross_entropy(model(samples.inputs), samples.targets).item()
+    assert error == float((model(problem.test.inputs).argmax(1) != problem.test.targets).float().mean())
+
+
+class Solution(torch.nn.Module):
+    """A function as a model."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.forward = function
+
+
 def test_equations_hold_for_their_solutions():
     """The residuals vanish at the solution, which the test data has: here for the heat equation."""
 
@@ -64,8 +86,8 @@ def test_equations_hold_for_their_solutions():
         return (-0.1 * torch.pi**2 * points[:, :1]).exp() * (torch.pi * points[:, 1:]).sin()
 
     problem = HELD_OUT["heat-equation"]()
-    assert problem.training_loss(solution) < 1e-9
-    assert problem.test_error(solution) < 1e-5
+    assert problem.training_loss(Solution(solution)) < 1e-9
+    assert problem.test_error(Solution(solution)) < 1e-5
 
 
 def test_the_cubic_equation_holds_for_its_solution():
@@ -73,8 +95,8 @@ def test_the_cubic_equation_holds_for_its_solution():
         return (torch.pi * points).sin() + (3 * torch.pi * points).sin() / 2
 
     problem = DEVELOPMENT["cubic-equation"]()
-    assert problem.training_loss(solution) < 1e-6
-    assert problem.test_error(solution) < 1e-5
+    assert problem.training_loss(Solution(solution)) < 1e-6
+    assert problem.test_error(Solution(solution)) < 1e-5
 
 
 def test_batches_have_each_sample_once_in_an_order_of_the_generator(quick):
