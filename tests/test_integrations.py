@@ -131,6 +131,25 @@ def test_a_strategy_that_uses_the_loss_does_without_it_for_micro_batches():
 
 
 @LIGHTNING
+@pytest.mark.parametrize("kind", [Plain, Mixed])
+def test_the_loss_after_the_step_has_the_same_dropout(kind):
+    group = {**GROUP, "damping": {"kind": "levenberg-marquardt"}, "lr": 0.0}
+    losses = []
+
+    class Random(kind):
+        def training_step(self, batch, index):
+            loss = super().training_step(batch, index)
+            losses.append(float(loss.detach()))
+            return loss
+
+    module = Random(group)
+    module.model.insert(1, nn.Dropout(0.5))
+    trained(module, batch_size=24, epochs=2)
+    before, after, second, second_after = losses
+    assert before == after != second == second_after
+
+
+@LIGHTNING
 def test_the_mixin_is_for_our_optimizer():
     class Other(Mixed):
         def configure_optimizers(self):

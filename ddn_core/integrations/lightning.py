@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ddn_core.errors import ArgumentError
-from ddn_core.optim import DirectionalDampedNewton
+from ddn_core.optim import DirectionalDampedNewton, Draws
 
 
 class CurvatureModule:
@@ -55,8 +55,10 @@ class CurvatureModule:
                     "strategies and rules that do not need that loss."
                 )
             assert optimizer_closure is not None
-            return optimizer_closure()
+            with draws.repeated():
+                return optimizer_closure()
 
+        draws = Draws.now([self.device])  # type: ignore[attr-defined]
         if optimizer_closure is not None:
             optimizer_closure()
         self._evaluates = True

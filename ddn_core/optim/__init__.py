@@ -14,14 +14,16 @@ One file each::
     going_back.py   goes back to the parameters before the last step
     report.py       report of a step
     outcomes.py     outcomes that strategies observe
+    draws.py        random numbers that a closure draws again
     divergence.py   losses that diverge, and the warning about them
     stopping.py     rules that end a training
     state.py        the part of `state_dict` beyond torch's
 """
 
+from ddn_core.optim.draws import Draws
 from ddn_core.optim.fallback import torch_optimizer
 from ddn_core.optim.optimizer import DirectionalDampedNewton
 from ddn_core.optim.report import StepReport
 from ddn_core.optim.stopping import Stopping, StopReason
 
-__all__ = ["DirectionalDampedNewton", "StepReport", "StopReason", "Stopping", "torch_optimizer"]
+__all__ = ["DirectionalDampedNewton", "Draws", "StepReport", "StopReason", "Stopping", "torch_optimizer"]

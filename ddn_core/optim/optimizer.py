@@ -17,11 +17,13 @@ from ddn_core.engine import Directions, WantedParameter, group_directions
 from ddn_core.errors import ArgumentError, CurvatureError, NonFiniteError
 from ddn_core.generators import DeviceGenerators
 from ddn_core.optim.divergence import DivergenceWatch
+from ddn_core.optim.draws import Draws
 from ddn_core.optim.fallback import fallback_group
 from ddn_core.optim.going_back import go_back
 from ddn_core.optim.outcomes import requires_closure
 from ddn_core.optim.parameters import (
     GROUP_DEFAULTS,
+    devices_of,
     group_parameters,
     is_fallback,
     named,
@@ -251,8 +253,8 @@ class DirectionalDampedNewton(Optimizer):
             closure: Returns the loss for the same batch; it may call `zero_grad()` and `backward()`, as torch's
                 closures do. If there was no pass inside `with optimizer.curvature():` since the last step, the closure
                 is called in such a block first, and has to call `backward()`. After the step it is called only if a
-                strategy or the rule on steps that raise the loss needs the loss then; its changes to gradients are
-                undone.
+                strategy or the rule on steps that raise the loss needs the loss then, with the same random numbers as
+                in the first call; its changes to gradients are undone.
 
         Returns:
             Loss of the batch after the step if it was evaluated, otherwise before the step; NaN for a skipped step. If
@@ -261,18 +263,21 @@ class DirectionalDampedNewton(Optimizer):
         Raises:
             CurvatureError: There was no curvature pass since the last step.
             NonFiniteError: A step is not finite; no parameter has changed.
-            ArgumentError: The loss after the step is needed, and there is no closure.
+            ArgumentError: The loss after the step is needed, and there is no closure. Or there was a pass before, and
+                the loss that the closure returns depends on random numbers.
             StrategyError: A criterion or damping raised, or returned an invalid value; no parameter has changed.
                 Or a strategy raised in `observe`, after the step.
         """
+        draws = None
         if closure is not None and self._passes.is_empty:
+            draws = Draws.now(devices_of(self.param_groups))
             with torch.enable_grad(), self.curvature():
                 closure()
         loop = StepLoop(
             self.param_groups, self.state, self._rules, self._passes, self._progress, self.full_report, self._publish
         )
         try:
-            loss = loop.run(closure)
+            loss = loop.run(closure, draws)
         except NonFiniteError:
             if not self._can_skip:
                 raise

@@ -1,19 +1,13 @@
-"""Outcomes of a step, which strategies observe: the loss after it, evaluated if needed, and figures of each group."""
+"""Outcomes of a step, which strategies observe: the loss after it, and figures of each group."""
 
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-import torch
-from backpack import disable as backpack_disabled
-from torch import Tensor
 
 from ddn_core.config import StepConfig
 from ddn_core.engine import Outcome
-from ddn_core.errors import ArgumentError
 from ddn_core.optim.parameters import is_fallback
 from ddn_core.optim.report import StepReport
 from ddn_core.plugins.resolve import in_group
@@ -50,43 +44,6 @@ def requires_closure(groups: Sequence[Mapping[str, Any]], rules: StepConfig) -> 
 def uses_loss(groups: Sequence[Mapping[str, Any]]) -> bool:
     """Return whether a strategy uses the loss after the step if it is available."""
     return any("loss_after" in own.all_accepted() for group in groups for own in strategies_of(group))
-
-
-def evaluate_loss(
-    closure: Callable[[], Any], groups: Sequence[Mapping[str, Any]], on_increase: str, is_required: bool = True
-) -> float | None:
-    """Return the loss that a closure computes; gradients are afterwards as they were before.
-
-    Args:
-        closure: The closure.
-        groups: The parameter groups.
-        on_increase: Rule for a step that raises the loss.
-        is_required: Whether the closure has to return the loss; otherwise `None` is returned if it returns none.
-
-    Raises:
-        ArgumentError: The closure returned no loss.
-    """
-    parameters: list[Tensor] = [parameter for group in groups for parameter in group["params"]]
-    gradients = [parameter.grad for parameter in parameters]
-    for parameter in parameters:
-        parameter.grad = None
-    try:
-        with torch.enable_grad(), backpack_disabled(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Full backward hook is firing")  # BackPACK's hooks, without an extension
-            loss = closure()
-    finally:
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-    if loss is None and not is_required:
-        return None
-    try:
-        return float(loss.detach() if isinstance(loss, Tensor) else loss)
-    except (TypeError, ValueError, RuntimeError) as error:
-        fate = "made" if on_increase == "keep" else "undone"
-        raise ArgumentError(
-            f"the closure returned {loss!r} instead of the loss, and the step has been {fate}. Return the loss as a "
-            "scalar tensor or a number."
-        ) from error
 
 
 def outcomes_of(

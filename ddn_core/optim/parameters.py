@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from glob import escape
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -47,6 +48,11 @@ def wanted_parameters(groups: Sequence[Mapping[str, Any]], is_due: Callable[[int
             names = group.get("param_names") or [f"parameter {place} of group {index}" for place in range(len(params))]
             found.update({id(p): WantedParameter(name, p, index) for name, p in zip(names, params, strict=True)})
     return found
+
+
+def devices_of(groups: Sequence[Mapping[str, Any]]) -> set[torch.device]:
+    """Return the devices of the parameters."""
+    return {parameter.device for group in groups for parameter in group["params"]}
 
 
 def named(params: Iterable[tuple[str, Parameter]] | Iterable[Parameter]) -> dict[str, Parameter]:

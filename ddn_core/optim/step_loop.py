@@ -11,10 +11,11 @@ from torch import Tensor
 
 from ddn_core.config import StepConfig
 from ddn_core.errors import ArgumentError
+from ddn_core.optim.draws import Draws
+from ddn_core.optim.evaluation import ClosureLoss
 from ddn_core.optim.fallback import FallbackUpdate
 from ddn_core.optim.going_back import remember
 from ddn_core.optim.outcomes import (
-    evaluate_loss,
     is_attentive,
     notify,
     outcomes_of,
@@ -55,11 +56,12 @@ class StepLoop:
     full_report: bool
     publish: Callable[[tuple[StepReport, ...]], None]
 
-    def run(self, closure: Callable[[], Any] | None) -> float:
+    def run(self, closure: Callable[[], Any] | None, draws: Draws | None = None) -> float:
         """Make the step, and return the loss at the parameters after it, or before it if that was not evaluated.
 
         Args:
             closure: Returns the loss of the batch; called only if a strategy or a rule needs it.
+            draws: State of the random generators from which the loss before the step was computed, if it is known.
 
         Raises:
             Exception: As in `DirectionalDampedNewton.step`.
@@ -72,7 +74,8 @@ class StepLoop:
             raise ArgumentError(f"{needed} requires the loss after the step. Call step(closure).")
         evaluate = None
         if closure is not None and (needed or uses_loss(self.groups)):
-            evaluate = partial(self._evaluate, closure, rule)
+            is_required, fate = requires_closure(self.groups, self.rules), "made" if rule == "keep" else "undone"
+            evaluate = partial(self._evaluate, ClosureLoss(closure, self.groups, draws, is_required, fate))
         tries = 1 + (self.rules.attempts if rule == "damp" else 0)
         while True:
             tries -= 1
@@ -91,10 +94,10 @@ class StepLoop:
             if is_over:
                 return verdict.loss
 
-    def _evaluate(self, closure: Callable[[], Any], rule: str) -> float | None:
-        """Return the loss that a closure computes, without curvature; `None` if it returns none, and may do so."""
+    def _evaluate(self, loss: ClosureLoss) -> float | None:
+        """Return the loss of the batch, without curvature; `None` if the closure returns none, and may do so."""
         with self.passes.paused():
-            return evaluate_loss(closure, self.groups, rule, requires_closure(self.groups, self.rules))
+            return loss()
 
     @cached_property
     def _attentive(self) -> list[int]:

@@ -16,7 +16,7 @@ from torch.optim import Optimizer, lr_scheduler
 from ddn_core.config import Config
 from ddn_core.config.load import config_error
 from ddn_core.errors import ConfigError, DdnError, DivergenceWarning, PluginError
-from ddn_core.optim import DirectionalDampedNewton, torch_optimizer
+from ddn_core.optim import DirectionalDampedNewton, Draws, torch_optimizer
 from ddn_core.optim.stopping import gradient_norm, step_norm
 from ddn_core.plugins.problem import ProblemParts
 from ddn_core.runs.events import StepFigures
@@ -73,6 +73,7 @@ class NewtonStepper:
         """Make a step on a batch, and evaluate the loss after it if something needs that loss."""
         optimizer = self._optimizer
         optimizer.zero_grad()
+        draws = Draws.now([inputs.device])
         loss = self._forward(inputs, targets)
         optimizer.backward(loss)
         if record is not None:
@@ -81,12 +82,12 @@ class NewtonStepper:
         gradient = gradient_norm(optimizer) if self._measures_gradient else None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DivergenceWarning)  # the run itself sees that it diverges
-            optimizer.step(partial(self._loss_after, inputs, targets, seen))
+            optimizer.step(partial(self._loss_after, inputs, targets, draws, seen))
         reports = optimizer.last_step
         if not reports:
             return StepFigures(loss=loss.item(), taken=0.0, gradient_norm=gradient)
         if record is not None and not seen:
-            self._loss_aside(inputs, targets, seen)
+            self._loss_aside(inputs, targets, draws, seen)
         ranges = [limits for report in reports if (limits := report.damping_range()) is not None]
         decrease = math.fsum(report.predicted_decrease for report in reports)
         return StepFigures(
@@ -103,16 +104,16 @@ class NewtonStepper:
         )
 
     @torch.no_grad()
-    def _loss_after(self, inputs: Tensor, targets: Tensor, seen: list[float]) -> Tensor:
-        loss = self._forward(inputs, targets)
+    def _loss_after(self, inputs: Tensor, targets: Tensor, draws: Draws, seen: list[float]) -> Tensor:
+        with draws.repeated():
+            loss = self._forward(inputs, targets)
         seen.append(float(loss))
         return loss
 
-    def _loss_aside(self, inputs: Tensor, targets: Tensor, seen: list[float]) -> None:
-        """Evaluate the loss without a trace in the run: random numbers and buffers are restored."""
+    def _loss_aside(self, inputs: Tensor, targets: Tensor, draws: Draws, seen: list[float]) -> None:
+        """Evaluate the loss without a trace in the run: buffers are restored."""
         buffers = {name: tensor.clone() for name, tensor in self._model.named_buffers()}
-        with torch.random.fork_rng(devices=[inputs.device] if inputs.is_cuda else []):
-            self._loss_after(inputs, targets, seen)
+        self._loss_after(inputs, targets, draws, seen)
         with torch.no_grad():
             for name, tensor in self._model.named_buffers():
                 tensor.copy_(buffers[name])
