@@ -14,6 +14,7 @@ from torch.nn.utils import parameters_to_vector
 
 from ddn_core import DirectionalDampedNewton
 from ddn_core.engine import PlanStore
+from ddn_core.engine.capture import layout as layout_module
 from ddn_core.engine.capture.batch import find_sample_axis
 from ddn_core.engine.capture.graph import ModelGraph, Reach
 from ddn_core.engine.capture.layout import layouts_of, powers, traced_layouts
@@ -202,6 +203,31 @@ def test_an_edge_that_no_gradient_reaches_is_uncertain():
     assert not certain
     assert MAJOR in layouts.values()
     assert _graph(lambda: (gate + 1) * (data @ weight), weight)[2]
+
+
+def test_a_probe_of_a_large_graph_holds_half_of_its_gradients(monkeypatch):
+    """Counted in bytes; gradients of parameters, which tell nothing of samples, are not computed."""
+    torch.manual_seed(0)
+    model, inputs = (
+        nn.Sequential(*(nn.Linear(8, 8) for _ in range(6)), nn.ReLU(), nn.Linear(8, 3)).double(),
+        _random(N, 8),
+    )
+    graph = _graph_of(lambda: model(inputs), *model.parameters())
+    samples = find_sample_axis(graph.output, N)
+    held, probe = [], layout_module._probe
+
+    def note(*arguments):
+        found = probe(*arguments)
+        held.append(sum(one.nbytes for one in (*found[0], *found[1]) if one is not None))
+        return found
+
+    monkeypatch.setattr(layout_module, "_probe", note)
+    expected, is_certain = layouts_of(graph, samples)
+    monkeypatch.setattr(layout_module, "PROBED_ELEMENTS", 7 * N * 8 - 1)  # the outputs of all layers but the last
+    assert layouts_of(graph, samples) == (expected, is_certain)
+    assert held[0] == 2 * 7 * N * 8 * 8
+    assert held[1] + held[2] == held[0]
+    assert max(held[1:]) <= held[0] / 2 + 2 * N * 8 * 8  # and one edge
 
 
 def test_shapes_of_two_batches_show_the_axis_without_data():

@@ -10,7 +10,9 @@ which samples have been mixed, as by batch statistics.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -19,6 +21,9 @@ from torch.autograd.graph import GradientEdge
 from ddn_core.engine.capture.graph import ModelGraph
 from ddn_core.engine.nodes import Edge, device_of, dtype_of
 from ddn_core.engine.sample_axis import SampleAxis
+
+PROBED_ELEMENTS = 2**21
+"""Largest number of elements of the gradients at all edges up to which one probe is made for all edges."""
 
 Layout = SampleAxis | None
 """Axis of the samples at an edge; `None` if samples share the edge."""
@@ -41,21 +46,28 @@ def layouts_of(graph: ModelGraph, samples: SampleAxis) -> tuple[dict[Edge, Layou
         graph: The graph below the model output.
         samples: Axis of the samples at the model output.
     """
-    inside = [edge for edge in graph.shapes if edge != graph.output]
-    first, second = _probe(graph, inside, samples)
     own = expressions_of_parameters(graph)
-    layouts: dict[Edge, Layout] = {graph.output: samples}
+    layouts: dict[Edge, Layout] = dict.fromkeys(graph.shapes)
+    layouts[graph.output] = samples
     certain = True
-    for edge, one, other in zip(inside, first, second, strict=True):
-        if edge[0] in own or one is None or other is None:
-            layouts[edge] = None
-        elif not bool(one.any()) and not bool(other.any()):
-            certain = False
-            layouts[edge] = _guess(graph.shapes[edge], samples.samples)
-        else:
-            layouts[edge] = _layout(graph, one, other, samples.samples)
+    for part in _halves(graph, [edge for edge in graph.shapes if edge != graph.output and edge[0] not in own]):
+        for edge, one, other in zip(part, *_probe(graph, part, samples), strict=True):
+            if one is None or other is None:
+                continue
+            if not bool(one.any()) and not bool(other.any()):
+                certain = False
+                layouts[edge] = _guess(graph.shapes[edge], samples.samples)
+            else:
+                layouts[edge] = _layout(graph, one, other, samples.samples)
     _spread_sharing(graph, layouts)
     return layouts, certain
+
+
+def _halves(graph: ModelGraph, edges: Sequence[Edge]) -> Iterator[Sequence[Edge]]:
+    """Yield all edges if they are small, else two parts of about the same number of elements, to hold one at a time."""
+    ends = list(accumulate(graph.shapes[edge].numel() for edge in edges))
+    middle = bisect(ends, ends[-1] // 2) if ends and ends[-1] > PROBED_ELEMENTS else 0
+    yield from (part for part in (edges[:middle], edges[middle:]) if part)
 
 
 def traced_layouts(graph: ModelGraph, doubled: ModelGraph, samples: SampleAxis) -> dict[Edge, Layout]:
@@ -95,8 +107,6 @@ def _probe(
     graph: ModelGraph, edges: Sequence[Edge], samples: SampleAxis
 ) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None]]:
     """Return the gradients at the edges for a random cotangent, and for the same times a power of two per sample."""
-    if not edges:
-        return (), ()
     shape = graph.shapes[graph.output]
     device, dtype = device_of(graph.output), dtype_of(graph.output)
     generator = torch.Generator(device).manual_seed(0)
