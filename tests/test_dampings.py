@@ -64,12 +64,14 @@ def outcome(ratio, predicted=1.0, norm=1.0, **changes):
 
 @given(problems, magnitudes)
 def test_the_trust_region_step_is_on_the_boundary_or_undamped(directions, radius):
-    delta = one(damping("trust-region", radius=min(radius, 100.0))(directions))
     radius = min(radius, 100.0)
-    if step_norm(directions, 0.0) <= radius:
-        assert delta == 0.0
-    else:
+    delta = one(damping("trust-region", radius=radius)(directions))
+    undamped = step_norm(directions, 0.0)
+    if undamped > radius * (1 + 1e-14):  # equal up to rounding is both
         assert delta > 0.0
+    if undamped < radius * (1 - 1e-14):
+        assert delta == 0.0
+    if delta:
         assert step_norm(directions, delta) == pytest.approx(radius, rel=1e-8)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
+import sys
 from functools import cache
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.profiles import PROFILE
 
@@ -132,6 +135,26 @@ def test_hypothesis_draws_the_same_examples_each_time_but_in_the_fuzz_profile():
     assert settings().derandomize == (PROFILE != "fuzz")
     assert settings().print_blob or settings().derandomize
     assert settings().deadline is None
+
+
+@pytest.mark.skipif(PROFILE == "fuzz", reason="fuzz draws from the sources of modules, too")
+def test_examples_do_not_depend_on_the_modules_that_are_loaded(tmp_path, monkeypatch):
+    """Hypothesis knows the numbers in their sources, and would draw them."""
+    drawn = []
+
+    @given(st.floats())
+    def property_test(number):
+        drawn.append(number)
+
+    property_test()
+    first = [float.hex(number) for number in drawn]
+    (tmp_path / "module_with_numbers.py").write_text("\n".join(f"N{k} = {k}.125" for k in range(1000)))
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("module_with_numbers")
+    drawn.clear()
+    property_test()
+    del sys.modules["module_with_numbers"]
+    assert [float.hex(number) for number in drawn] == first
 
 
 def test_generators_have_seeds():
