@@ -41,6 +41,12 @@ class SampleAxis:
             return torch.unflatten(tensor, place, (self.samples, positions)).movedim(place, 0)
         return torch.unflatten(tensor, place, (positions, self.samples)).movedim(place + 1, 0)
 
+    def sums(self, tensor: Tensor) -> Tensor:
+        """Return the sum of each sample's elements of a tensor `[*shape]`, `[N]`."""
+        if self.axis == 0 and len(tensor) == self.samples:
+            return tensor if tensor.dim() == 1 else tensor.flatten(1).sum(1)
+        return self.split(tensor).flatten(1).sum(1)
+
     def join(self, tensor: Tensor, leading: int = 0) -> Tensor:
         """Return a tensor `[N, *leading, *rest]` as `[*leading, *shape]`: the inverse of `split`."""
         place = leading + self.axis

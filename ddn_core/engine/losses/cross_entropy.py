@@ -95,7 +95,7 @@ class CrossEntropy(LossTerm):
         """Return `W p (v - v̄)²` for each output, with the mean v̄ of v under p."""
         probabilities = self._probabilities
         mean = (probabilities * vector).sum(self._classes, keepdim=True)
-        return self._row_weights.clamp(min=0) * probabilities * (vector - mean).square()
+        return self._row_weights * probabilities * (vector - mean).square()
 
     @cached_property
     def _slopes(self) -> Tensor:

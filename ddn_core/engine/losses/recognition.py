@@ -93,7 +93,10 @@ def recognize(loss: Tensor, leads: Callable[[Node], bool], scale: float | Tensor
             "loss with one of them, or add up the curvature of several passes."
         )
     node = found[0]
-    seed = torch.as_tensor(scale, dtype=loss.dtype, device=loss.device).expand_as(loss)
+    if isinstance(scale, Tensor):
+        seed = scale.to(loss).expand_as(loss)
+    else:
+        seed = torch.full_like(loss, scale, requires_grad=False)
     weight = seed if node is top else torch.autograd.grad([loss], [GradientEdge(node, 0)], [seed], retain_graph=True)[0]
     inputs = [(other, output) for other, output in node.next_functions if other is not None and leads(other)]
     if len(inputs) > 1:

@@ -10,7 +10,6 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
-import torch
 from torch import Generator, Tensor
 
 from ddn_core.engine.losses.term import LossTerm, largest_coefficient
@@ -127,7 +126,7 @@ class AlignedRoot(Root):
 
     def columns(self, term: LossTerm, samples: SampleAxis, generator: Generator | None) -> Tensor:
         """Return the columns at the model output, `[1, *output]`."""
-        slope = term.slope.expand_as(term.output)
+        slope = term.whole_slope
         return (slope * samples.spread(self.factors(term, samples), slope.shape))[None]
 
     def coefficients(self, term: LossTerm, samples: SampleAxis) -> Tensor:
@@ -136,18 +135,17 @@ class AlignedRoot(Root):
 
     def inverse(self, factors: Tensor) -> Tensor:
         """Return the coefficients of the gradient in the columns, `[N, 1]`, for known factors."""
-        return torch.where(factors > 0, 1 / factors, 0.0)[:, None]
+        return factors.reciprocal().masked_fill_(factors == 0, 0.0)[:, None]
 
     def factors(self, term: LossTerm, samples: SampleAxis) -> Tensor:
         """Return the factor on the gradient of each sample, `√(rᵀHr) / |r|²`, `[N]`; 0 where the gradient is zero.
 
         Where a mistake is so confident that the inverse would overflow, the factor has its smallest value.
         """
-        slope = term.slope.expand_as(term.output).double()  # squares of small numbers underflow in float32
-        squares = samples.split(slope.square()).flatten(1).sum(1)
-        curvatures = samples.split(term.curvature_along(slope)).flatten(1).sum(1)
+        slope = term.whole_slope.double()  # squares of small numbers underflow in float32
+        squares, curvatures = samples.sums(slope.square()), samples.sums(term.curvature_along(slope))
         found = (curvatures.sqrt() / squares).clamp(min=1 / largest_coefficient(term.dtype))
-        return torch.where(squares > 0, found, 0.0).to(term.dtype)
+        return found.masked_fill_(squares == 0, 0.0).to(term.dtype)
 
 
 def root_of(mc_samples: int, kind: CurvatureKind | None = None) -> Root:

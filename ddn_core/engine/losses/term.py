@@ -97,6 +97,12 @@ class LossTerm(ABC):
     def slope(self) -> Tensor:
         """Gradient of the loss with respect to the model output in closed form, broadcasts to `[*output]`."""
 
+    @property
+    def whole_slope(self) -> Tensor:
+        """The slope for each element of the model output, `[*output]`."""
+        slope = self.slope
+        return slope if slope.shape == self.output.shape else slope.expand_as(self.output)
+
     @abstractmethod
     def hold(self) -> None:
         """Keep what `slope_rounding` reads of the node, since the backward pass frees it."""
