@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 
 import torch
 from torch import Size, Tensor
@@ -45,12 +45,12 @@ class GroupCurvature:
             shapes=tuple(parameter.shape for parameter in parameters),
         )
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Number of entries P of the parameters that the loss reaches."""
         return sum(factor.root.size for factor in self.factors)
 
-    @property
+    @cached_property
     def reached(self) -> tuple[bool, ...]:
         """For each parameter, whether the loss reaches it."""
         return tuple(key in self.capture.reached for key in self.parameters)
@@ -75,7 +75,9 @@ class GroupCurvature:
         """Vᵀg for the gradient g of the loss, `[R]`."""
         if (coefficients := self.gradient_coefficients) is not None:
             return self.gram @ coefficients
-        return self._gram_and_projected_gradient[1]
+        products = self._gram_and_projected_gradient[1]
+        assert products is not None
+        return products
 
     @cached_property
     def gradient_coefficients(self) -> Tensor | None:
@@ -93,14 +95,12 @@ class GroupCurvature:
         return coefficients[list(capture.ggn_samples)].reshape(-1)
 
     @cached_property
-    def _gram_and_projected_gradient(self) -> tuple[Tensor, Tensor]:
-        gram = self.capture.zeros(self.capture.columns, self.capture.columns)
-        products = self.capture.zeros(self.capture.columns)
-        for index, root in enumerate(self.roots):
-            root.accumulate(
-                gram, None if self.gradient_coefficients is not None else self.factor_gradient(index), products
-            )
-        return mirror(gram), products
+    def _gram_and_projected_gradient(self) -> tuple[Tensor, Tensor | None]:
+        gram, roots = self.capture.zeros(self.capture.columns, self.capture.columns), self.roots
+        products = None if self.gradient_coefficients is not None else self.capture.zeros(self.capture.columns)
+        for index, root in enumerate(roots):
+            root.accumulate(gram, None if products is None else self.factor_gradient(index), products)
+        return gram if all(root.fills_gram for root in roots) else mirror(gram), products
 
     def factor_gradient(self, index: int) -> ParameterVectors:
         """Return the gradient of the loss with respect to the parameters of a factor, as one vector (K = 1)."""
@@ -131,13 +131,13 @@ class GroupCurvature:
         capture = self.capture
         count, per_sample = capture.grad_count, capture.columns_per_sample
         if (coefficients := self.gradient_coefficients) is not None:
+            if per_sample == 1 and not self.is_ggn_smaller:
+                return (self.column_squares @ coefficients.square()) * count
             parts = coefficients.reshape(-1, per_sample)
             if self.is_ggn_smaller:
                 columns = self.formed()
                 own = torch.einsum("nc,ncp->np", parts, columns.reshape(*parts.shape, -1))
                 return own.square().sum() * count
-            if per_sample == 1:
-                return (self.gram.diagonal() * coefficients.square()).sum() * count
             blocks = self.gram.reshape(*parts.shape, *parts.shape).diagonal(dim1=0, dim2=2)  # [C, C, N]
             return torch.einsum("nc,cdn,nd->", parts, blocks, parts) * count
         gram = capture.zeros(count, count)
@@ -156,7 +156,7 @@ class GroupCurvature:
         chosen = list(capture.grad_samples)
         return factor.root.select(chosen).contracted(capture.coefficients[chosen])
 
-    @property
+    @cached_property
     def is_ggn_smaller(self) -> bool:
         """True if the group has fewer parameters than columns, so that the GGN is smaller than the Gram matrix."""
         return self.size < self.capture.columns
@@ -184,10 +184,15 @@ class GroupCurvature:
         """Machine precision of the factors."""
         return torch.finfo(self.capture.dtype).eps
 
-    @property
+    @cached_property
     def trace(self) -> Tensor:
         """Trace of the GGN, which is also that of the Gram matrix, in loss/param²."""
-        return (self.ggn if self.is_ggn_smaller else self.gram).diagonal().sum()
+        return (self.ggn.diagonal() if self.is_ggn_smaller else self.column_squares).sum(dtype=torch.float64)
+
+    @cached_property
+    def column_squares(self) -> Tensor:
+        """Squared norms of the columns of V, the diagonal of the Gram matrix, `[R]`."""
+        return self.gram.diagonal()
 
     def formed(self) -> Tensor:
         """Return V itself, transposed, `[R, P]`."""
@@ -199,17 +204,17 @@ class GroupCurvature:
         Returns:
             Vectors `[K, *shape]` for each parameter; zeros for a parameter that the loss does not reach.
         """
-        return self._in_parameters([root.combine(weights) for root in self.roots], weights.shape[1])
+        return self._in_parameters([root.combine(weights) for root in self.roots], (weights.shape[1],))
 
     def unflatten(self, columns: Tensor) -> tuple[Tensor, ...]:
         """Return vectors `[K, P]`, in the order of formed columns, as `[K, *shape]` for each parameter."""
-        return self._in_parameters(self._parts(columns), len(columns))
+        return self._in_parameters(self._parts(columns), (len(columns),))
 
     def combine_coordinates(self, coordinates: Tensor) -> tuple[Tensor, ...]:
         """Return the vector with coordinates `[R]` in the columns of V, or `[P]` if the GGN is the smaller matrix."""
-        is_small = self.is_ggn_smaller
-        found = self.unflatten(coordinates[None]) if is_small else self.combine(coordinates[:, None])
-        return tuple(vectors[0] for vectors in found)
+        if self.is_ggn_smaller:
+            return tuple(vectors[0] for vectors in self.unflatten(coordinates[None]))
+        return self._in_parameters([root.combine_one(coordinates) for root in self.roots])
 
     def zeros(self, count: int) -> tuple[Tensor, ...]:
         """Return zeros, `[count, *shape]` for each parameter."""
@@ -221,12 +226,12 @@ class GroupCurvature:
             root.layout.split(part) for root, part in zip(self.roots, torch.split(columns, sizes, dim=1), strict=True)
         ]
 
-    def _in_parameters(self, parts: Sequence[ParameterVectors], count: int) -> tuple[Tensor, ...]:
+    def _in_parameters(self, parts: Sequence[ParameterVectors], leading: tuple[int, ...] = ()) -> tuple[Tensor, ...]:
         found: dict[int, Tensor] = {}
         for factor, vectors in zip(self.factors, parts, strict=True):
             found.update(zip(factor.parameters, vectors, strict=True))
         return tuple(
-            found[key].contiguous() if key in found else self.capture.zeros(count, *shape)
+            found[key].contiguous() if key in found else self.capture.zeros(*leading, *shape)
             for key, shape in zip(self.parameters, self.shapes, strict=True)
         )
 
@@ -243,6 +248,13 @@ class GroupCurvature:
         for factor, root in zip(self.factors, self.roots_of(samples), strict=True):
             total += root.project(tuple(given[key] for key in factor.parameters))
         return total
+
+    def project_one(self, vector: Sequence[Tensor]) -> Tensor:
+        """Return Vᵀ · vector, `[R]`, for one vector in the shapes of the group's parameters."""
+        given = dict(zip(self.parameters, vector, strict=True))
+        pairs = zip(self.factors, self.roots, strict=True)
+        parts = [root.project_one(tuple(given[key] for key in factor.parameters)) for factor, root in pairs]
+        return reduce(torch.add, parts) if parts else self.capture.zeros(self.capture.columns)
 
     def flatten(self, vectors: Sequence[Tensor]) -> Tensor:
         """Return vectors `[J, *shape]` of each parameter as `[J, P]`, in the order of formed columns."""

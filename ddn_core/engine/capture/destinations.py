@@ -8,7 +8,7 @@ the site, to the parameters in it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -137,13 +137,8 @@ def destinations_of(graph: ModelGraph, sites: Sequence[Site], wanted: Mapping[in
             and wanted[id(weight.parameters[0])].group == wanted[id(leaf)].group
             and leaf.numel() == weight.shape[0] * weight.shape[1]
         ):
-            both = replace(
-                weight,
-                numbers=(*weight.numbers, number),
-                parameters=(*weight.parameters, leaf),
-                names=("weight", "bias"),
-            )
-            uses[uses.index(weight)] = both
+            numbers, parameters = (*weight.numbers, number), (*weight.parameters, leaf)
+            uses[uses.index(weight)] = Use(site, numbers, parameters, ("weight", "bias"), weight.form)
         else:
             uses.append(Use(site, (number,), (leaf,), ("weight",), form))
     return Destinations(tuple(uses), tuple(below))
@@ -177,8 +172,5 @@ def _form(site: Site, number: int, is_turned: bool) -> StructuredInput | None:
     form = None if layout is None or len(site.outputs) > 1 else structured(site.node, site.kind, number, layout)
     if form is None or not is_turned:
         return form
-    family = form.family
-    assert isinstance(family, LinearFamily)
-    return replace(
-        form, family=replace(family, weight_shape=family.weight_shape[::-1], transposed=not family.transposed)
-    )
+    assert isinstance(form.family, LinearFamily)
+    return StructuredInput(form.family.turned(), form.values, form.root)

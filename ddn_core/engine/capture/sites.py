@@ -173,7 +173,7 @@ def _right_factor(node: Any, values: Tensor, layout: SampleAxis, scale: float) -
         return None
     features, outputs = values.shape[1], shape_of((node, 0))[1]
     family = LinearFamily(1, outputs, features, weight_shape=(features, outputs), transposed=True)
-    return StructuredInput(family, layout.split(values), lambda columns: _scaled(layout.split(columns, 1), scale))
+    return StructuredInput(family, _apart(values, layout), lambda columns: _scaled(_apart(columns, layout, 1), scale))
 
 
 def _left_factor(node: Any, values: Tensor, layout: SampleAxis, scale: float) -> StructuredInput | None:
@@ -186,6 +186,13 @@ def _left_factor(node: Any, values: Tensor, layout: SampleAxis, scale: float) ->
     return StructuredInput(
         family, turned.split(values.T), lambda columns: _scaled(turned.split(columns.transpose(1, 2), 1), scale)
     )
+
+
+def _apart(rows: Tensor, layout: SampleAxis, leading: int = 0) -> Tensor:
+    """Return rows `[*leading, N · r, o]` as `[N, *leading, r, o]`, without the axis of the positions if r = 1."""
+    if rows.shape[leading] != layout.samples:
+        return layout.split(rows, leading)
+    return rows.transpose(0, leading) if leading else rows
 
 
 def _scaled(columns: Tensor, scale: float) -> Tensor:

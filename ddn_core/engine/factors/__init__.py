@@ -5,7 +5,7 @@ forms. `family.py` declares what the engine needs to know about a family of oper
 has its own file. `factor.py` has `Factor`, which the rest of the engine uses.
 """
 
-from ddn_core.engine.factors.columns import Columns, ParameterVectors, mirror
+from ddn_core.engine.factors.columns import Columns, ParameterVector, ParameterVectors, mirror
 from ddn_core.engine.factors.concatenated import ConcatenatedColumns
 from ddn_core.engine.factors.contraction import form
 from ddn_core.engine.factors.convolution import ConvolutionFamily, TransposedConvolutionFamily
@@ -30,6 +30,7 @@ __all__ = [
     "Layout",
     "LinearFamily",
     "ParameterLayout",
+    "ParameterVector",
     "ParameterVectors",
     "ProductColumns",
     "SummedColumns",

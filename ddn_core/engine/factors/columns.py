@@ -14,6 +14,9 @@ from ddn_core.engine.factors.layout import Layout
 ParameterVectors = tuple[Tensor, ...]
 """K vectors in the space of a factor's parameters: `[K, *parameter.shape]` for each parameter."""
 
+ParameterVector = tuple[Tensor, ...]
+"""One vector in the space of a factor's parameters, in their shapes."""
+
 BLOCKS = 8
 """Number of blocks of rows of a large Gram matrix: with blocks, little more than half of the matrix is computed."""
 BLOCK_ROWS = 96
@@ -52,12 +55,17 @@ class Columns(ABC):
     def held_elements(self) -> int:
         """Number of elements that are held, without the input of the operation."""
 
+    @property
+    def fills_gram(self) -> bool:
+        """True if `accumulate` adds the whole Gram matrix, rather than its upper blocks."""
+        return False
+
     @abstractmethod
     def accumulate(self, gram: Tensor, vector: ParameterVectors | None, products: Tensor | None) -> None:
         """Add the upper blocks of the columns' Gram matrix to `gram`, and their products with a vector to `products`.
 
         Args:
-            gram: Tensor `[count, count]`; only its upper triangle is complete afterwards.
+            gram: Tensor `[count, count]`; only its upper triangle is complete afterwards, unless `fills_gram`.
             vector: One vector (K = 1); `None` if no products are needed.
             products: Tensor `[count]`, to which the inner products of the columns with the vector are added.
         """
@@ -73,6 +81,14 @@ class Columns(ABC):
     @abstractmethod
     def project(self, vectors: ParameterVectors) -> Tensor:
         """Return Vᵀ · vectors, `[count, K]`, for K vectors."""
+
+    def combine_one(self, weights: Tensor) -> ParameterVector:
+        """Return V · weights, one vector, for weights `[count]`; a step needs no more than one."""
+        return tuple(vectors[0] for vectors in self.combine(weights[:, None]))
+
+    def project_one(self, vector: ParameterVector) -> Tensor:
+        """Return Vᵀ · vector, `[count]`, for one vector."""
+        return self.project(tuple(part[None] for part in vector))[:, 0]
 
     @abstractmethod
     def formed(self) -> Tensor:

@@ -55,10 +55,10 @@ class WeightFamily(ABC):
 
         Args:
             values: Input of the operation, `[b, *input]`.
-            weight: Weight vector, `[1, *weight.shape]`.
+            weight: Weight vector, `[*weight.shape]`.
             bias: Bias, `[o]`; `None` for none.
         """
-        response = self.apply(values, self.to_matrices(weight)[0])[:, 0, :, 0]
+        response = self.apply(values, self.to_matrices(weight[None])[0])[:, 0, :, 0]
         return response if bias is None else response + bias
 
     def probe(self, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,13 +84,13 @@ class WeightFamily(ABC):
         return torch.einsum("kbgol,bglf->kgof", roots, self.features_of(values))
 
     def summed_products(self, root: Tensor, values: Tensor) -> Tensor:
-        """Return `Σ_b S[b, o] A[b, f]` as one weight vector, `[1, *weight.shape]`, for one group and one position.
+        """Return `Σ_b S[o, b] A[b, f]` as one weight vector, `[*weight.shape]`, for one group and one position.
 
         Args:
-            root: Root with one column for each sample, `[b, o]`.
+            root: Root with one column for each sample, `[o, b]`.
             values: Input of the operation, `[b, *input]`.
         """
-        return self.to_weights(self.weight_gradient(values, root[None, :, None, :, None]))
+        return self.to_weights(self.weight_gradient(values, root.T[None, :, None, :, None]))[0]
 
 
 def spread_numbers(count: int, like: Tensor) -> Tensor:

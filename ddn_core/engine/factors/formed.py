@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ddn_core.engine.factors.columns import Columns, ParameterVectors, add_upper_products
+from ddn_core.engine.factors.columns import SMALL_GRAM, Columns, ParameterVectors, add_upper_products
 from ddn_core.engine.factors.layout import Layout
 
 
@@ -28,6 +28,11 @@ class FormedColumns(Columns):
     def held_elements(self) -> int:
         """Number of elements that are held, without the input of the operation."""
         return self._values.numel()
+
+    @property
+    def fills_gram(self) -> bool:
+        """True for a small number of columns."""
+        return self.count <= SMALL_GRAM
 
     def accumulate(self, gram: Tensor, vector: ParameterVectors | None, products: Tensor | None) -> None:
         """Add the upper blocks of the Gram matrix, and the products with a vector."""

@@ -40,9 +40,15 @@ class LinearFamily(WeightFamily):
         """Shape `(g, o, f)`."""
         return self.groups, self.outputs, self.features
 
+    def turned(self) -> LinearFamily:
+        """Return the family for the transposed weight."""
+        return LinearFamily(self.groups, self.outputs, self.features, self.weight_shape[::-1], not self.transposed)
+
     def root(self, backpropagated: Tensor) -> Tensor:
         """Return the root `[b, a, g, o, L]` of columns `[b, a, g, *positions, o]`, without the axis g if g = 1."""
         samples, columns = backpropagated.shape[:2]
+        if backpropagated.dim() == 3:
+            return backpropagated.reshape(samples, columns, self.groups, self.outputs, 1)
         return backpropagated.reshape(samples, columns, self.groups, -1, self.outputs).transpose(-1, -2)
 
     def features_of(self, values: Tensor) -> Tensor:
@@ -51,7 +57,7 @@ class LinearFamily(WeightFamily):
 
     def flat_features_of(self, values: Tensor) -> Tensor:
         """Return the input with one group and one position, `[b, f]`."""
-        return values.reshape(len(values), self.features)
+        return values if values.dim() == 2 else values.reshape(len(values), self.features)
 
     def to_weights(self, matrices: Tensor) -> Tensor:
         """Return weight vectors `[K, *weight_shape]`."""
@@ -72,14 +78,14 @@ class LinearFamily(WeightFamily):
 
     def flat_response(self, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return the output of the operation with one weight vector, with one group and one position, `[b, o]`."""
-        matrix = weight.reshape(self.weight_shape[-2:])
-        return linear(values.reshape(-1, self.features), matrix.T if self.transposed else matrix, bias)
+        matrix = weight if weight.dim() == 2 else weight.reshape(self.weight_shape[-2:])
+        return linear(self.flat_features_of(values), matrix.T if self.transposed else matrix, bias)
 
     def summed_products(self, root: Tensor, values: Tensor) -> Tensor:
-        """Return `Σ_b S[b, o] A[b, f]` as one weight vector, `[1, *weight_shape]`, for one group and one position."""
-        features = values.reshape(len(values), self.features)
-        product = features.T @ root if self.transposed else root.T @ features
-        return product.reshape(1, *self.weight_shape)
+        """Return `Σ_b S[o, b] A[b, f]` as one weight vector, `[*weight_shape]`, for one group and one position."""
+        features = self.flat_features_of(values)
+        product = (root @ features).T if self.transposed else root @ features
+        return product if len(self.weight_shape) == 2 else product.reshape(self.weight_shape)
 
     def probe(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Return a probe and its response."""

@@ -24,6 +24,7 @@ numbers of operations are for one group, and are summed over the groups.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -31,6 +32,7 @@ from torch import Tensor
 from ddn_core.engine.factors.columns import (
     SMALL_GRAM,
     Columns,
+    ParameterVector,
     ParameterVectors,
     add_upper_products,
     block_length,
@@ -80,11 +82,22 @@ class ProductColumns(Columns):
         self._slice_elements = slice_elements
         self._input = factor_input
         self.samples, self.per_sample, self._groups, self._outputs, self._positions = root.shape
+        self._is_flat = self._groups == self._positions == 1  # root and features are matrices
         self._features = factor_input.feature_count
         self.size = self._groups * self._outputs * (self._features + factor_input.has_bias)
         self.layout = WeightLayout(factor_input.family, factor_input.names)
 
+    @cached_property
+    def _flat_root(self) -> Tensor:
+        """The root of flat columns, `[count, o]`."""
+        return self._root.reshape(self.count, self._outputs)
+
     @property
+    def fills_gram(self) -> bool:
+        """True for a small number of columns, unless their contraction takes pairs of samples."""
+        return self.count <= SMALL_GRAM and self.contraction != "pairs"
+
+    @cached_property
     def contraction(self) -> Contraction:
         """Contraction with the fewest operations for the Gram matrix."""
         features = self._features + self._input.has_bias
@@ -124,9 +137,11 @@ class ProductColumns(Columns):
     def _accumulate_outer(self, gram: Tensor) -> None:
         """Add the whole Gram matrix of a small number of columns, which takes fewer calls than its upper blocks."""
         for group in range(self._groups):
-            root = self._root if self._groups == 1 else self._root[:, :, group]
-            root = root.reshape(self.count, self._outputs)
-            features = self._input.features()[:, group, 0] if self._groups > 1 else self._input.flat_features()
+            if self._is_flat:
+                root, features = self._flat_root, self._input.flat_features()
+            else:
+                root = self._root[:, :, group].reshape(self.count, self._outputs)
+                features = self._input.features()[:, group, 0]
             alike = features @ features.T
             if self._input.has_bias:
                 alike.add_(1.0)
@@ -167,8 +182,8 @@ class ProductColumns(Columns):
             matrices = torch.cat(parts, dim=2)
             found["bias"] = weights.T @ self._bias_columns()
         else:
-            if count == 1 and self._positions == self._groups == 1:
-                return self._combined_to_one(weights)
+            if count == 1 and self._is_flat:
+                return tuple(part[None] for part in self.combine_one(weights[:, 0]))
             stacked = weights.reshape(self.samples, self.per_sample, count).transpose(1, 2)  # [B, K, A]
             root = self._root.reshape(self.samples, self.per_sample, -1)
             roots = (stacked @ root).reshape(self.samples, count, *self._root.shape[2:])
@@ -179,26 +194,28 @@ class ProductColumns(Columns):
             found["weight"] = family.to_weights(matrices)
         return tuple(found[name] for name in self._input.names)
 
-    def _combined_to_one(self, weights: Tensor) -> ParameterVectors:
-        """Return one linear combination of columns with one position and one group."""
+    def combine_one(self, weights: Tensor) -> ParameterVector:
+        """Return one linear combination of the columns."""
+        if not self._is_flat:
+            return super().combine_one(weights)
         if self.per_sample == 1:
-            combined = self._root.reshape(self.samples, -1) * weights
+            combined = self._flat_root.T * weights  # [o, B]
         else:
-            root = self._root.reshape(self.samples, self.per_sample, self._outputs)
-            combined = torch.bmm(weights.view(self.samples, 1, self.per_sample), root).squeeze(1)
+            root = self._flat_root.view(self.samples, self.per_sample, self._outputs)
+            combined = torch.bmm(weights.view(self.samples, 1, self.per_sample), root).squeeze(1).T
         found = {}
         if self._input.has_weight:
             found["weight"] = self._input.family.summed_products(combined, self._input.values)
         if self._input.has_bias:
-            found["bias"] = combined.sum(0, keepdim=True)
+            found["bias"] = combined.sum(1)
         return tuple(found[name] for name in self._input.names)
 
     def project(self, vectors: ParameterVectors) -> Tensor:
         """Return the inner products with vectors, `[count, K]`."""
         given = dict(zip(self._input.names, vectors, strict=True))
         count = len(vectors[0])
-        if count == 1 and self._positions == self._groups == 1:
-            return self._projected_to_one(given)
+        if count == 1 and self._is_flat:
+            return self.project_one(tuple(part[0] for part in vectors))[:, None]
         result = self._root.new_zeros(self.count, count)
         if self._positions > 1 and count > self.per_sample:
             for outputs, columns in self._slices():
@@ -213,15 +230,22 @@ class ProductColumns(Columns):
             result.addmm_(self._bias_columns(), given["bias"].reshape(count, -1).T)
         return result
 
-    def _projected_to_one(self, given: dict[str, Tensor]) -> Tensor:
-        """Return the inner products with one vector, for columns with one position and one group, `[count, 1]`."""
-        root = self._root.reshape(self.samples, self.per_sample, self._outputs)
-        bias = given["bias"].reshape(-1) if "bias" in given else None
+    def project_one(self, vector: ParameterVector) -> Tensor:
+        """Return the inner products with one vector, `[count]`."""
+        if not self._is_flat:
+            return super().project_one(vector)
+        given, root = dict(zip(self._input.names, vector, strict=True)), self._flat_root
+        bias = given.get("bias")
+        if bias is not None and bias.dim() > 1:
+            bias = bias.reshape(-1)
         if "weight" in given:
-            response = self._input.family.flat_response(self._input.values, given["weight"], bias)[:, None]
+            response = self._input.family.flat_response(self._input.values, given["weight"], bias)
         else:
-            response = given["bias"].reshape(-1)
-        return (root * response).sum(-1).reshape(-1, 1)
+            assert bias is not None
+            return root @ bias
+        if self.per_sample == 1:
+            return (root * response).sum(1)
+        return (root.view(self.samples, self.per_sample, -1) * response[:, None]).sum(-1).reshape(-1)
 
     def formed(self) -> Tensor:
         """Return the columns, `[count, size]`."""

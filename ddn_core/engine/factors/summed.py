@@ -33,6 +33,11 @@ class SummedColumns(Columns):
         """Number of elements that are held, without the input of the operation."""
         return sum(summand.held_elements for summand in self._summands)
 
+    @property
+    def fills_gram(self) -> bool:
+        """True if each summand adds the whole matrix; the products of two summands are whole."""
+        return all(summand.fills_gram for summand in self._summands)
+
     def accumulate(self, gram: Tensor, vector: ParameterVectors | None, products: Tensor | None) -> None:
         """Add the upper blocks of the Gram matrix, and the products with a vector."""
         for summand in self._summands:
