@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 
 STAGES = ("capture", "gram", "spectrum", "strategies", "step")
 """Stages in the order of the computation; `capture` is the part of the backward pass that makes the factors."""
@@ -18,11 +17,23 @@ class StageClock:
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self.seconds["capture"] = capture
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: str) -> _Stage:
         """Return a context manager that adds its duration to a stage."""
-        begun = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] += time.perf_counter() - begun
+        return _Stage(self.seconds, name)
+
+
+class _Stage:
+    """Context manager that adds its duration to a stage; a class, since a generator takes several times as long."""
+
+    __slots__ = ("_begun", "_name", "_seconds")
+
+    def __init__(self, seconds: dict[str, float], name: str) -> None:
+        self._seconds, self._name = seconds, name
+
+    def __enter__(self) -> None:
+        self._begun = time.perf_counter()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._seconds[self._name] += time.perf_counter() - self._begun

@@ -19,8 +19,14 @@ def kind_of(node: Node) -> str:
 
     The kind of a function that a user wrote begins with `function`, so that it is not taken for one of torch's.
     """
-    name = node.name().rpartition("::")[2].rstrip("0123456789").removesuffix("Backward")
+    name = _plain_name(node.name())
     return f"function {name}" if isinstance(node, BackwardCFunction) and name != "BackwardHookFunction" else name
+
+
+@cache
+def _plain_name(name: str) -> str:
+    """Return the name of a node without a namespace and `Backward0`."""
+    return name.rpartition("::")[2].rstrip("0123456789").removesuffix("Backward")
 
 
 def shape_of(edge: Edge) -> Size:
@@ -57,7 +63,7 @@ def signed(number: int) -> int:
 
 def saved_numbers(node: Node) -> tuple[Any, ...]:
     """Return the numbers that a node has saved: settings such as a stride, and sizes."""
-    return tuple(getattr(node, name) for name in _number_names(type(node)))
+    return tuple([getattr(node, name) for name in _number_names(type(node))])
 
 
 def _metadata(edge: Edge) -> Any:

@@ -20,7 +20,8 @@ class Reach:
 
     Attributes:
         wanted: `id`s of the wanted parameters.
-        order: All nodes that were visited and lead to wanted parameters, each after all nodes below it.
+        inputs: All nodes that were visited and lead to wanted parameters, each after all nodes below it, with their
+            inputs that lead there: number of the input, and its edge.
     """
 
     def __init__(self, wanted: Collection[int]) -> None:
@@ -30,24 +31,27 @@ class Reach:
             wanted: `id`s of the wanted parameters.
         """
         self.wanted = wanted
-        self.order: list[Node] = []
+        self.inputs: dict[Node, tuple[tuple[int, Edge], ...]] = {}
         self._leads: dict[Node, bool] = {}
 
     def visit(self, top: Node) -> None:
         """Visit a node and all nodes below it."""
-        stack = [(top, False)]
+        stack: list[tuple[Node, Any]] = [(top, None)]
         leads = self._leads
         while stack:
-            node, is_done = stack.pop()
-            if is_done:
-                own = id(getattr(node, "variable", None)) in self.wanted
-                if own or any(leads[below] for below, _ in node.next_functions if below is not None):
+            node, edges = stack.pop()
+            if edges is not None:  # all nodes below were visited
+                inputs = tuple([pair for pair in enumerate(edges) if leads.get(pair[1][0])])
+                if inputs or id(getattr(node, "variable", None)) in self.wanted:
                     leads[node] = True
-                    self.order.append(node)
+                    self.inputs[node] = inputs
             elif node not in leads:
                 leads[node] = False
-                stack.append((node, True))
-                stack += [(below, False) for below, _ in node.next_functions if below is not None]
+                edges = node.next_functions
+                stack.append((node, edges))
+                for below, _ in edges:
+                    if below is not None:
+                        stack.append((below, None))
 
     def leads(self, node: Node) -> bool:
         """Return whether a wanted parameter lies below a node that was visited."""
@@ -77,15 +81,8 @@ class ModelGraph:
         """Return the graph below an edge whose node was visited."""
         top: Edge = (output.node, output.output_nr)
         inside = _below(output.node, reach)
-        nodes = tuple(node for node in reversed(reach.order) if node in inside)
-        below = {
-            node: tuple(
-                (number, (other, output))
-                for number, (other, output) in enumerate(node.next_functions)
-                if other is not None and reach.leads(other)
-            )
-            for node in nodes
-        }
+        nodes = tuple([node for node in reversed(reach.inputs) if node in inside])
+        below = {node: reach.inputs[node] for node in nodes}
         shapes = {top: shape_of(top)}
         for node in nodes:
             for _, edge in below[node]:
@@ -99,20 +96,11 @@ class ModelGraph:
         Two graphs with the same signature differ in the values of their tensors at most.
         """
         places = {node: place for place, node in enumerate(self.nodes)}
-        return (
-            self.output[1],
-            *(
-                (
-                    self.kinds[node],
-                    tuple(
-                        (number, places[other], at, self.shapes[other, at]) for number, (other, at) in self.below[node]
-                    ),
-                    saved_numbers(node),
-                    id(variable_of(node)),
-                )
-                for node in self.nodes
-            ),
-        )
+        parts: list[Any] = [self.output[1]]
+        for node in self.nodes:
+            inputs = tuple([(number, places[edge[0]], edge[1], self.shapes[edge]) for number, edge in self.below[node]])
+            parts.append((self.kinds[node], inputs, saved_numbers(node), id(variable_of(node))))
+        return tuple(parts)
 
     def outputs_of(self, node: Node) -> list[Edge | None]:
         """Return the edges of the outputs of a node; `None` for an output that leads nowhere."""
@@ -160,5 +148,5 @@ def _below(top: Node, reach: Reach) -> set[Node]:
         node = stack.pop()
         if node not in found:
             found.add(node)
-            stack += [other for other, _ in node.next_functions if other is not None and reach.leads(other)]
+            stack += [other for _, (other, _) in reach.inputs.get(node, ())]
     return found
