@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -34,13 +34,13 @@ from ddn_core.engine.step import (
     DecreaseLimit,
     DirectionTable,
     GroupStep,
-    largest_entry,
+    largest_entries,
     step_not_finite,
 )
 from ddn_core.engine.terms import StepTerms, TermImages
 
 ROUNDING = 4.0
-"""Bound on the damping, over `√R ε trace` for R rows; a step with a smaller damping is computed from eigenvectors."""
+"""Smallest damping that a solve takes, over `√R ε trace` for R rows: rounding errors of the matrix are smaller."""
 
 CANCELS = 100.0
 """Damping, in mean eigenvalues, up to which `M x = b - δ x` loses two digits at most."""
@@ -72,9 +72,17 @@ class GramSide:
             return cls(curvature.gram, coefficients)
         return cls(curvature.gram, curvature.capture.zeros(curvature.capture.columns), curvature.projected_gradient)
 
-    def right_side(self, terms: StepTerms, vectors: Tensor, factor: float) -> Tensor:
-        """Return `c + Vᵀp`, with the start p of the step."""
-        return self.gradient + terms.start(vectors, self.outside_gradient, factor)
+    def start(self, terms: StepTerms, own: Tensor | None, anchor: Tensor, factor: float) -> Tensor:
+        """Return Vᵀp for the start p of the step, given Vᵀθ, Vᵀa, and the factor on the slope outside of the span."""
+        return terms.start(own, anchor, self.outside_gradient, factor)
+
+    def right_side(self, terms: StepTerms, own: Tensor | None, start: Tensor) -> Tensor:
+        """Return `c + Vᵀp`."""
+        return self.gradient + start
+
+    def complement_factor(self, shift: float) -> float:
+        """Return the factor on the slope outside of the coordinates' span."""
+        return -1 / shift
 
     def projections(self, spectrum: Spectrum, vectors: Tensor) -> Tensor:
         """Return the inner products of the directions with vectors, `u_kᵀ Vᵀv / √λ_k`, `[..., K]`."""
@@ -111,9 +119,18 @@ class GgnSide:
     matrix: Tensor
     gradient: Tensor
 
-    def right_side(self, terms: StepTerms, vectors: Tensor, factor: float) -> Tensor:
-        """Return `g + G a + w (θ + a)`: this side has all directions, so the start is the anchor."""
-        return self.gradient + self.matrix @ vectors[1] + terms.decay * vectors.sum(0)
+    def start(self, terms: StepTerms, own: Tensor | None, anchor: Tensor, factor: float) -> Tensor:
+        """Return the anchor: this side has all directions."""
+        return anchor
+
+    def right_side(self, terms: StepTerms, own: Tensor | None, start: Tensor) -> Tensor:
+        """Return `g + G a + w (θ + a)`."""
+        slope = self.gradient + self.matrix @ start
+        return slope if own is None else slope + terms.decay * (own + start)
+
+    def complement_factor(self, shift: float) -> float:
+        """Return 0: there is nothing outside of the coordinates' span."""
+        return 0.0
 
     def projections(self, spectrum: Spectrum, vectors: Tensor) -> Tensor:
         """Return the inner products of the directions with vectors, `e_kᵀ v`, `[..., K]`."""
@@ -145,7 +162,8 @@ class SolvedSummary:
         solution: Solution of the system.
         damping: Damping of all directions.
         decay: Weight decay.
-        vectors: Parameters and anchor as the side represents them, `[2, ...]`; `None` without terms.
+        own: Parameters as the side represents them; `None` without weight decay.
+        anchor: Anchor as the side represents it; `None` without terms.
         columns: Number of columns of V.
         dtype: Dtype of the numbers; matrix and solution can be more precise.
     """
@@ -154,7 +172,8 @@ class SolvedSummary:
     solution: Tensor
     damping: float
     decay: float
-    vectors: Tensor | None
+    own: Tensor | None
+    anchor: Tensor | None
     columns: int
     dtype: torch.dtype
 
@@ -169,9 +188,10 @@ class SolvedSummary:
         side, precision = self.side, torch.finfo(self.dtype).eps
         spectrum = eigendecompose(side.matrix, precision=precision).padded(self.columns)
         gammas, anchors = side.gammas(spectrum), None
-        if self.vectors is not None:
-            own, anchor = side.projections(spectrum, self.vectors)
-            gammas, anchors = gammas + self.decay * own, anchor.to(self.dtype)
+        if self.own is not None:
+            gammas = gammas + self.decay * side.projections(spectrum, self.own)
+        if self.anchor is not None:
+            anchors = side.projections(spectrum, self.anchor).to(self.dtype)
         rounded = spectrum.to(self.dtype)
         return DirectionTable(
             all_evals=rounded.all_evals,
@@ -185,15 +205,15 @@ class SolvedSummary:
 
     def norm(self) -> Tensor:
         """Return the Euclidean norm of the step along the directions, a scalar in param."""
-        return self.table.norm() if self.vectors is not None else self.side.norm(self).to(self.dtype)
+        return self.table.norm() if self.anchor is not None else self.side.norm(self).to(self.dtype)
 
     def slope(self) -> Tensor:
         """Return the derivative of the loss along that step, a scalar in loss."""
-        return self.table.slope() if self.vectors is not None else self.side.slope(self).to(self.dtype)
+        return self.table.slope() if self.anchor is not None else self.side.slope(self).to(self.dtype)
 
     def curvature(self) -> Tensor:
         """Return the curvature of the quadratic model along that step, a scalar in loss."""
-        return self.table.curvature() if self.vectors is not None else self.side.curvature(self).to(self.dtype)
+        return self.table.curvature() if self.anchor is not None else self.side.curvature(self).to(self.dtype)
 
     @cached_property
     def image(self) -> Tensor:
@@ -211,11 +231,12 @@ def solved_step(
     clock: StageClock,
     limit: DecreaseLimit | None = None,
     needs_model: bool = False,
+    may_raise: bool = False,
 ) -> GroupStep | None:
     """Return the step with one damping for all directions, or `None` if a linear solve cannot compute it.
 
-    This is the case if the gradient is not in the span of V and the complement is not included, or if the matrix is too
-    ill-conditioned.
+    This is the case if the gradient is not in the span of V and the complement is not included, or if the damping is
+    smaller than the rounding errors of the matrix and may not be raised.
 
     Args:
         curvature: Curvature of the group.
@@ -225,114 +246,234 @@ def solved_step(
         clock: Takes the time of the stages.
         limit: Limit on the decrease that the step promises; the damping grows until it is kept.
         needs_model: Whether the model of the loss along the step is read.
+        may_raise: Whether a damping below the rounding errors of the matrix is raised to them.
     """
     terms = None if images is None else images.terms
     in_span = curvature.gradient_coefficients is not None
     if not curvature.factors or not (in_span or (terms is not None and terms.include_complement)):
         return None
     with clock.stage("gram"):
-        is_small = curvature.is_ggn_smaller
-        side = GgnSide(*curvature.ggn_and_gradient) if is_small else GramSide.of(curvature)
-        vectors = None
-        if images is not None:
-            vectors = (images.flat if is_small else images.projected).to(side.matrix.dtype)
-        outside = None if in_span or is_small else curvature.gradient_in_parameters()
-    system = _System(curvature, side, terms, vectors, outside)
-    factor = 1.0
-    while True:
-        found = system.solved(factor * damping, decompose, clock, limit, needs_model)
-        if found is None:
-            return None
-        step, promise = found
-        if limit is None or not limit.is_exceeded(promise) or factor >= limit.largest_factor:
-            return replace(step, damping_factor=factor)
-        factor *= limit.factor
+        system = _System.of(curvature, images)
+    if damping + system.decay <= 0:
+        return None
+    has_model, growth = limit is not None or (needs_model and not system.decay), 1.0
+    with clock.stage("spectrum"):
+        found = system.solution(damping, may_raise)
+    with clock.stage("step"):
+        figures = found.figures(has_model)
+    if figures.has_failed or (figures.shift <= system.rounding * figures.trace and not may_raise):
+        return None
+    if figures.shift > damping + system.decay:
+        damping = figures.shift - system.decay
+    with clock.stage("spectrum"):
+        promise = figures.promise
+        while limit is not None and limit.is_exceeded(promise) and growth < limit.largest_factor:
+            growth *= limit.factor
+            found = system.solution(growth * damping)
+            promise = float(found.model[2])
+    with clock.stage("step"):
+        if growth > 1:
+            figures = found.figures(has_model)
+        if not math.isfinite(figures.largest):
+            raise step_not_finite()
+        model = QuadraticModel(figures.slope, figures.curvature, figures.curvature)
+        return GroupStep(
+            found.moves,
+            found.summary(growth * damping),
+            curvature.reached,
+            found.complement_factor,
+            growth * damping,
+            decompose,
+            figures.largest,
+            growth,
+            model if has_model and not system.decay else None,
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class _System:
-    """The linear system of a group's step, for any damping.
+    """The linear system `(M + shift I) x = b` of a group's step, for any damping.
 
     Attributes:
         curvature: Curvature of the group.
         side: Matrix and gradient.
-        terms: Weight decay and anchor.
-        vectors: Parameters and anchor as the side represents them, `[2, ...]`; `None` without terms.
+        terms: Weight decay and anchor; `None` without any.
+        own: Parameters as the side represents them; `None` without weight decay.
+        anchor: Anchor as the side represents it; `None` without terms.
         outside: Gradient in the shapes of the parameters, if it is not in the span of V.
     """
 
     curvature: GroupCurvature
     side: GramSide | GgnSide
     terms: StepTerms | None
-    vectors: Tensor | None
+    own: Tensor | None
+    anchor: Tensor | None
     outside: tuple[Tensor, ...] | None
 
-    def solved(
-        self,
-        damping: float,
-        decompose: Callable[[], DampedDirections],
-        clock: StageClock,
-        limit: DecreaseLimit | None,
-        needs_model: bool,
-    ) -> tuple[GroupStep, float] | None:
-        """Return the step for a damping, and the decrease that it promises; `None` if the solver failed."""
-        curvature, side, terms, vectors = self.curvature, self.side, self.terms, self.vectors
-        matrix, dtype = side.matrix, curvature.capture.dtype
-        decay = 0.0 if terms is None else terms.decay
-        shift = damping + decay
-        if shift <= 0:
-            return None
-        with clock.stage("spectrum"):
-            trace = matrix.diagonal().sum()
-            factor, right = (0.0 if isinstance(side, GgnSide) else -1 / shift), side.gradient
-            if terms is not None and vectors is not None:
-                right = side.right_side(terms, vectors, factor)
-            needs_float64 = len(matrix) <= EXACT_COLUMNS or shift < 1e-3 * float(trace)
-            solution, failed = _solve(matrix, shift, right, torch.float64 if needs_float64 else matrix.dtype)
-        with clock.stage("step"):
-            correction = Correction(-solution.to(dtype), curvature.combine_coordinates, factor)
-            moves = correction.step(terms, self.outside, curvature.reached)
-            # all figures are read at once, since each read waits for the device
-            figures = [matrix.sum(), trace, failed, largest_entry(moves)]
-            if limit is not None or (needs_model and not decay):
-                figures += self._model(solution, right, moves)
-            total, size, has_failed, largest, *model = torch.stack([one.double() for one in figures]).tolist()
-        if not math.isfinite(total):
-            check_finite(matrix)
-        if has_failed or shift <= ROUNDING * len(matrix) ** 0.5 * curvature.precision * size:
-            return None
-        if not math.isfinite(largest):
-            raise step_not_finite()
-        summary = SolvedSummary(side, solution, damping, decay, vectors, curvature.capture.columns, dtype)
-        along = QuadraticModel(model[0], model[1], model[1]) if model and not decay else None
-        step = GroupStep(moves, summary, curvature.reached, factor, damping, decompose, largest, model=along)
-        return step, model[2] if model else 0.0
+    @classmethod
+    def of(cls, curvature: GroupCurvature, images: TermImages | None) -> _System:
+        """Return the system of a group with weight decay and anchor, as the curvature sees them."""
+        is_small = curvature.is_ggn_smaller
+        side = GgnSide(*curvature.ggn_and_gradient) if is_small else GramSide.of(curvature)
+        own = anchor = None
+        if images is not None:
+            anchor = (images.flat_anchor if is_small else images.projected_anchor).to(side.matrix.dtype)
+            if images.terms.decay:
+                own = (images.flat if is_small else images.projected)[0].to(side.matrix.dtype)
+        is_inside = is_small or curvature.gradient_coefficients is not None
+        outside = None if is_inside else curvature.gradient_in_parameters()
+        return cls(curvature, side, None if images is None else images.terms, own, anchor, outside)
 
-    def _model(self, solution: Tensor, right: Tensor, moves: tuple[Tensor, ...]) -> list[Tensor]:
-        """Return slope and curvature of the loss along the step, and the decrease that the correction promises."""
-        side = self.side
-        image = side.matrix @ solution
-        anchor = torch.zeros_like(right) if self.vectors is None else self.vectors[1]
+    @property
+    def decay(self) -> float:
+        """Weight decay."""
+        return 0.0 if self.terms is None else self.terms.decay
+
+    @property
+    def rows(self) -> int:
+        """Number of rows of the matrix."""
+        return len(self.side.matrix)
+
+    @property
+    def rounding(self) -> float:
+        """Bound on the rounding errors of the matrix, in traces."""
+        return ROUNDING * math.sqrt(self.rows) * self.curvature.precision
+
+    def solution(self, damping: float, may_raise: bool = False) -> _Solution:
+        """Return the solution for a damping.
+
+        Args:
+            damping: Damping of all directions.
+            may_raise: Whether a shift below the rounding errors of the matrix is raised to them.
+        """
+        side, trace = self.side, self.curvature.trace
+        shift: float | Tensor = damping + self.decay
+        if may_raise:
+            shift = (self.rounding * trace).clamp(min=shift)
+        factor, start, right = 0.0, None, side.gradient
+        if self.decay or self.outside is not None:
+            factor = side.complement_factor(float(shift))
+        if self.terms is not None and self.anchor is not None:
+            start = side.start(self.terms, self.own, self.anchor, factor)
+            right = side.right_side(self.terms, self.own, start)
+        needs_float64 = self.rows <= EXACT_COLUMNS or bool(shift < 1e-3 * trace)
+        coordinates, has_failed = _solve(side.matrix, shift, right, torch.float64 if needs_float64 else right.dtype)
+        return _Solution(self, shift, factor, start, right, coordinates, has_failed)
+
+
+@dataclass(frozen=True)
+class _Figures:
+    """Figures of a solution on the host.
+
+    Attributes:
+        shift: Damping plus weight decay.
+        trace: Trace of the matrix.
+        has_failed: Whether the solver failed, since the matrix is not positive definite.
+        largest: Largest absolute value of the step.
+        slope: Slope of the loss along the step; NaN if the model was not computed.
+        curvature: Curvature of the loss along the step; NaN if the model was not computed.
+        promise: Decrease of the loss that the correction promises; NaN if the model was not computed.
+    """
+
+    shift: float
+    trace: float
+    has_failed: float
+    largest: float
+    slope: float
+    curvature: float
+    promise: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Solution:
+    """The solution of a group's system for a damping; the step is formed when it is first read.
+
+    Attributes:
+        system: The system.
+        shift: Damping plus weight decay.
+        complement_factor: Factor on the slope outside of the coordinates' span; 0 where there is none.
+        start: Start of the step as the side represents it; `None` for zero.
+        right: Right side b.
+        coordinates: Solution x.
+        has_failed: Whether the solver failed, a scalar.
+    """
+
+    system: _System
+    shift: float | Tensor
+    complement_factor: float
+    start: Tensor | None
+    right: Tensor
+    coordinates: Tensor
+    has_failed: Tensor
+
+    @cached_property
+    def moves(self) -> tuple[Tensor, ...]:
+        """The step, in the shapes of the parameters."""
+        system, curvature = self.system, self.system.curvature
+        coordinates = -self.coordinates.to(curvature.capture.dtype)
+        correction = Correction(coordinates, curvature.combine_coordinates, self.complement_factor)
+        return correction.step(system.terms, system.outside, curvature.reached)
+
+    def summary(self, damping: float) -> SolvedSummary:
+        """Return figures of the step along its directions, for the damping of the solution."""
+        system, capture = self.system, self.system.curvature.capture
+        terms = system.decay, system.own, system.anchor
+        return SolvedSummary(system.side, self.coordinates, damping, *terms, capture.columns, capture.dtype)
+
+    @cached_property
+    def model(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Slope and curvature of the loss along the step, and the decrease that the correction promises.
+
+        The promise is `-(g + G a)ᵀ (s - a)` for the step s: the correction starts at the anchor a.
+        """
+        system, x = self.system, self.coordinates
+        side, anchor, image = system.side, system.anchor, system.side.matrix @ x
+        starts_at_anchor = self.start is anchor
         if isinstance(side, GgnSide):
-            whole = anchor - solution
-            slope = side.gradient + side.matrix @ anchor  # of the loss alone, where the correction starts
-            return [side.gradient @ whole, whole @ (side.matrix @ whole), slope @ solution]
-        start = right - side.gradient  # Vᵀp
-        whole = start - image  # Vᵀs
-        if self.outside is None:
-            slope, from_anchor = side.gradient @ whole, side.gradient @ (whole - anchor)
-        else:
-            anchors = None if self.terms is None else self.terms.anchor
-            slope = _inner(self.outside, moves)
-            from_anchor = slope if anchors is None else slope - _inner(self.outside, anchors)
-        return [slope, whole.square().sum(), -(from_anchor + anchor @ (whole - anchor))]
+            whole = -x if anchor is None else anchor - x
+            slope = side.gradient + side.matrix @ anchor if anchor is not None and system.decay else self.right
+            return side.gradient @ whole, whole @ (side.matrix @ whole), slope @ x
+        whole = -image if self.start is None else self.start - image  # Vᵀs
+        curvature = whole @ whole
+        if starts_at_anchor and system.outside is None:
+            return side.gradient @ whole, curvature, self.right @ image
+        assert anchor is not None, "only terms move the start away from zero"
+        if system.outside is None:
+            return side.gradient @ whole, curvature, (side.gradient + anchor) @ (anchor - whole)
+        slope = from_anchor = _inner(system.outside, self.moves)
+        if system.terms is not None and system.terms.anchor is not None:
+            from_anchor = slope - _inner(system.outside, system.terms.anchor)
+        return slope, curvature, anchor @ (anchor - whole) - from_anchor
+
+    def figures(self, has_model: bool) -> _Figures:
+        """Return figures of the solution and its step.
+
+        Args:
+            has_model: Whether they have the model of the loss along the step.
+
+        Raises:
+            NonFiniteError: The matrix has NaN or infinite entries.
+        """
+        given = [self.shift] if isinstance(self.shift, Tensor) else []
+        model, sizes = self.model if has_model else (), largest_entries(self.moves)
+        # all are read at once, since each read waits for the device; `stack` converts them to one dtype
+        read = torch.stack([self.system.curvature.trace, self.has_failed, *model, *sizes, *given]).tolist()
+        shift = read.pop() if isinstance(self.shift, Tensor) else self.shift
+        trace, has_failed, *others = read
+        slope, curvature, promise = others[: len(model)] or [math.nan] * 3
+        entries = others[len(model) :]
+        largest = max(entries, default=0.0) if all(map(math.isfinite, entries)) else math.inf
+        found = _Figures(shift, trace, has_failed, largest, slope, curvature, promise)
+        if found.has_failed or not (math.isfinite(found.trace) and math.isfinite(largest)):
+            check_finite(self.system.side.matrix)
+        return found
 
 
 def _inner(some: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
     return torch.stack([(one * other).sum() for one, other in zip(some, others, strict=True)]).sum()
 
 
-def _solve(matrix: Tensor, shift: float, right: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _solve(matrix: Tensor, shift: float | Tensor, right: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return `(M + shift I)⁻¹ right`, and whether the solver failed since M is not positive definite."""
     shifted = matrix.to(dtype, copy=True)
     shifted.diagonal().add_(shift)

@@ -201,7 +201,8 @@ class Correction:
         if terms is None or projections is None:
             return cls(table.coefficients, combine, complement_factor)
         gradient = table.gammas - terms.decay * projections[0] if terms.include_complement else None
-        start = terms.start(projections, gradient, complement_factor)
+        own, anchors = projections.unbind()
+        start = terms.start(own, anchors, gradient, complement_factor)
         return cls(table.coefficients - start, combine, complement_factor)
 
     def step(
@@ -218,19 +219,20 @@ class Correction:
         if terms is None:
             return moves
         if not (terms.decay or (gradient is not None and self.complement_factor)):
-            if terms.anchor is None:
+            if (anchors := terms.anchor_in(moves[0].dtype)) is None:
                 return moves
-            anchors = [anchor.to(move.dtype) for anchor, move in zip(terms.anchor, moves, strict=True)]
-            sums = torch._foreach_add(list(moves), anchors)
+            sums = torch._foreach_add(moves, anchors)
+            if all(reached):
+                return tuple(sums)
             return tuple(
                 total if is_reached else move for total, move, is_reached in zip(sums, moves, reached, strict=True)
             )
         pairs, slopes = terms.pairs(moves[0].dtype), gradient or [None] * len(moves)
         return tuple(
-            move + terms.start(pair, None if slope is None else slope.to(move.dtype), self.complement_factor)
+            move + terms.start(own, anchor, None if slope is None else slope.to(move.dtype), self.complement_factor)
             if is_reached
             else move
-            for move, pair, slope, is_reached in zip(moves, pairs, slopes, reached, strict=True)
+            for move, (own, anchor), slope, is_reached in zip(moves, pairs, slopes, reached, strict=True)
         )
 
 
@@ -327,8 +329,10 @@ def step_not_finite() -> NonFiniteError:
 
 def largest_entry(tensors: Iterable[Tensor]) -> Tensor:
     """Return the largest absolute value of all tensors, of one device, as a scalar; NaN if there is one."""
-    sizes = torch._foreach_norm([tensor for tensor in tensors if tensor.numel()], float("inf"))
-    if not sizes:
-        return torch.zeros(())
-    dtype = sizes[0].dtype
-    return torch.stack([size if size.dtype == dtype else size.to(dtype) for size in sizes]).amax()
+    sizes = largest_entries(tensors)
+    return torch.stack(sizes).amax() if sizes else torch.zeros(())
+
+
+def largest_entries(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Return the largest absolute value of each tensor that has entries, as scalars."""
+    return list(torch._foreach_norm([tensor for tensor in tensors if tensor.numel()], float("inf")))

@@ -19,7 +19,7 @@ Newton step `-(G + δ I)⁻¹ g`, even if the gradient is not in the span of V (
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -47,6 +47,12 @@ class StepTerms:
     anchor: tuple[Tensor, ...] | None = None
     include_complement: bool = False
 
+    def anchor_in(self, dtype: torch.dtype) -> tuple[Tensor, ...] | None:
+        """Return the anchor in a dtype, in the shapes of the parameters; `None` for zero."""
+        if self.anchor is None:
+            return None
+        return tuple(part if part.dtype == dtype else part.to(dtype) for part in self.anchor)
+
     def vectors(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
         """Return θ and the anchor, `[2, *shape]` for each parameter."""
         return tuple(self.pairs(dtype))
@@ -69,19 +75,20 @@ class StepTerms:
         is_followed = self.include_complement or (keeps_all and self.decay > 0)
         return -1 / strongest if is_followed and strongest > 0 else 0.0
 
-    def start(self, vectors: Tensor, gradient: Tensor | None, factor: float) -> Tensor:
+    def start(self, own: Tensor | None, anchor: Tensor, gradient: Tensor | None, factor: float) -> Tensor:
         """Return the part of a step that does not depend on the curvature, `a + factor (w (θ + a) + gradient)`.
 
         Args:
-            vectors: θ and a, or their inner products with directions, `[2, ...]`.
+            own: θ, or its inner products with directions, `[...]`; `None` without weight decay.
+            anchor: a, or its inner products with directions, `[...]`.
             gradient: Gradient of the loss that is followed in the complement, or its inner products; `None` for zero.
             factor: Factor on the slope in the complement, not positive.
         """
-        own, anchor = vectors.unbind()
-        if not factor:
-            return anchor
-        slope = self.decay * (own + anchor)
-        return anchor + factor * (slope if gradient is None else slope + gradient)
+        slope = gradient
+        if own is not None and self.decay:
+            decay = self.decay * (own + anchor)
+            slope = decay if slope is None else decay + slope
+        return anchor + factor * slope if factor and slope is not None else anchor
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,33 +106,51 @@ class TermImages:
     @cached_property
     def flat(self) -> Tensor:
         """θ and a as vectors, `[2, P]`; θ is zero without weight decay, which alone reads it."""
-        return self._images(lambda vectors: self.curvature.flatten(vectors), self.curvature.size)
+        if self.terms.decay:
+            return self.curvature.flatten(self._vectors)
+        return torch.stack([torch.zeros_like(self.flat_anchor), self.flat_anchor])
+
+    @cached_property
+    def flat_anchor(self) -> Tensor:
+        """Anchor as a vector, `[P]`."""
+        if self.terms.decay:
+            return self.flat[1]
+        if (anchor := self.terms.anchor_in(self.curvature.capture.dtype)) is None:
+            return self.curvature.capture.zeros(self.curvature.size)
+        return self.curvature.flatten([part[None] for part in anchor])[0]
 
     @cached_property
     def projected(self) -> Tensor:
         """Vᵀ θ and Vᵀ a, `[2, R]`; Vᵀ θ is zero without weight decay, which alone reads it."""
-        return self._images(lambda vectors: self.curvature.project(vectors).T, self.curvature.capture.columns)
+        if self.terms.decay:
+            return self.curvature.project(self._vectors).T
+        return torch.stack([torch.zeros_like(self.projected_anchor), self.projected_anchor])
+
+    @cached_property
+    def projected_anchor(self) -> Tensor:
+        """Vᵀ a, `[R]`."""
+        if self.terms.decay:
+            return self.projected[1]
+        if (anchor := self.terms.anchor_in(self.curvature.capture.dtype)) is None:
+            return self.curvature.capture.zeros(self.curvature.capture.columns)
+        return self.curvature.project_one(anchor)
 
     def anchor_model(self) -> tuple[Tensor, Tensor]:
         """Return slope gᵀa and curvature aᵀGa of the loss along the anchor, scalars in loss."""
         curvature = self.curvature
         if curvature.is_ggn_smaller:
             matrix, gradient = curvature.ggn_and_gradient
-            anchor = self.flat[1].to(matrix.dtype)
+            anchor = self.flat_anchor.to(matrix.dtype)
             return gradient @ anchor, anchor @ (matrix @ anchor)
-        image = self.projected[1]
+        image = self.projected_anchor
         if (coefficients := curvature.gradient_coefficients) is not None:
-            return coefficients @ image, image.square().sum()
-        return curvature.gradient @ self.flat[1], image.square().sum()
+            return coefficients @ image, image @ image
+        return curvature.gradient @ self.flat_anchor, image @ image
 
-    def _images(self, image: Callable[[tuple[Tensor, ...]], Tensor], size: int) -> Tensor:
-        terms, capture = self.terms, self.curvature.capture
-        if terms.decay:
-            return image(terms.vectors(capture.dtype))
-        found = capture.zeros(2, size)
-        if terms.anchor is not None:
-            found[1] = image(tuple(anchor[None].to(capture.dtype) for anchor in terms.anchor))[0]
-        return found
+    @property
+    def _vectors(self) -> tuple[Tensor, ...]:
+        """θ and a in the dtype of the curvature, `[2, *shape]` for each parameter."""
+        return self.terms.vectors(self.curvature.capture.dtype)
 
 
 @dataclass(frozen=True, eq=False)
