@@ -429,6 +429,31 @@ def test_the_limit_is_that_of_the_loss_alone(hidden, decay):
         assert optimizer.last_step[0].damping_factor == pytest.approx(expected / 1e-4)
 
 
+def test_near_interpolation_the_preset_needs_no_eigenvectors(monkeypatch):
+    """In float32 the smallest damping of the rule is below the rounding of the matrix, and is raised to it."""
+
+    def refuse(*_, **__):
+        raise AssertionError("decomposed")
+
+    model = model_of().float()
+    inputs = torch.randn(6, D, generator=torch.Generator().manual_seed(1))
+    targets = model(inputs).detach() + 1e-3 * numbers(6, torch.Generator().manual_seed(2)).float()
+    damping = {"kind": "fresh-batch", "initial": 1e-9, "noise": 1e-9, "lowest": 1e-9}
+    optimizer = DirectionalDampedNewton(model.named_parameters(), preset="averaged", damping=damping)
+    monkeypatch.setattr(torch.linalg, "eigh", refuse)
+    for _ in range(4):
+        _, gradient, ggn, _ = dense(
+            copy.deepcopy(model).double(), (inputs.double(), targets.double()), F.mse_loss, "ggn-aligned"
+        )
+        displaced = [optimizer.state[p].get(DISPLACEMENT, torch.zeros_like(p)) for p in model.parameters()]
+        d, before = torch.cat([part.detach().flatten() for part in displaced]).double(), flat(model).double()
+        next(run(model, optimizer, [(inputs, targets)], F.mse_loss))
+        report = optimizer.last_step[0]
+        assert report.uniform_damping == pytest.approx(4 * 6**0.5 * 2**-23 * float(ggn.trace()), rel=1e-4)
+        ahead = d + solve(ggn, report.uniform_damping, gradient + ggn @ d)
+        assert error(flat(model).double() - before, report.share * ahead) < 2e-2
+
+
 def test_dampings_of_zero_cannot_grow():
     model = model_of()
     optimizer = DirectionalDampedNewton(model.named_parameters(), damping=0.0, max_decrease=1e-9)

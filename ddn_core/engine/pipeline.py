@@ -34,6 +34,8 @@ class Choice:
         uniform_damping: Returns the damping of every direction, if all are kept and have the same damping, `None`
             otherwise. With a uniform damping no eigenvectors are computed, unless they are read.
         keeps_all: Whether the criterion keeps every direction, whatever the spectrum.
+        may_raise: Whether a uniform damping below the rounding errors of the curvature is raised to them. Otherwise
+            such a step is computed from eigenvectors, which takes longer.
     """
 
     criterion: Callable[[Directions], Tensor]
@@ -41,6 +43,7 @@ class Choice:
     largest: Callable[[Context], int | None] = lambda context: None
     uniform_damping: Callable[[Context], float | None] = lambda context: None
     keeps_all: bool = False
+    may_raise: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,21 +136,23 @@ def damped_newton_step(
     decayed = None if images is None else DecayedSource(plain, images)
     limit = None if max_decrease is None else DecreaseLimit.of(max_decrease, context)
 
-    @torch.no_grad()
     def decompose() -> DampedDirections:
-        with clock.stage("strategies"):
-            largest = choice.largest(context)
-        if largest not in memo.decompositions:
-            memo.decompositions[largest] = _decomposed(basis, largest, clock)
-        directions = memo.decompositions[largest].directions(basis.capture, decayed or plain, context)
-        with clock.stage("strategies"):
-            chosen = directions.select(choice.criterion(directions)) if len(directions) else directions
-            return DampedDirections.of(chosen, choice.damping(chosen) if len(chosen) else chosen.evals)
+        with torch.no_grad():  # it may be called later
+            with clock.stage("strategies"):
+                largest = choice.largest(context)
+            if largest not in memo.decompositions:
+                memo.decompositions[largest] = _decomposed(basis, largest, clock)
+            directions = memo.decompositions[largest].directions(basis.capture, decayed or plain, context)
+            with clock.stage("strategies"):
+                chosen = directions.select(choice.criterion(directions)) if len(directions) else directions
+                return DampedDirections.of(chosen, choice.damping(chosen) if len(chosen) else chosen.evals)
 
     if data is basis and same_samples(capture.lambda_samples, capture.ggn_samples):
         with clock.stage("strategies"):
             uniform = choice.uniform_damping(context)
-        solved = None if uniform is None else solved_step(basis, uniform, decompose, images, clock, limit, needs_model)
+        solved = None
+        if uniform is not None:
+            solved = solved_step(basis, uniform, decompose, images, clock, limit, needs_model, choice.may_raise)
         if solved is not None:
             return replace(solved, context=context)
     directions = decompose()

@@ -222,6 +222,12 @@ class Damping(Strategy, ABC):
 
     family: ClassVar[str] = "damping"
 
+    may_be_raised: ClassVar[bool] = False
+    """Whether a `uniform` damping below the rounding errors of the curvature may be raised to them.
+
+    A linear solve then computes the step. Otherwise it is computed from eigenvectors, which takes several times longer.
+    """
+
     @abstractmethod
     def damp(self, directions: Directions) -> Tensor:
         """Return the dampings δ_k, `[K]`, loss/param²; there is at least one direction."""

@@ -40,13 +40,15 @@ class FreshBatch(Damping, kind="fresh-batch"):
     the loss is above `bad`, and divided by 3 if it is below `good`; without a closure it decays from `initial` by the
     factor `decay` in each step. If a loss is not finite, the first number is multiplied by 9.
 
-    Losses that are not positive give no unit; T is then the mean of the eigenvalues.
+    Losses that are not positive give no unit; T is then the mean of the eigenvalues. A damping below the rounding
+    errors of the curvature is raised to them, so that no step needs eigenvectors.
 
     When it fails: without `averaging` no batch is fresh, and μ only decays; without `max_decrease` a confident mistake
     can move the parameters too far. In some dozens of steps μ cannot settle: `initial` and `noise` then decide.
     """
 
     accepts: ClassVar[frozenset[str]] = frozenset({"loss_after"})
+    may_be_raised: ClassVar[bool] = True
 
     initial: Annotated[PositiveFloat, Unit("1")] = Field(1.0, description="Damping of the first step, in units T.")
     noise: Annotated[PositiveFloat, Unit("1")] = Field(

@@ -434,6 +434,28 @@ def test_a_damping_below_rounding_is_left_to_the_eigenvectors(side, damping):
     assert _difference(solved.moves, expected) < 1e-3
 
 
+@pytest.mark.parametrize("damping", [1e-12, 1.0])
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("side", SIDES)
+def test_a_damping_below_rounding_is_raised_to_it_if_it_may_be(side, loss, damping):
+    """The step is the dense one for the damping that it reports; a larger damping is not changed."""
+    problem, ggn, gradient = _damped_problem(side, loss)
+    capture, parameters = _capture(*problem)
+    choice = Choice(
+        lambda found: torch.arange(len(found)),
+        lambda found: torch.full_like(found.evals, damping),
+        uniform_damping=lambda _: damping,
+        may_raise=True,
+    )
+    solved = damped_newton_step(capture, parameters, choice)
+    rows = min(len(ggn), capture.columns)
+    rounding = 4 * rows**0.5 * torch.finfo(torch.float32).eps * float(torch.trace(ggn))
+    assert solved.uniform_damping == (damping if damping == 1.0 else pytest.approx(rounding))
+    shifted = ggn + solved.uniform_damping * torch.eye(len(ggn), dtype=ggn.dtype)
+    assert _difference(solved.moves, -torch.linalg.solve(shifted, gradient)) < 4e-3
+    assert solved.summary.table.deltas.unique().tolist() == pytest.approx([solved.uniform_damping])
+
+
 @pytest.mark.parametrize("side", SIDES)
 def test_a_solved_step_decomposes_nothing_unless_it_is_read(side, monkeypatch):
     model, loss_function, inputs, targets = _damped_problem(side, "mse")[0]
