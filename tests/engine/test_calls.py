@@ -6,19 +6,21 @@ steady. A read is what makes the host wait for a GPU: `item()`, `bool()`, `tolis
 
 | case | calls, steady | calls, checked | reads, steady | reads, checked | aim: calls, reads |
 | --- | --- | --- | --- | --- | --- |
-| MLP 30-64-64-2 | 221 | 440 | 2 | 4 | 250, 2 |
-| MLP of nine layers of 48 | 527 | 1160 | 2 | 4 | 600, 2 |
-| CNN, one Monte-Carlo sample | 366 | 630 | 11 | 13 | 300, 4 |
-| MLP 30-64-64-2, top 10 | 308 | 527 | 12 | 14 | none, 4 |
-| MLP 784-256-128-10, top 10 by Krylov | 981 | 1299 | 31 | 32 | none, 4 |
+| MLP 30-64-64-2 | 183 | 406 | 2 | 4 | 250, 2 |
+| MLP 30-64-64-2, without settings | 198 | 456 | 4 | 6 | 200, 4 |
+| MLP of nine layers of 48 | 441 | 1084 | 2 | 4 | 600, 2 |
+| CNN, one Monte-Carlo sample | 287 | 539 | 5 | 7 | 300, 4 |
+| MLP 30-64-64-2, top 10 | 277 | 500 | 5 | 7 | none, 4 |
+| MLP 784-256-128-10, top 10 by Krylov | 962 | 1318 | 26 | 28 | none, 4 |
 
-An SGD step takes 54 calls for the first MLP. Each bound in the tests is the aim where the aim is met, and otherwise just
-above the figure. The Krylov method's iterations depend on rounding, so that its bounds are wider.
+An SGD step takes 59 calls for the first MLP. Each bound in the tests is just above the figure. The Krylov method's
+iterations depend on rounding, so that its bounds are wider.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 
 import pytest
 import torch
@@ -64,17 +66,17 @@ def a_step(build, shape, classes, settings):
 @pytest.mark.parametrize(
     ("problem", "settings", "calls", "reads"),
     [
-        pytest.param((SMALL_MLP, (64, 30), 2), DAMPED, (225, 460), (2, 4), id="MLP"),
-        pytest.param((SMALL_MLP, (64, 30), 2), {"lr": 1.0}, (305, 600), (4, 7), id="MLP, without settings"),
-        pytest.param((SMALL_MLP, (64, 30), 2), TOP_10, (300, 530), (5, 7), id="MLP, top 10"),
+        pytest.param((SMALL_MLP, (64, 30), 2), DAMPED, (185, 410), (2, 4), id="MLP"),
+        pytest.param((SMALL_MLP, (64, 30), 2), {"lr": 1.0}, (198, 458), (4, 6), id="MLP, without settings"),
+        pytest.param((SMALL_MLP, (64, 30), 2), TOP_10, (280, 505), (5, 7), id="MLP, top 10"),
         pytest.param(
             (functools.partial(perceptron, [48] * 9 + [10]), (64, 48), 10),
             DAMPED,
-            (600, 1240),
-            (2, 6),
+            (445, 1090),
+            (2, 4),
             id="nine layers",
         ),
-        pytest.param((cnn, (32, 1, 28, 28), 10), MONTE_CARLO | DAMPED, (330, 590), (5, 7), id="CNN, Monte-Carlo"),
+        pytest.param((cnn, (32, 1, 28, 28), 10), MONTE_CARLO | DAMPED, (290, 545), (5, 7), id="CNN, Monte-Carlo"),
         pytest.param(
             (functools.partial(perceptron, [784, 256, 128, 10]), (64, 784), 10),
             TOP_10,
@@ -93,6 +95,30 @@ def test_a_step_takes_few_calls(problem, settings, calls, reads):
     assert checked.reads <= reads[1]
     assert max(count.calls for count in steady) <= calls[0]
     assert max(count.reads for count in steady) <= reads[0]
+
+
+@pytest.mark.skipif(
+    Version(torch.__version__) < Version("2.10"), reason="torch itself makes more calls (detach, slice) before 2.10"
+)
+def test_a_retry_for_the_promised_decrease_is_a_solve_and_nothing_else():
+    """The limit is decided in coordinates: the step is formed for the first damping and for the last one."""
+    torch.manual_seed(0)
+    model = SMALL_MLP()
+    optimizer = DirectionalDampedNewton(model.named_parameters(), preset="averaged", max_decrease=0.002)
+    calls = {}
+    for _ in range(20):
+        X, y = torch.randn(64, 30), torch.randint(2, (64,))
+
+        def step(X=X, y=y):
+            optimizer.zero_grad()
+            optimizer.backward(F.cross_entropy(model(X), y))
+            optimizer.step()
+
+        count = count_calls(step)
+        calls[optimizer.last_step[0].damping_factor] = count.calls  # the last ones are steady
+    assert max(calls) >= 16
+    for factor, number in calls.items():
+        assert number <= 198 + (0 if factor == 1 else 16 * (1 + math.log(factor, 4)))
 
 
 def test_no_step_takes_more_calls_than_those_that_check_the_plan():
