@@ -53,7 +53,7 @@ class DivergenceWatch:
         self.last = [*self.last, loss][-WINDOW:]
         if len(self.last) >= MAJORITY:
             sizes = [math.inf if math.isnan(one) else one for one in self.last]
-            self.lowest = min(self.lowest, sorted(sizes)[-MAJORITY])
+            self.lowest = min(self.lowest, sorted(sizes)[MAJORITY - 1])
 
     @property
     def limit(self) -> float:
