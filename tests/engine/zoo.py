@@ -557,6 +557,25 @@ def embedding_with_padding() -> Problem:
     return Problem(model, (x,), labels())
 
 
+@problem(float32=True)
+def probabilities_with_squared_errors() -> Problem:
+    """The columns of the loss at the output add up to what a softmax takes to zero."""
+    model = nn.Sequential(nn.Linear(D, 5), nn.Tanh(), nn.Linear(5, C), nn.Softmax(1))
+    return Problem(model, features(), torch.rand(N, C), F.mse_loss)
+
+
+@problem(float32=True)
+def a_shift_of_all_logits() -> Problem:
+    """The loss does not depend on the shift, so that its gradient is nothing but rounding errors."""
+
+    def forward(self, x):
+        h = torch.tanh(self.body(x))
+        return self.logits(h) + self.shift(torch.tanh(self.aside(h)))
+
+    parts = {"body": nn.Linear(D, 5), "logits": nn.Linear(5, C), "aside": nn.Linear(5, 5), "shift": nn.Linear(5, 1)}
+    return Problem(Model(forward, **parts), features(), labels())
+
+
 # Recurrence
 
 

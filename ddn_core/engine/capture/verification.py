@@ -1,12 +1,13 @@
 """Verification: a kept plan still fits the graph, and the graph is linear.
 
-One more column is carried: the sum of the others, times a power of two for each sample. Where samples are apart along
-the axis that the plan says, it arrives as the sum of the other columns times the same powers.
+One more column is carried: an irregular combination of the others, times a power of two for each sample. Where samples
+are apart along the axis that the plan says, it arrives as that combination of the other columns times the same powers.
+The plain sum may be zero at every edge, as that of the columns of a squared error is below a softmax.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -18,6 +19,9 @@ from ddn_core.engine.sample_axis import SampleAxis
 
 NOISE = 64.0
 """Largest deviation at an edge whose gradient cancels, in rounding errors of the largest gradient at any edge."""
+
+GOLDEN = 0.5 * (5**0.5 - 1)
+"""Number whose multiples are spread evenly, modulo 1, and follow no pattern of the outputs."""
 
 
 class Verification:
@@ -33,25 +37,29 @@ class Verification:
         """
         self._graph, self._layouts, self._samples = graph, layouts, samples
         self._sums: dict[Edge, Tensor] = {}
+        self._counts: dict[Edge, int] = {}
+        self._small: dict[tuple[object, ...], Tensor] = {}
         self._deviations: list[Tensor] = []
         self._sizes: list[Tensor] = []
 
     def extra(self, root: Tensor) -> Tensor:
         """Return the additional column at the model output."""
-        total = root.sum(0)
-        return total * self._samples.spread(powers(self._samples.samples, total, self._graph.has_half), total.shape)
+        total = self._combination(root, 0)
+        return total * self._samples.spread(self._powers(self._samples.samples, total), total.shape)
 
     def take(self, edge: Edge, columns: Tensor | None, is_last: bool) -> Tensor | None:
         """Add up a chunk of columns, take the additional column from the last chunk, and return the rest."""
         if columns is None:
             return None
         own = columns[:-1] if is_last else columns
-        total = own.sum(0) if len(own) > 1 else own[0]
+        begin = self._counts.get(edge, 0)
+        self._counts[edge] = begin + len(own)
+        total = self._combination(own, begin)
         self._sums[edge] = self._sums[edge] + total if edge in self._sums else total
         if is_last:
             layout, total = self._layouts[edge], self._sums[edge]
             assert layout is not None
-            expected = total * layout.spread(powers(layout.samples, total, self._graph.has_half), total.shape)
+            expected = total * layout.spread(self._powers(layout.samples, total), total.shape)
             self._deviations.append(torch.linalg.vector_norm(columns[-1] - expected))
             self._sizes.append(torch.linalg.vector_norm(expected))
         return own
@@ -64,3 +72,29 @@ class Verification:
         precision = self._graph.coarsest_precision
         # an edge whose gradient is nothing but rounding errors of the others has no layout
         return not bool((deviations > precision**0.5 * sizes + NOISE * precision * sizes.max()).any())
+
+    def _combination(self, columns: Tensor, begin: int) -> Tensor:
+        """Return the sum of columns, each times a factor from 1 to 2 that depends on its number.
+
+        Args:
+            columns: The columns `[K, *shape]`.
+            begin: Number of the first one.
+        """
+
+        def factors() -> Tensor:
+            numbers = torch.arange(begin, begin + len(columns), dtype=torch.float64, device=columns.device)
+            return (1 + numbers * GOLDEN % 1).to(columns.dtype)
+
+        total: Tensor = torch.tensordot(
+            self._kept(("factors", begin, len(columns), columns.dtype), factors), columns, 1
+        )
+        return total
+
+    def _powers(self, samples: int, like: Tensor) -> Tensor:
+        return self._kept(("powers", samples, like.dtype), lambda: powers(samples, like, self._graph.has_half))
+
+    def _kept(self, key: tuple[object, ...], make: Callable[[], Tensor]) -> Tensor:
+        """Return a small tensor that many edges need, made once."""
+        if key not in self._small:
+            self._small[key] = make()
+        return self._small[key]
