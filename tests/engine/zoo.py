@@ -557,6 +557,32 @@ def embedding_with_padding() -> Problem:
     return Problem(model, (x,), labels())
 
 
+@problem()
+def embedding_of_bounded_rows() -> Problem:
+    """The layer shortens the rows that it looks up, in place, before they are used."""
+    model = nn.Sequential(nn.Embedding(V, 3, max_norm=0.5), nn.Flatten(), nn.Linear(3 * T, C))
+    return Problem(model, tokens(), labels())
+
+
+@problem()
+def embedding_scaled_by_frequency() -> Problem:
+    """The gradient of a row is divided by the number of its uses in the batch."""
+    model = nn.Sequential(nn.Embedding(V, 3, scale_grad_by_freq=True), nn.Flatten(), nn.Linear(3 * T, C))
+    return Problem(model, tokens(), labels())
+
+
+@problem()
+def linear_layers_of_groups() -> Problem:
+    """Each group of features has a matrix of its own, in one batched product."""
+
+    def forward(self, x):
+        groups = x.unflatten(1, (2, 3)).transpose(0, 1)  # [groups, N, features]
+        return self.last(torch.tanh(torch.bmm(groups, self.weight)).transpose(0, 1).flatten(1))
+
+    model = Model(forward, weight=torch.randn(2, 3, 4), last=nn.Linear(8, C))
+    return Problem(model, features(), labels())
+
+
 @problem(float32=True)
 def probabilities_with_squared_errors() -> Problem:
     """The columns of the loss at the output add up to what a softmax takes to zero."""
