@@ -336,6 +336,28 @@ def test_eigenvalues_alone_have_the_fallbacks_too(monkeypatch):
     assert _difference(found, expected) < 1e-6
 
 
+def test_the_last_try_is_on_a_shifted_matrix_and_the_shift_is_taken_back(monkeypatch):
+    """The solver fails on the matrix itself, in any dtype: on the diagonal is then added what rounding may change."""
+    solver, matrix, tries = torch.linalg.eigh, _matrix("four orders of magnitude", 40, 5, torch.float32), []
+    expected = solver(matrix.double())
+
+    def fails(given):
+        tries.append(given)
+        if torch.equal(given.double(), matrix.double()):
+            raise torch.linalg.LinAlgError("did not converge")
+        return solver(given)
+
+    monkeypatch.setattr(torch.linalg, "eigh", fails)
+    spectrum = eigendecompose(matrix)
+    assert spectrum.fallbacks == ("float64", "jitter")
+    assert [given.dtype for given in tries] == [torch.float32, torch.float64, torch.float64]
+    shift = float(matrix.diagonal().max()) * 2.0**-23
+    added = tries[-1] - matrix.double()
+    torch.testing.assert_close(added, shift * torch.eye(40, dtype=torch.float64), rtol=1e-6, atol=1e-6 * shift)
+    assert float((spectrum.evals[0] - expected.eigenvalues[-len(spectrum.evals)]).abs()) < 1e-2 * shift
+    assert _difference(spectrum.evals, expected.eigenvalues[-len(spectrum.evals) :]) < 1e-6
+
+
 @pytest.mark.parametrize("table", [RELATIVE, LEADING], ids=["all", "top-5"])
 def test_when_every_solver_fails_the_error_advises_and_nothing_moves(table, monkeypatch):
     optimizer, model = _optimizer_step(torch.float32, table)
@@ -345,6 +367,14 @@ def test_when_every_solver_fails_the_error_advises_and_nothing_moves(table, monk
         optimizer.step()
     assert all(torch.equal(one, other) for one, other in zip(before, model.parameters(), strict=True))
     assert optimizer.last_step == ()
+
+
+def test_rounding_errors_of_the_columns_are_no_directions_of_the_smaller_side():
+    """A shift of all logits is no direction; in float64 the product resolves what float32 made of it."""
+    for seed in range(10):
+        torch.manual_seed(seed)
+        problem = (nn.Linear(3, 3), nn.CrossEntropyLoss(), torch.randn(40, 3), torch.randint(0, 3, (40,)))
+        assert len(group_directions(*_capture(*problem))) == 8  # of 12 parameters, 4 of which shift
 
 
 # One damping for all directions: a solve
