@@ -290,6 +290,68 @@ def test_the_trust_region_adapts():
     assert radii == pytest.approx([2.0, 2.0, 2.0, 3.0, 0.75, 0.1875], rel=1e-9)
 
 
+def fresh(step, change, **changes):
+    """Return an outcome of a step whose batch has a loss of 5 at the average, and 5 plus a change at the iterate."""
+    return outcome(0.5, **{"step": step, "displacement_change": change, **changes})
+
+
+def test_fresh_batch_counts_a_batch_once():
+    """However often its step is tried, and where the damping of a further try is asked for."""
+    once, often = damping("fresh-batch"), damping("fresh-batch")
+    norms = GivenNorms(sample_gradients=5.0, displacement=(50.0, 0.0))
+    for step in range(3):
+        for strategy, tries in ((once, 1), (often, 4)):
+            for _ in range(tries):
+                strategy.notify(fresh(step, 50.0))
+        assert often._noise == once._noise
+        assert often.uniform(Context(step=step, loss=5.0, norms=norms)) == max(once._model, once._noise)
+    assert often.uniform(Context(step=3, loss=5.0, norms=norms)) == max(once._model, once._noise)
+    strategy = damping("fresh-batch", initial=1e-3, noise=1.0)
+    assert strategy.uniform(Context(step=0, loss=5.0, norms=norms)) > 1.0  # a batch counts in its own step
+    assert strategy._noise == 1.0  # which a look does not change
+
+
+def test_fresh_batch_follows_the_ratio_by_at_most_its_gain():
+    """Whatever the loss of a batch at the iterate, `noise` changes by at most the factor `exp(gain)`."""
+    for change, factor in [(1e9, math.exp(0.2)), (-5.0, math.exp(-0.2)), (-1e9, math.exp(-0.2)), (0.0, 1.0)]:
+        strategy = damping("fresh-batch", target=1.01 if change > 0 else 10.0)
+        for step in range(40):
+            before = strategy._noise
+            strategy.notify(fresh(step, change, loss_after=None))
+        assert strategy._noise / before == pytest.approx(factor), change
+
+
+def test_fresh_batch_after_a_loss_that_is_not_finite():
+    """Without a closure the damping becomes 9 times as large; with one it is that of a bad model, 3 times as large."""
+    strategy = damping("fresh-batch", noise=0.1)
+    strategy.notify(outcome(0.5, loss_after=math.inf))
+    assert (strategy._model, strategy._noise) == (1.0, 9.0)
+    strategy = damping("fresh-batch", noise=0.1)
+    strategy.notify(outcome(0.5))  # neither good nor bad
+    for after in (math.inf, math.nan):
+        before = strategy._model
+        strategy.notify(outcome(0.5, loss_after=after))
+        assert (strategy._model, strategy._noise) == (pytest.approx(3 * before), 0.1)
+
+
+@pytest.mark.parametrize("after", [None, 4.5])
+def test_fresh_batch_begins_where_the_limit_on_the_decrease_ended(after):
+    strategy = damping("fresh-batch", noise=0.1, decay=1.0)
+    strategy.notify(outcome(0.5, loss_after=after, damping_factor=16.0))
+    assert (strategy._model, strategy._noise) == ((1.0 if after is None else 16.0), 0.2)
+
+
+def test_fresh_batch_where_losses_are_not_positive():
+    """There is no ratio of losses and no unit: `noise` stays, and T is the mean of the eigenvalues."""
+    strategy = damping("fresh-batch")
+    for step in range(3):
+        strategy.notify(fresh(step, 1.0, loss_before=-5.0, loss_after=None))
+    assert strategy._noise == 1e-2
+    norms = GivenNorms(curvature=7.0, sample_gradients=5.0, displacement=(1.0, 0.0))
+    for loss in (-5.0, 0.0):
+        assert strategy.uniform(Context(step=3, loss=loss, norms=norms)) == pytest.approx(7.0 * (2 / 3) ** 3)
+
+
 # Functions of the step, and combinators
 
 
