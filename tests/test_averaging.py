@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 from ddn_core import DirectionalDampedNewton
 from ddn_core.errors import ArgumentError, ConfigError, CurvatureError, NonFiniteError
+from ddn_core.optim.outcomes import largest_loss
 from ddn_core.optim.planning import DISPLACEMENT
 from tests.engine.any_model import Problem, aligned_twin, error, twin
 
@@ -129,27 +131,37 @@ def test_the_same_with_a_damping_for_each_direction(criterion):
         assert error(actual, flat(own)) < 1e-7
 
 
-def test_the_gradient_outside_of_the_span_is_followed():
+@pytest.mark.parametrize("ratio", [None, 0.05], ids=["free", "limited"])
+def test_the_gradient_outside_of_the_span_is_followed(ratio):
     """With Monte-Carlo samples the step is `-(G + δ I)⁻¹ (g + G d)`, and G is that of the drawn columns."""
-    model, delta, factor = model_of(), 0.3, 0.8
+    model, factor, factors = model_of(), 0.8, []
     own, data = copy.deepcopy(model), batches(classes)
-    settings = {"damping": delta, "averaging": factor, "include_complement": True}
+    settings = {"damping": 0.3, "averaging": factor, "include_complement": True, "max_decrease": ratio}
     curvature = {"kind": "ggn-mc", "mc_samples": 2, "seed": 0}
     optimizer = DirectionalDampedNewton(model.named_parameters(), curvature=curvature, **settings)
     displacement = torch.zeros_like(flat(model))
     for step, (inputs, targets) in enumerate(data):
         optimizer.zero_grad()
-        optimizer.backward(F.cross_entropy(model(inputs), targets))
+        loss = F.cross_entropy(model(inputs), targets)
+        optimizer.backward(loss)
         directions = optimizer.directions()
         columns = torch.cat([part.flatten(1) for part in directions.eigenvectors()], dim=1)
         ggn = columns.T @ torch.diag(directions.evals) @ columns
         gradient = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
         optimizer.step()
-        ahead = displacement + solve(ggn, delta, gradient + ggn @ displacement)
+        delta, slope = 0.3, gradient + ggn @ displacement
+        change = float(gradient @ displacement + 0.5 * displacement @ ggn @ displacement)
+        largest = math.inf if ratio is None else ratio * (float(loss.detach()) + max(0.0, change))
+        while -slope @ solve(ggn, delta, slope) > largest:
+            delta *= 4
+        factors.append(optimizer.last_step[0].damping_factor)
+        assert factors[-1] == pytest.approx(delta / 0.3)
+        ahead = displacement + solve(ggn, delta, slope)
         share = 1 - min(factor, step / (step + 2))
         write(own, flat(own) + share * ahead)
         displacement = (1 - share) * ahead
         assert error(flat(model), flat(own)) < 1e-7
+    assert (len(set(factors)) > 1) == (ratio is not None)
 
 
 def test_groups_have_their_own_average():
@@ -344,13 +356,16 @@ def test_a_saved_state_goes_on_bit_by_bit(closure):
         pass
     other = copy.deepcopy(model)
     again = DirectionalDampedNewton(other.named_parameters())
-    again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    saved = copy.deepcopy(optimizer.state_dict())
+    kept = copy.deepcopy(saved["ddn"]["before"][0])
+    again.load_state_dict(saved)
     for one, two in zip(
         run(model, optimizer, data[5:], F.cross_entropy, closure),
         run(other, again, data[5:], F.cross_entropy, closure),
         strict=True,
     ):
         assert torch.equal(one, two)
+    assert all(map(torch.equal, saved["ddn"]["before"][0], kept))  # the optimizer has copies of its own
 
 
 def test_units_of_loss_and_parameters_do_not_matter():
@@ -376,6 +391,9 @@ def test_shorthands_stand_for_plain_groups():
     preset = DirectionalDampedNewton.preset("least-squares", model.named_parameters(), max_step_norm=2.0)
     assert preset.param_groups[0]["damping"].kind == "levenberg-marquardt"
     assert preset.param_groups[0]["max_step_norm"] == 2.0
+    own = DirectionalDampedNewton(model.named_parameters(), preset="averaged", averaging=0.5, damping=0.3)
+    (group,) = own.param_groups
+    assert (group["averaging"], group["max_decrease"], str(group["damping"])) == (0.5, 4.0, "constant(value=0.3)")
     with pytest.raises(ArgumentError, match="there is no preset 'best'"):
         DirectionalDampedNewton(model.named_parameters(), preset="best")
     with pytest.raises(ArgumentError, match="groups and damping are both given"):
@@ -454,9 +472,47 @@ def test_near_interpolation_the_preset_needs_no_eigenvectors(monkeypatch):
         assert error(flat(model).double() - before, report.share * ahead) < 2e-2
 
 
-def test_dampings_of_zero_cannot_grow():
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize("hidden", [5, 1], ids=["gram", "ggn"])
+def test_the_limit_is_kept_from_where_the_iterate_is(hidden, decay):
+    """The slope there promises the decrease: `gᵀs + dᵀG s` for the step s from the displacement d, by either solver."""
+    model, delta, factor, ratio = model_of(hidden=hidden), 1e-3, 0.9, 0.4
+    own, other, data = copy.deepcopy(model), copy.deepcopy(model), batches(classes, STEPS, samples=12)
+
+    def each(evals, evecs, gammas, lambdas):
+        return torch.full_like(evals, delta)
+
+    settings = {"averaging": factor, "max_decrease": ratio, "weight_decay": decay}
+    solved = DirectionalDampedNewton(model.named_parameters(), damping=delta, **settings)
+    along = DirectionalDampedNewton(other.named_parameters(), damping=each, **settings)
+    displacement, factors = torch.zeros_like(flat(model)), []
+    pairs = zip(run(model, solved, data, F.cross_entropy), run(other, along, data, F.cross_entropy), strict=True)
+    for step, (batch, _) in enumerate(zip(data, pairs, strict=True)):
+        value, gradient, ggn, _ = dense(own, batch, F.cross_entropy, "ggn")
+        slope = gradient + ggn @ displacement
+        penalty = decay * (flat(own) + displacement)
+        largest = ratio * max(value, value + float(gradient @ displacement + 0.5 * displacement @ ggn @ displacement))
+        expected = delta
+        while -slope @ solve(ggn, expected + decay, slope + penalty) > largest:
+            expected *= 4
+        ahead = displacement + solve(ggn, expected + decay, slope + penalty)
+        share = 1 - min(factor, step / (step + 2))
+        write(own, flat(own) + share * ahead)
+        displacement = (1 - share) * ahead
+        for optimizer in (solved, along):
+            assert optimizer.last_step[0].damping_factor == pytest.approx(expected / delta)
+        assert max(error(flat(model), flat(own)), error(flat(other), flat(own))) < 1e-6
+        factors.append(expected / delta)
+    assert len(set(factors)) > 1
+
+
+@pytest.mark.parametrize("largest", [0.0, math.inf])
+def test_dampings_of_zero_and_infinity_cannot_grow(largest):
+    def damping(evals, evecs, gammas, lambdas):
+        return torch.where(torch.arange(len(evals)) > 2, 0.0, largest).to(evals)
+
     model = model_of()
-    optimizer = DirectionalDampedNewton(model.named_parameters(), damping=0.0, max_decrease=1e-9)
+    optimizer = DirectionalDampedNewton(model.named_parameters(), damping=damping, max_decrease=1e-9)
     next(run(model, optimizer, batches(classes, 1), F.cross_entropy))
     assert optimizer.last_step[0].damping_factor == 1.0
 
@@ -513,6 +569,21 @@ def test_going_back_forgets_momentum_and_the_state_of_the_fallback():
     next(run(model, optimizer, bad, F.cross_entropy))
     assert not any(optimizer.state.values())
     assert optimizer.refreshes(0)
+
+
+def test_the_largest_loss_that_counts_as_no_increase():
+    """Twice the increase that the groups predict together, and rounding; nothing where no parameters are averaged."""
+
+    def largest(predicted, averaging=0.9):
+        groups = [{"averaging": averaging}, {"averaging": 0.0}]
+        updates = {place: SimpleNamespace(report=SimpleNamespace(predicted_decrease=one)) for place, one in predicted}
+        return largest_loss(groups, updates, -5.0)
+
+    rounding = 5e-6
+    assert largest([(0, -0.3), (1, 0.1)]) == pytest.approx(-5.0 + rounding + 0.4, rel=1e-12)
+    assert largest([(0, 0.3), (1, -0.1)]) == pytest.approx(-5.0 + rounding, rel=1e-12)
+    assert largest([(0, math.nan)]) == pytest.approx(-5.0 + rounding, rel=1e-12)
+    assert largest([(0, -0.3)], averaging=0.0) == largest([(1, -0.3)]) == -5.0
 
 
 @pytest.mark.parametrize("rule", ["undo", "shorten", "search", "damp"])
