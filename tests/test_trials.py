@@ -248,6 +248,26 @@ def test_a_search_keeps_the_longest_of_equal_lengths():
     assert plan.parameters[0].item() == 0.5
 
 
+@pytest.mark.parametrize(
+    ("rule", "losses", "taken"),
+    [
+        ("undo", [2.0], 1.0),
+        ("undo", [2.1], 0.0),
+        ("shorten", [3.0, 1.6, 1.2], 0.25),
+        ("shorten", [3.0, 1.6, 1.3], 0.0),
+        ("search", [2.5, 1.4, 1.3], 0.5),
+        ("search", [2.5, 1.6, 1.3], 0.0),
+    ],
+)
+def test_a_part_of_a_step_may_raise_the_loss_by_that_part_of_what_the_whole_may(rule, losses, taken):
+    """From a loss of 1 to one of 2 for the whole step: half of it may end at 1.5, a quarter at 1.25."""
+    plan, values = StraightMove(torch.zeros(1), torch.ones(1)), iter(losses)
+    verdict = settle([plan], StepConfig(on_increase=rule, attempts=2), 1.0, lambda: next(values), limit=2.0)
+    assert (verdict.taken, verdict.loss_after) == (taken, losses[0])
+    assert plan.parameters[0].item() == taken
+    assert plan.commits == (taken > 0)
+
+
 def test_outcomes_of_a_search_tell_of_the_whole_step(problem):
     """Also where a shorter step is better: the ratio of an adaptive damping is about the step that it damped."""
     Doubling.seen.clear()
@@ -304,6 +324,24 @@ def test_what_a_closure_does_to_gradients_is_undone(problem):
     optimizer.step(closure)
     for parameter, gradient in zip(model.parameters(), gradients, strict=True):
         assert torch.equal(parameter.grad, gradient)
+
+
+def test_a_closure_may_call_the_backward_of_the_optimizer(problem):
+    """Its pass after the step gives no curvature, and the steps are those of a closure without backward."""
+    steps = {"on_increase": "shorten"}
+    other = copy.deepcopy(problem)
+    one, two = (DirectionalDampedNewton(own[0].named_parameters(), [GROUP], step=steps) for own in (problem, other))
+
+    def closure():
+        one.zero_grad()
+        loss = loss_of(problem)()
+        one.backward(loss)
+        return loss
+
+    for _ in range(3):
+        train_step(one, problem, closure)
+        train_step(two, other, loss_of(other))
+        assert torch.equal(flat(problem[0]), flat(other[0]))
 
 
 def test_a_closure_alone_is_enough(problem):
