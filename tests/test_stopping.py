@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parameters_to_vector
 
 from ddn_core import DirectionalDampedNewton
 from ddn_core.config import load_config
@@ -136,6 +137,34 @@ def test_norms_are_read_from_the_optimizer():
         reasons.append(stopping.reason())
     assert reasons[0] is None
     assert "gradient_norm" in {reason.rule for reason in reasons if reason}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"lr": 0.5},
+        {"averaging": 0.9},
+        {"max_step_norm": 0.01},
+        {"lr": 20.0, "step": {"on_increase": "shorten", "attempts": 10}},
+        {"lr": 20.0, "step": {"on_increase": "undo"}},
+    ],
+    ids=["factor", "average", "limit", "shortened", "undone"],
+)
+def test_the_norm_of_a_step_is_the_way_that_the_parameters_moved(settings):
+    torch.manual_seed(0)
+    model, loss_function, X, y = nn.Linear(3, 1), nn.MSELoss(), torch.randn(8, 3), torch.randn(8, 1)
+    model, X, y = model.double(), X.double(), y.double()
+    optimizer = DirectionalDampedNewton(model.named_parameters(), damping=1e-3, **settings)
+    for _ in range(3):
+        optimizer.zero_grad()
+        optimizer.backward(loss_function(model(X), y))
+        before = parameters_to_vector(model.parameters()).detach()
+        optimizer.step(lambda: loss_function(model(X), y))
+        stopping = Stopping(step_norm=1.0)
+        stopping.see(1.0, optimizer)
+        moved = float((parameters_to_vector(model.parameters()).detach() - before).norm())
+        assert stopping.state_dict()["means"]["step_norm"] == (pytest.approx(moved, rel=1e-6, abs=1e-12), 1)
+        assert (moved == 0) == (settings.get("step") == {"on_increase": "undo"})
 
 
 def test_errors_name_what_is_missing():
