@@ -15,8 +15,10 @@ from torch import nn
 from ddn_core import DirectionalDampedNewton, DirectionalDampedNewtonComputation
 from ddn_core.api import Criterion, Damping, Outcome
 from ddn_core.errors import ArgumentError, StrategyError
+from ddn_core.testing import dense_ggn, per_sample_gradients
 
 ALL = {"kind": "all"}
+SGD = {"kind": "sgd", "lr": 0.1}
 
 
 class Noting(Damping):
@@ -99,6 +101,45 @@ def test_context_of_the_optimizer(curvature):
 
 def _norm(tensors):
     return math.sqrt(sum(float(tensor.detach().square().sum()) for tensor in tensors))
+
+
+def test_the_mean_curvature_is_over_the_smaller_side():
+    """Of R columns and P parameters: 24 and 54 in the first group, and 24 and 3 in the second."""
+    model, loss_function, X, y = problem()
+    names = (["0.weight", "0.bias", "2.weight"], ["2.bias"])
+    dampings = [Noting(), Noting()]
+    groups = [{"params": own, "criterion": ALL, "damping": noting} for own, noting in zip(names, dampings, strict=True)]
+    optimizer = DirectionalDampedNewton(model.named_parameters(), groups)
+    expected = [
+        float(dense_ggn(model, loss_function, X, y, own).trace()) / smaller
+        for own, smaller in zip(names, (24, 3), strict=True)
+    ]
+    optimizer.backward(loss_function(model(X), y))
+    optimizer.step()
+    found = [group["damping"]._contexts[0].mean_curvature for group in optimizer.param_groups]
+    assert found == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize(
+    "curvature",
+    [{}, {"kind": "ggn-mc"}, {"kind": "ggn-aligned"}, {"subsampling_grad": [1, 4, 6]}, {"subsampling_ggn": [1, 4, 6]}],
+    ids=str,
+)
+def test_the_square_of_the_gradients_of_the_samples(curvature, reduction):
+    """Each gradient is scaled so that their mean is the gradient of the loss, also of a sum-reduced loss."""
+    model, _, X, y = problem()
+    loss_function = extend(nn.CrossEntropyLoss(reduction=reduction))
+    chosen = curvature.get("subsampling_grad", range(8))
+    for names, globs in ((["0.weight", "0.bias", "2.weight", "2.bias"], ["*"]), (["2.bias"], ["2.bias"])):
+        rows = per_sample_gradients(model, loss_function, X, y, names)[list(chosen)]
+        scale = len(rows) if reduction == "sum" else 1
+        groups = [{"params": globs, "criterion": ALL, "damping": Noting()}]
+        optimizer = DirectionalDampedNewton(model.named_parameters(), groups, curvature=curvature, fallback=SGD)
+        optimizer.zero_grad()
+        optimizer.backward(loss_function(model(X), y))
+        context = optimizer.directions().context
+        assert context.sample_gradient_square == pytest.approx(float((scale * rows).square().sum(1).mean()), rel=1e-9)
 
 
 def test_norms_are_those_at_the_step():
