@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 
 import pytest
 import torch
@@ -205,29 +206,33 @@ def test_an_edge_that_no_gradient_reaches_is_uncertain():
     assert _graph(lambda: (gate + 1) * (data @ weight), weight)[2]
 
 
-def test_a_probe_of_a_large_graph_holds_half_of_its_gradients(monkeypatch):
+def test_a_probe_of_a_large_graph_holds_a_quarter_of_its_gradients(monkeypatch):
     """Counted in bytes; gradients of parameters, which tell nothing of samples, are not computed."""
     torch.manual_seed(0)
-    model, inputs = (
-        nn.Sequential(*(nn.Linear(8, 8) for _ in range(6)), nn.ReLU(), nn.Linear(8, 3)).double(),
-        _random(N, 8),
-    )
+    layers = [nn.Linear(8, 8) for _ in range(6)]
+    model = nn.Sequential(nn.Linear(2, 16), nn.Linear(16, 8), *layers, nn.ReLU(), nn.Linear(8, 3)).double()
+    inputs = _random(N, 2)
     graph = _graph_of(lambda: model(inputs), *model.parameters())
     samples = find_sample_axis(graph.output, N)
-    held, probe = [], layout_module._probe
+    held, earlier, probe = [], [], layout_module._probe
 
     def note(*arguments):
+        assert not any(reference() is not None for reference in earlier)
         found = probe(*arguments)
-        held.append(sum(one.nbytes for one in (*found[0], *found[1]) if one is not None))
+        gradients = [one for one in (*found[0], *found[1]) if one is not None]
+        held.append(sum(one.nbytes for one in gradients))
+        earlier[:] = map(weakref.ref, gradients)
         return found
 
     monkeypatch.setattr(layout_module, "_probe", note)
-    expected, is_certain = layouts_of(graph, samples)
-    monkeypatch.setattr(layout_module, "PROBED_ELEMENTS", 7 * N * 8 - 1)  # the outputs of all layers but the last
-    assert layouts_of(graph, samples) == (expected, is_certain)
-    assert held[0] == 2 * 7 * N * 8 * 8
-    assert held[1] + held[2] == held[0]
-    assert max(held[1:]) <= held[0] / 2 + 2 * N * 8 * 8  # and one edge
+    expected = layouts_of(graph, samples)
+    edge = 2 * N * 8 * 8
+    assert held == [10 * edge]  # that of the first layer is twice as wide
+    for most, parts in ((10 * N * 8, [10]), (10 * N * 8 - 1, [8, 2]), (4 * N * 8, [4, 4, 2]), (0, [2, 2, 2, 2, 2])):
+        held.clear()
+        monkeypatch.setattr(layout_module, "PROBED_ELEMENTS", most)
+        assert layouts_of(graph, samples) == expected
+        assert held == [part * edge for part in parts]
 
 
 def test_shapes_of_two_batches_show_the_axis_without_data():

@@ -10,9 +10,7 @@ which samples have been mixed, as by batch statistics.
 
 from __future__ import annotations
 
-from bisect import bisect
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -23,7 +21,7 @@ from ddn_core.engine.nodes import Edge, device_of, dtype_of
 from ddn_core.engine.sample_axis import SampleAxis
 
 PROBED_ELEMENTS = 2**21
-"""Largest number of elements of the gradients at all edges up to which one probe is made for all edges."""
+"""Number of elements of gradients that a probe may hold, however few those at all edges are."""
 
 Layout = SampleAxis | None
 """Axis of the samples at an edge; `None` if samples share the edge."""
@@ -50,24 +48,46 @@ def layouts_of(graph: ModelGraph, samples: SampleAxis) -> tuple[dict[Edge, Layou
     layouts: dict[Edge, Layout] = dict.fromkeys(graph.shapes)
     layouts[graph.output] = samples
     certain = True
-    for part in _halves(graph, [edge for edge in graph.shapes if edge != graph.output and edge[0] not in own]):
-        for edge, one, other in zip(part, *_probe(graph, part, samples), strict=True):
-            if one is None or other is None:
-                continue
-            if not bool(one.any()) and not bool(other.any()):
-                certain = False
-                layouts[edge] = _guess(graph.shapes[edge], samples.samples)
-            else:
-                layouts[edge] = _layout(graph, one, other, samples.samples)
+    for part in _parts(graph, [edge for edge in graph.shapes if edge != graph.output and edge[0] not in own]):
+        found, is_certain = _probed_layouts(graph, part, samples)
+        layouts |= found
+        certain = certain and is_certain
     _spread_sharing(graph, layouts)
     return layouts, certain
 
 
-def _halves(graph: ModelGraph, edges: Sequence[Edge]) -> Iterator[Sequence[Edge]]:
-    """Yield all edges if they are small, else two parts of about the same number of elements, to hold one at a time."""
-    ends = list(accumulate(graph.shapes[edge].numel() for edge in edges))
-    middle = bisect(ends, ends[-1] // 2) if ends and ends[-1] > PROBED_ELEMENTS else 0
-    yield from (part for part in (edges[:middle], edges[middle:]) if part)
+def _parts(graph: ModelGraph, edges: Sequence[Edge]) -> Iterator[Sequence[Edge]]:
+    """Yield the edges in parts that are probed one after the other, so that not all gradients are held at once.
+
+    A part is at most a quarter of all elements, or `PROBED_ELEMENTS` if these are more; or one larger edge.
+    """
+    sizes = [graph.shapes[edge].numel() for edge in edges]
+    most = max(PROBED_ELEMENTS, sum(sizes) // 4)
+    part: list[Edge] = []
+    held = 0
+    for edge, size in zip(edges, sizes, strict=True):
+        if part and held + size > most:
+            yield part
+            part, held = [], 0
+        part.append(edge)
+        held += size
+    if part:
+        yield part
+
+
+def _probed_layouts(graph: ModelGraph, edges: Sequence[Edge], samples: SampleAxis) -> tuple[dict[Edge, Layout], bool]:
+    """Return the layout of each edge that depends on the output, and whether all of them are certain."""
+    layouts: dict[Edge, Layout] = {}
+    certain = True
+    for edge, one, other in zip(edges, *_probe(graph, edges, samples), strict=True):
+        if one is None or other is None:
+            continue
+        if not bool(one.any()) and not bool(other.any()):
+            certain = False
+            layouts[edge] = _guess(graph.shapes[edge], samples.samples)
+        else:
+            layouts[edge] = _layout(graph, one, other, samples.samples)
+    return layouts, certain
 
 
 def traced_layouts(graph: ModelGraph, doubled: ModelGraph, samples: SampleAxis) -> dict[Edge, Layout]:
