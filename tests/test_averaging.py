@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from ddn_core import DirectionalDampedNewton
 from ddn_core.errors import ArgumentError, ConfigError, CurvatureError, NonFiniteError
-from ddn_core.optim.outcomes import largest_loss
 from ddn_core.optim.planning import DISPLACEMENT
+from ddn_core.optim.update import largest_loss
 from tests.engine.any_model import Problem, aligned_twin, error, twin
 
 N, D, C, STEPS = 6, 3, 3, 8

@@ -51,7 +51,7 @@ class GroupFigures:
             if self.images is None or self.images.terms.anchor is None:
                 return _finite(float(squares)), 0.0, 0.0
             slope, curvature = self.images.anchor_model()
-            found = torch.stack([squares.double(), slope.double(), curvature.double()]).tolist()
+            found = torch.stack([squares, slope, curvature]).tolist()
             return _finite(found[0]), found[1], found[2]
 
     @cached_property

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
+
 import torch
 from torch import nn
 from torch.nn.utils import parameters_to_vector
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from ddn_core import DirectionalDampedNewton
 from ddn_core.engine.capture.backward_pass import CurvaturePass
@@ -79,3 +83,33 @@ def noted_plans(monkeypatch):
 
     monkeypatch.setattr(CurvaturePass, "_prepare", note)
     return plans
+
+
+class AllocatedBytes(TorchDispatchMode):
+    """Bytes of the memory that operations of torch allocate inside a block.
+
+    Attributes:
+        now: Bytes that are in use.
+        most: Most bytes that were in use after an operation.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.most = 0
+        self._known = weakref.WeakSet()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        for one in tree_leaves((args, kwargs)):
+            if isinstance(one, torch.Tensor):
+                self._known.add(one.untyped_storage())  # it was there before
+        found = function(*args, **(kwargs or {}))
+        for one in tree_leaves(found):
+            if isinstance(one, torch.Tensor) and (storage := one.untyped_storage()) not in self._known:
+                self._known.add(storage)
+                self.now += storage.nbytes()
+                self.most = max(self.most, self.now)
+                weakref.finalize(storage, self._free, storage.nbytes())
+        return found
+
+    def _free(self, size):
+        self.now -= size

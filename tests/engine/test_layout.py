@@ -15,6 +15,7 @@ from torch.nn.utils import parameters_to_vector
 
 from ddn_core import DirectionalDampedNewton
 from ddn_core.engine import PlanStore
+from ddn_core.engine.capture import columns
 from ddn_core.engine.capture import layout as layout_module
 from ddn_core.engine.capture.batch import find_sample_axis
 from ddn_core.engine.capture.graph import ModelGraph, Reach
@@ -331,8 +332,10 @@ def _reorder(*order):
     return lambda model: setattr(model, "order", torch.tensor(order))
 
 
-def test_an_index_that_begins_to_permute_samples(monkeypatch):
+@pytest.mark.parametrize("batched", [columns.BATCHED_ELEMENTS, 0], ids=["batched", "one by one"])
+def test_an_index_that_begins_to_permute_samples(batched, monkeypatch):
     """The plan without a permutation is kept for the same signature; it is noticed not to fit, and made anew."""
+    monkeypatch.setattr(columns, "BATCHED_ELEMENTS", batched)
     model = Ordered().double()
     identity, other = _reorder(0, 1, 2, 3), _reorder(1, 0, 2, 3)
     anew = list(_same_moves(model, [identity, identity, identity, other, other, identity], monkeypatch))

@@ -23,8 +23,8 @@ CHUNK_ELEMENTS = 2**21
 """Largest number of elements of the columns that are propagated at a time, at the widest layer output."""
 COPIES = 3
 """Number of copies of a layer's columns during propagation: before, after, and in between."""
-CHECKED_COLUMNS = 2
-"""Number of columns that the check of a plan adds: one that is carried, and the sum that it is compared with."""
+CHECKED_COLUMNS = 1
+"""Number of columns that the check of a plan adds: its additional column, from which the others are subtracted."""
 ROOT_COPIES = 2
 """Number of copies of the root of the loss Hessian: with and without the normalization of the loss."""
 GRAM_COPIES = 5

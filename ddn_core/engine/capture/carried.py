@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from ddn_core.engine.capture.assembly import Assembly
-from ddn_core.engine.capture.columns import carry
+from ddn_core.engine.capture.columns import carry, is_batched
 from ddn_core.engine.capture.destinations import Destinations
 from ddn_core.engine.capture.graph import ModelGraph
 from ddn_core.engine.capture.verification import Verification
-from ddn_core.engine.nodes import dtype_of
+from ddn_core.engine.nodes import Edge, dtype_of
 
 
 def carry_root(
@@ -29,21 +29,30 @@ def carry_root(
         root: The columns at the model output, `[A, *output]`.
         at_a_time: Number of columns in a chunk.
         assembly: Collects the columns; `None` if they are carried for the check alone, and then dropped.
-        check: The check of the plan, which takes one more column in the last chunk; `None` for no check.
+        check: The check of the plan; `None` for no check. Its additional column is carried with the others if all of
+            them are batched, and otherwise alone and first, while no other column is held.
     """
     edges = [edge for edge in destinations.edges() if edge != graph.output]
     if not edges:
         check = None
     output_dtype = dtype_of(graph.output)
+    is_one_chunk = at_a_time >= len(root) and is_batched(len(root) + 1, graph.widest)
+
+    def arriving(columns: Tensor) -> dict[Edge, Tensor | None]:
+        return dict(zip(edges, carry([graph.output], edges, [columns], graph.widest), strict=True))
+
+    if check is not None and not is_one_chunk:
+        check.expect(arriving(check.extra(root).to(output_dtype)))
     for start in range(0, len(root), at_a_time):
         columns = slice(start, min(start + at_a_time, len(root)))
         chunk = root[columns].to(output_dtype)
         is_last = columns.stop == len(root)
-        carried = torch.cat([chunk, check.extra(root).to(output_dtype)[None]]) if check and is_last else chunk
-        found = dict(zip(edges, carry([graph.output], edges, [carried], graph.widest), strict=True))
+        if check is not None and is_one_chunk:
+            found = check.expect(arriving(torch.cat([check.extra(root).to(output_dtype), chunk])))
+        else:
+            found = arriving(chunk)
         if check is not None:
-            for edge in edges:
-                found[edge] = check.take(edge, found[edge], is_last)
+            check.take(found, is_last)
             if is_last and not check.passed():
                 return False
         found[graph.output] = chunk

@@ -21,6 +21,16 @@ BATCHED_ELEMENTS = 2**21
 """Largest number of elements at the widest edge up to which columns are batched."""
 
 
+def is_batched(count: int, widest: int) -> bool:
+    """Return whether some number of columns is carried at once, rather than one by one.
+
+    Args:
+        count: Number of columns.
+        widest: Number of elements of one column at the widest edge.
+    """
+    return count > 1 and count * widest <= BATCHED_ELEMENTS
+
+
 def carry(
     sources: Sequence[Edge], targets: Sequence[Edge], cotangents: Sequence[Tensor], widest: int
 ) -> list[Tensor | None]:
@@ -38,7 +48,7 @@ def carry(
     count = len(cotangents[0])
     if not targets:
         return []
-    if count > 1 and count * widest <= BATCHED_ELEMENTS:
+    if is_batched(count, widest):
         try:
             return _carry_batched(sources, targets, cotangents)
         except RuntimeError:  # an operation has no batching rule, or it is a function without one

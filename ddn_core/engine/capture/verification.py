@@ -2,7 +2,8 @@
 
 One more column is carried: an irregular combination of the others, times a power of two for each sample. Where samples
 are apart along the axis that the plan says, it arrives as that combination of the other columns times the same powers.
-The plain sum may be zero at every edge, as that of the columns of a squared error is below a softmax.
+The plain sum may be zero at every edge, as that of the columns of a squared error is below a softmax. The column
+arrives before the others, and they are subtracted from it, so that no more than one tensor is kept at each site.
 """
 
 from __future__ import annotations
@@ -36,33 +37,43 @@ class Verification:
             samples: Axis of the samples at the model output.
         """
         self._graph, self._layouts, self._samples = graph, layouts, samples
-        self._sums: dict[Edge, Tensor] = {}
-        self._counts: dict[Edge, int] = {}
+        self._powers: dict[Edge, Tensor] = {}
+        self._left: dict[Edge, Tensor] = {}
+        self._taken = 0
         self._small: dict[tuple[object, ...], Tensor] = {}
         self._deviations: list[Tensor] = []
         self._sizes: list[Tensor] = []
 
     def extra(self, root: Tensor) -> Tensor:
-        """Return the additional column at the model output."""
-        total = self._combination(root, 0)
-        return total * self._samples.spread(self._powers(self._samples.samples, total), total.shape)
+        """Return the additional column at the model output, `[1, *output]`."""
+        total = self._combination(root, 0)[None]
+        return total * self._samples.spread(self._sample_powers(self._samples.samples, total), total.shape[1:])
 
-    def take(self, edge: Edge, columns: Tensor | None, is_last: bool) -> Tensor | None:
-        """Add up a chunk of columns, take the additional column from the last chunk, and return the rest."""
-        if columns is None:
-            return None
-        own = columns[:-1] if is_last else columns
-        begin = self._counts.get(edge, 0)
-        self._counts[edge] = begin + len(own)
-        total = self._combination(own, begin)
-        self._sums[edge] = self._sums[edge] + total if edge in self._sums else total
-        if is_last:
-            layout, total = self._layouts[edge], self._sums[edge]
-            assert layout is not None
-            expected = total * layout.spread(self._powers(layout.samples, total), total.shape)
-            self._deviations.append(torch.linalg.vector_norm(columns[-1] - expected))
-            self._sizes.append(torch.linalg.vector_norm(expected))
-        return own
+    def expect(self, found: Mapping[Edge, Tensor | None]) -> dict[Edge, Tensor | None]:
+        """Keep the additional column, the first of those at each edge, `[k, *edge]`, and return the others."""
+        for edge, columns in found.items():
+            if columns is not None:
+                layout, shape = self._layouts[edge], columns.shape[1:]
+                assert layout is not None
+                self._powers[edge] = layout.spread(self._sample_powers(layout.samples, columns), shape)
+                self._left[edge] = columns[0]
+                self._sizes.append(torch.linalg.vector_norm(columns[0]))
+        return {edge: None if columns is None else columns[1:] for edge, columns in found.items()}
+
+    def take(self, found: Mapping[Edge, Tensor | None], is_last: bool) -> None:
+        """Subtract a chunk of columns times the powers from the additional one; keep its norm after the last chunk."""
+        begin = self._taken
+        self._taken += max((len(columns) for columns in found.values() if columns is not None), default=0)
+        for edge in list(self._left):
+            left, columns = self._left.pop(edge), found[edge]
+            if columns is not None:
+                total = self._combination(columns, begin)
+                # not in place, since edges may share the memory of a column
+                left = torch.addcmul(left, total, self._powers[edge], value=-1)
+            if is_last:
+                self._deviations.append(torch.linalg.vector_norm(left))
+            else:
+                self._left[edge] = left
 
     def passed(self) -> bool:
         """Return whether every edge keeps the samples apart as the plan says; this waits for the device."""
@@ -90,7 +101,7 @@ class Verification:
         )
         return total
 
-    def _powers(self, samples: int, like: Tensor) -> Tensor:
+    def _sample_powers(self, samples: int, like: Tensor) -> Tensor:
         return self._kept(("powers", samples, like.dtype), lambda: powers(samples, like, self._graph.has_half))
 
     def _kept(self, key: tuple[object, ...], make: Callable[[], Tensor]) -> Tensor:
