@@ -270,8 +270,9 @@ class CurvaturePass:
         """Raise unless the loss is finite and its weights are not negative; this waits for the device."""
         term = self._term
         least = term.least_weight().to(term.dtype)
-        value = (self._loss.detach().to(term.dtype) * self._scale).reshape(())
-        self._value, weight = torch.stack([value, least]).tolist()
+        value = self._loss.detach().to(term.dtype)
+        loss, weight = torch.stack([value.reshape(()) if value.dim() else value, least]).tolist()
+        self._value = loss * self._scale
         if 0 <= weight < math.inf and not math.isfinite(self._value):
             raise NonFiniteError(
                 f"the loss is {self._value}. Look for diverged parameters, or NaN in the data. Model outputs are from "

@@ -61,7 +61,7 @@ class Recording:
                 given = {}
                 for edge, layout, gradient in zip(site.outputs, site.layouts, gradients, strict=True):
                     if edge is not None and gradient is not None:
-                        own = gradient.detach()
+                        own = gradient.detach() if gradient.requires_grad else gradient
                         if self._factors is not None and layout is not None:
                             own = own.to(self._dtype) if own.is_floating_point() else own  # it may be complex
                             own = own * layout.spread(self._factors, own.shape)
