@@ -264,7 +264,8 @@ class Rule:
             self.limited.append(is_limited)
             if is_limited:
                 self.by_noise = min(1e3, 2 * self.by_noise)
-            move = (1 - beta) * (d + s)
+            ahead = (d + s) * min(1.0, float(0.3 * theta.norm() / ((1 - beta) * (d + s).norm())))
+            move = (1 - beta) * ahead
             write(self.model, theta + move)
             if not closure:
                 self.by_model = max(self.by_model / 1.5, 1e-6)
@@ -279,7 +280,7 @@ class Rule:
         else:
             self.d, self.step = None, self.step + 1
             return
-        self.d, self.step = beta * (d + s), self.step + 1
+        self.d, self.step = beta * ahead, self.step + 1
 
 
 @pytest.mark.parametrize("closure", [False, True])
@@ -624,7 +625,7 @@ def test_a_state_of_an_earlier_version_is_loaded():
         pass
     state = copy.deepcopy(optimizer.state_dict())
     del state["ddn"]["before"]
-    for name in ("averaging", "max_decrease"):
+    for name in ("averaging", "max_decrease", "max_relative_norm"):
         del state["param_groups"][0][name]
     write(other, flat(model))
     later.load_state_dict(state)

@@ -306,8 +306,7 @@ def test_advice_depends_on_what_the_steps_showed(config):
     steps += [step(n, loss=10.0**n, step_norm=2.0, clip=0.25) for n in range(3, 8)]
     found = advice(steps, 5, loaded)
     assert (
-        found[0]
-        == "The limit shortened steps to 0.25 of their length, and the norm was up to 2: lower max_step_norm or max_kl."
+        found[0] == "The limit shortened steps to 0.25 of their length, and the norm was up to 2: lower max_step_norm."
     )
     assert not any("on_increase" in line for line in found)
     adaptive = load_config(config, ['groups.0.damping={kind="levenberg-marquardt"}'])

@@ -110,6 +110,8 @@ class Reference:
         factor = s.lr
         if s.max_step_norm is not None:
             factor = min(factor, s.max_step_norm / float(move.norm()))
+        if s.max_relative_norm is not None:
+            factor = min(factor, s.max_relative_norm * float(theta.norm() / move.norm()))
         if s.max_kl is not None:
             bend = float(move @ self.ggn() @ move)
             factor = min(factor, math.sqrt(2 * s.max_kl / bend))
@@ -130,6 +132,20 @@ def assert_like_reference(name, criterion, damping, steps=4, loss="cross-entropy
     return optimizer
 
 
+def test_parameters_that_are_zero_are_no_limit():
+    model = nn.Linear(4, 3).double()
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    _, loss_function, X, y = problem("wide")
+    group = {"params": ["*"], "damping": 0.1, "criterion": "all", "max_relative_norm": 0.1}
+    optimizer = DirectionalDampedNewton(model.named_parameters(), [group])
+    clips = []
+    for _ in range(2):
+        train_step(optimizer, model, loss_function, X, y)
+        clips.append(optimizer.last_step[0].clip)
+    assert clips[0] == 1.0 > clips[1] > 0.0
+
+
 FEATURES = [
     {},
     {"momentum": 0.7},
@@ -139,6 +155,8 @@ FEATURES = [
     {"memory": 0.9},
     {"memory": 0.9, "weight_decay": 0.2},
     {"max_step_norm": 0.1},
+    {"max_relative_norm": 0.05},
+    {"max_relative_norm": 0.05, "momentum": 0.5, "max_step_norm": 0.08},
     {"max_kl": 0.01},
     {"momentum": 0.5, "max_kl": 0.01},
     {"weight_decay": 0.1, "max_kl": 0.01, "memory": 0.5},
@@ -391,6 +409,7 @@ def test_reused_directions_need_a_gradient():
         ({"every": 1.5}, "group 0: every"),
         ({"memory": "0.5"}, "group 0: memory"),
         ({"max_step_norm": 0.0}, "group 0: max_step_norm"),
+        ({"max_relative_norm": 0.0}, "group 0: max_relative_norm"),
         ({"max_kl": -1.0}, "group 0: max_kl"),
     ],
 )

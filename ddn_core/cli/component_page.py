@@ -59,7 +59,7 @@ def config_example(cls: type[Component]) -> str:
             group[family] = _toml(other)
     if cls.family == "damping":
         if cls.kind == "fresh-batch":
-            group["averaging"], group["max_decrease"] = "auto", 4.0
+            group["averaging"], group["max_decrease"], group["max_relative_norm"] = "auto", 4.0, 0.3
         else:
             group["max_step_norm"] = 1.0  # most dampings, on their own, let some steps become too long
     component = tomlkit.table()  # not an inline table: TOML allows no line breaks in one, and it may be long

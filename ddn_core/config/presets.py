@@ -22,6 +22,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
                 "damping": {"kind": "fresh-batch"},
                 "averaging": "auto",
                 "max_decrease": 4.0,
+                "max_relative_norm": 0.3,
             }
         ],
     },

@@ -66,6 +66,11 @@ class GroupSettings(Momentum):
         None,
         description="Largest Euclidean norm of `lr` times the step; longer ones are shortened. No limit by default.",
     )
+    max_relative_norm: Annotated[PositiveFloat, Unit("1")] | None = Field(
+        None,
+        description="Largest Euclidean norm of `lr` times the step, in multiples of the norm of the group's "
+        "parameters; longer ones are shortened, unless all parameters are zero. No limit by default.",
+    )
     max_kl: Annotated[PositiveFloat, Unit("loss")] | None = Field(
         None,
         description="Largest value of `½ sᵀGs`, with s = `lr` times the step, which is shortened if needed. For "

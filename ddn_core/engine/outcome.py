@@ -15,7 +15,7 @@ class Outcome:
 
     Attributes:
         step: Number of steps before this one.
-        lr: Factor on the group's step, after `max_step_norm` and `max_kl` have reduced it, times the share of averaged
+        lr: Factor on the group's step, after the limits on its length have reduced it, times the share of averaged
             parameters.
         loss_before: Loss at which the step was computed.
         loss_after: Loss of the same batch after all groups have moved; `None` unless a strategy requires

@@ -362,11 +362,21 @@ def _clip(
         norm: Its norm, if it is more than the step along the directions.
     """
     clip = 1.0
-    if (longest := group["max_step_norm"]) is not None:
-        length = lr * float(summary.norm() if norm is None else norm)
-        clip = min(clip, longest / length) if length > 0 else clip
+    if group["max_step_norm"] is not None or group["max_relative_norm"] is not None:
+        length, longest = _norms(group, summary.norm() if norm is None else norm)
+        clip = min(clip, longest / (lr * length)) if lr * length > 0 else clip
     if (largest := group["max_kl"]) is not None:
         curvature = float(summary.curvature()) if model is None else model.loss_curvature
         divergence = 0.5 * lr**2 * curvature
         clip = min(clip, math.sqrt(largest / divergence)) if divergence > 0 else clip
     return clip
+
+
+def _norms(group: Mapping[str, Any], norm: Tensor) -> tuple[float, float]:
+    """Return the norm of a step, and the largest one that its group allows; both are read at once."""
+    longest, relative = group["max_step_norm"] or math.inf, group["max_relative_norm"]
+    if relative is None:
+        return float(norm), longest
+    own = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(group["params"])))
+    length, size = torch.stack([norm, own]).tolist()
+    return length, min(longest, relative * size) if size else longest

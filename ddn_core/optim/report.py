@@ -24,7 +24,8 @@ class StepReport:
 
     Attributes:
         lr: Factor on the step.
-        clip: Factor, at most 1, by which `max_step_norm` and `max_kl` shortened `lr` times the step.
+        clip: Factor, at most 1, by which `max_step_norm`, `max_relative_norm` and `max_kl` shortened `lr` times the
+            step.
         share: Part of the way to the new iterate by which averaged parameters move, `1 - β`; 1 without `averaging`.
         damping_factor: Factor on the dampings by which `max_decrease` was kept; the dampings here have this factor.
         displacement_change: Change of the loss from the average to the iterate, before the step, by the quadratic

@@ -58,6 +58,10 @@ def _model(steps: Sequence[StepEvent], diverged_at: int) -> list[str]:
     ]
 
 
+_LIMITS = ("max_step_norm", "max_relative_norm", "max_kl")
+"""Settings of a group that limit the length of its steps."""
+
+
 def _length(steps: Sequence[StepEvent], diverged_at: int, config: Config) -> list[str]:
     """Return a sentence about the lengths of the steps, and about their limits."""
     norms = {
@@ -68,11 +72,12 @@ def _length(steps: Sequence[StepEvent], diverged_at: int, config: Config) -> lis
     last = [norm for step, norm in norms.items() if step >= diverged_at - _BEFORE]
     if not last:
         return []
-    if any(group.max_step_norm is not None or group.max_kl is not None for group in config.groups):
+    limits = [name for name in _LIMITS if any(getattr(group, name) is not None for group in config.groups)]
+    if limits:
         clips = [one.clip for one in _before(steps, diverged_at) if one.clip is not None]
         part = min(clips, default=1.0)
         effect = f"shortened steps to {part:.2g} of their length" if part < 1 else "shortened no step"
-        return [f"The limit {effect}, and the norm was up to {max(last):.3g}: lower max_step_norm or max_kl."]
+        return [f"The limit {effect}, and the norm was up to {max(last):.3g}: lower {' or '.join(limits)}."]
     earlier = [norm for step, norm in norms.items() if step < diverged_at - _BEFORE]
     bound = statistics.median(earlier) if len(earlier) >= _BEFORE else min(norms.values())
     grown = f"The norm of the steps rose from {bound:.3g} to {max(last):.3g}. " if bound < max(last) else ""
