@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ddn_core import DirectionalDampedNewton
+from ddn_core.api import Damping
 from ddn_core.errors import ArgumentError, ConfigError, CurvatureError, NonFiniteError
 from ddn_core.optim.planning import DISPLACEMENT
 from ddn_core.optim.update import largest_loss
@@ -632,6 +633,23 @@ def test_a_state_of_an_earlier_version_is_loaded():
     assert (later.step_count, later.param_groups[0]["averaging"]) == (2, 0.0)
     expected = next(run(model, optimizer, data[2:], F.cross_entropy))
     assert torch.equal(next(run(other, later, data[2:], F.cross_entropy)), expected)
+
+
+@pytest.mark.parametrize(("settings", "is_zero"), [({"memory": 0.9}, True), ({"averaging": 0.9}, False)])
+def test_only_an_averaged_iterate_is_displaced(settings, is_zero):
+    """The step that memory remembers is no iterate which a strategy could judge."""
+    model, seen = model_of(), []
+
+    class Looking(Damping):
+        def damp(self, directions):
+            seen.append(directions.context.displacement_change)
+            return torch.ones_like(directions.evals)
+
+    optimizer = DirectionalDampedNewton(model.named_parameters(), damping=Looking(), criterion="all", **settings)
+    for _ in run(model, optimizer, batches(classes, 3), F.cross_entropy):
+        pass
+    assert seen[:2] == [0.0, 0.0]  # the first step moves the parameters all the way
+    assert (seen[2] == 0.0) == is_zero
 
 
 def test_micro_batches_make_the_step_of_the_whole_batch():

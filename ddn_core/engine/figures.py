@@ -39,6 +39,12 @@ class GroupFigures:
     @property
     def displacement(self) -> tuple[float, float]:
         """Slope and curvature of the loss along the displacement, loss."""
+        is_displaced = self.images is not None and self.images.terms.is_displacement
+        return self.anchor if is_displaced else (0.0, 0.0)
+
+    @property
+    def anchor(self) -> tuple[float, float]:
+        """Slope and curvature of the loss along the anchor: the displacement, or the remembered step; zero without."""
         if self.images is None or self.images.terms.anchor is None:
             return 0.0, 0.0
         return self._read_together[1], self._read_together[2]

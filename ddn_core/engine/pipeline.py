@@ -131,10 +131,14 @@ def damped_newton_step(
     basis = memo.curvature
     data = basis if derivatives is None else GroupCurvature.of(derivatives, parameters)
     images = None if terms is None else TermImages(basis, terms)
-    context = _context(context, basis, data, parameters, images)
+    figures = _figures(basis, data, parameters, images)
+    context = _context(context, basis, data, figures)
     plain = EngineSource(basis, data)
     decayed = None if images is None else DecayedSource(plain, images)
-    limit = None if max_decrease is None else DecreaseLimit.of(max_decrease, context)
+    limit = None
+    if max_decrease is not None:
+        slope, anchor_curvature = figures.anchor
+        limit = DecreaseLimit.of(max_decrease, context.loss, slope + 0.5 * anchor_curvature)
 
     def decompose() -> DampedDirections:
         with torch.no_grad():  # it may be called later
@@ -228,7 +232,7 @@ def group_directions(
     curvature = GroupCurvature.of(capture, parameters)
     data = curvature if derivatives is None else GroupCurvature.of(derivatives, parameters)
     images = None if terms is None else TermImages(curvature, terms)
-    context = _context(context, curvature, data, parameters, images)
+    context = _context(context, curvature, data, _figures(curvature, data, parameters, images))
     leading = None if largest is None else largest(context)
     decomposed = _decomposed(curvature, leading, StageClock())
     plain = EngineSource(curvature, data)
@@ -254,31 +258,38 @@ def group_eigenvalues(capture: Capture, parameters: Sequence[Tensor]) -> tuple[T
     return torch.cat([evals.new_zeros(capture.columns - len(evals)), evals]), fallbacks
 
 
-def _context(
-    context: Context | None,
-    basis: GroupCurvature,
-    data: GroupCurvature,
-    parameters: Sequence[Tensor],
-    images: TermImages | None,
-) -> Context:
+def _figures(
+    basis: GroupCurvature, data: GroupCurvature, parameters: Sequence[Tensor], images: TermImages | None
+) -> GroupFigures:
+    """Return the figures of a group.
+
+    Args:
+        basis: Curvature of the batch that gives the directions.
+        data: Curvature of the batch that gives the gradient.
+        parameters: The group's parameters.
+        images: Weight decay and anchor, as the first of the two sees them; `None` without any.
+    """
+    own = images if images is None or data is basis else TermImages(data, images.terms)
+    return GroupFigures(basis, data, parameters, own)
+
+
+def _context(context: Context | None, basis: GroupCurvature, data: GroupCurvature, figures: GroupFigures) -> Context:
     """Return a context with the sizes and figures of a group.
 
     Args:
         context: The step and the group, by default the first.
         basis: Curvature of the batch that gives the directions.
         data: Curvature of the batch that gives the gradient.
-        parameters: The group's parameters.
-        images: Weight decay and anchor, as the first of the two sees them; `None` without any.
+        figures: Figures of the group.
     """
     capture = basis.capture
-    own = images if images is None or data is basis else TermImages(data, images.terms)
     return replace(
         context or Context(),
         outputs=capture.outputs,
         samples=len(capture.ggn_samples),
         parameters=basis.size,
         loss=data.capture.loss,
-        norms=GroupFigures(basis, data, parameters, own),
+        norms=figures,
     )
 
 

@@ -254,16 +254,16 @@ class DecreaseLimit:
     largest_factor: float = 4.0**20
 
     @classmethod
-    def of(cls, ratio: float, context: Context) -> DecreaseLimit | None:
+    def of(cls, ratio: float, loss: float, change: float) -> DecreaseLimit | None:
         """Return the limit of a group; `None` for a loss that is not positive.
 
         Args:
             ratio: Largest decrease, in multiples of the loss where the correction starts, or of the loss of the batch
                 if that is larger.
-            context: Loss, and its change up to where the correction starts.
+            loss: Loss of the batch.
+            change: Its change up to where the correction starts, by the quadratic model.
         """
-        largest = max(context.loss, context.loss + context.displacement_change)
-        return cls(ratio * largest) if 0 < context.loss < math.inf else None
+        return cls(ratio * max(loss, loss + change)) if 0 < loss < math.inf else None
 
     def is_exceeded(self, promise: float) -> bool:
         """Return whether a correction promises too much."""

@@ -40,12 +40,14 @@ class StepTerms:
         parameters: The group's parameters θ.
         anchor: Vector that damping pulls the step towards, in the shapes of the parameters; `None` for zero.
         include_complement: Whether the step also follows the gradient outside the chosen directions.
+        is_displacement: Whether the anchor is the displacement of an averaged iterate.
     """
 
     decay: float
     parameters: tuple[Tensor, ...]
     anchor: tuple[Tensor, ...] | None = None
     include_complement: bool = False
+    is_displacement: bool = False
 
     def anchor_in(self, dtype: torch.dtype) -> tuple[Tensor, ...] | None:
         """Return the anchor in a dtype, in the shapes of the parameters; `None` for zero."""

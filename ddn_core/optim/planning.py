@@ -147,7 +147,7 @@ def terms_of(group: Mapping[str, Any], state: Mapping[Tensor, Any]) -> StepTerms
     include_complement = bool(group["include_complement"])
     if not (decay or anchor or include_complement):
         return None
-    return StepTerms(decay, tuple(group["params"]), anchor, include_complement)
+    return StepTerms(decay, tuple(group["params"]), anchor, include_complement, bool(group["averaging"]))
 
 
 def plan_group(
