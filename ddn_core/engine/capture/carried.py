@@ -52,7 +52,7 @@ def carry_root(
         else:
             found = arriving(chunk)
         if check is not None:
-            check.take(found, is_last)
+            check.take(found, columns.start, is_last)
             if is_last and not check.passed():
                 return False
         found[graph.output] = chunk

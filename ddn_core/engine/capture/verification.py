@@ -2,8 +2,8 @@
 
 One more column is carried: an irregular combination of the others, times a power of two for each sample. Where samples
 are apart along the axis that the plan says, it arrives as that combination of the other columns times the same powers.
-The plain sum may be zero at every edge, as that of the columns of a squared error is below a softmax. The column
-arrives before the others, and they are subtracted from it, so that no more than one tensor is kept at each site.
+The plain sum may be zero at every edge, as that of the columns of a squared error is below a softmax. The others are
+subtracted from the column as they arrive, so that no more than one tensor is kept at each site.
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ class Verification:
         self._graph, self._layouts, self._samples = graph, layouts, samples
         self._powers: dict[Edge, Tensor] = {}
         self._left: dict[Edge, Tensor] = {}
-        self._taken = 0
         self._small: dict[tuple[object, ...], Tensor] = {}
         self._deviations: list[Tensor] = []
         self._sizes: list[Tensor] = []
@@ -60,10 +59,14 @@ class Verification:
                 self._sizes.append(torch.linalg.vector_norm(columns[0]))
         return {edge: None if columns is None else columns[1:] for edge, columns in found.items()}
 
-    def take(self, found: Mapping[Edge, Tensor | None], is_last: bool) -> None:
-        """Subtract a chunk of columns times the powers from the additional one; keep its norm after the last chunk."""
-        begin = self._taken
-        self._taken += max((len(columns) for columns in found.values() if columns is not None), default=0)
+    def take(self, found: Mapping[Edge, Tensor | None], begin: int, is_last: bool) -> None:
+        """Subtract a chunk of columns times the powers from the additional one; keep its norm after the last chunk.
+
+        Args:
+            found: The chunk at each edge.
+            begin: Number of its first column.
+            is_last: Whether it is the last chunk.
+        """
         for edge in list(self._left):
             left, columns = self._left.pop(edge), found[edge]
             if columns is not None:
