@@ -17,11 +17,11 @@ class Draws:
 
     Attributes:
         cpu: State of the generator of the processor.
-        gpus: States of the generators of GPUs, by device.
+        others: States of the generators of other devices, by device.
     """
 
     cpu: Tensor
-    gpus: dict[torch.device, Tensor]
+    others: dict[torch.device, Tensor]
 
     @classmethod
     def now(cls, devices: Iterable[torch.device]) -> Self:
@@ -30,28 +30,30 @@ class Draws:
         Args:
             devices: Devices of the tensors; the state of the processor's generator is always included.
         """
-        gpus = {device for device in devices if device.type == "cuda"}
-        return cls(torch.get_rng_state(), {device: torch.cuda.get_rng_state(device) for device in gpus})
+        others = {device for device in devices if device.type not in ("cpu", "meta")}
+        states = {device: torch.get_device_module(device).get_rng_state(device) for device in others}
+        return cls(torch.get_rng_state(), states)
 
     @property
     def is_current(self) -> bool:
         """True if nothing has drawn from the generators since."""
-        now = Draws.now(self.gpus)
+        now = Draws.now(self.others)
         return torch.equal(self.cpu, now.cpu) and all(
-            torch.equal(state, now.gpus[device]) for device, state in self.gpus.items()
+            torch.equal(state, now.others[device]) for device, state in self.others.items()
         )
 
     @contextmanager
     def repeated(self) -> Iterator[None]:
         """Return a context that draws the same random numbers again; afterwards the generators go on as before."""
-        later = Draws.now(self.gpus)
-        self._restore()
+        later = Draws.now(self.others)
+        self.restore()
         try:
             yield
         finally:
-            later._restore()
+            later.restore()
 
-    def _restore(self) -> None:
+    def restore(self) -> None:
+        """Set the generators to this state."""
         torch.set_rng_state(self.cpu)
-        for device, state in self.gpus.items():
-            torch.cuda.set_rng_state(state, device)
+        for device, state in self.others.items():
+            torch.get_device_module(device).set_rng_state(state, device)

@@ -59,6 +59,7 @@ class ClosureLoss:
         again = self._loss()
         if again is None or _agree(loss, again):
             return loss
+        begin.restore()
         raise ArgumentError(
             f"the closure draws random numbers, such as those of dropout: called twice, it returned {loss:.6g} and "
             f"{again:.6g} for the same parameters. Its loss cannot be compared with the loss before the step, and the "
