@@ -635,6 +635,36 @@ def test_a_state_of_an_earlier_version_is_loaded():
     assert torch.equal(next(run(other, later, data[2:], F.cross_entropy)), expected)
 
 
+@pytest.mark.parametrize("settings", [{}, {"weight_decay": 0.1}, {"averaging": 0.9}], ids=["plain", "decay", "average"])
+def test_the_limit_counts_the_part_of_the_step_outside_of_the_directions(settings):
+    """By a solve and along directions alike: the gradient is not in the span of Monte-Carlo columns."""
+    model, data = model_of(), batches(classes, 4, samples=6)
+    other, start = copy.deepcopy(model), copy.deepcopy(model)
+    given = {
+        "criterion": "all",
+        "include_complement": True,
+        "max_decrease": 0.3,
+        "curvature": {"kind": "ggn-mc", "seed": 0},
+        **settings,
+    }
+    solved = DirectionalDampedNewton(model.named_parameters(), damping=1e-3, **given)
+    along = DirectionalDampedNewton(other.named_parameters(), damping=lambda evals, *_: 0 * evals + 1e-3, **given)
+    factors = []
+    for _ in zip(run(model, solved, data, F.cross_entropy), run(other, along, data, F.cross_entropy), strict=True):
+        assert solved.last_step[0].damping_factor == along.last_step[0].damping_factor
+        assert error(flat(model), flat(other)) < 1e-6
+        factors.append(solved.last_step[0].damping_factor)
+    assert max(factors) > 1
+    value, gradient, _, _ = dense(start, data[0], F.cross_entropy, "ggn")
+    leading = DirectionalDampedNewton(
+        (own := copy.deepcopy(start)).named_parameters(),
+        **given | {"criterion": {"kind": "top-k", "k": 1}, "max_decrease": 1.0, "weight_decay": 0.0, "averaging": 0.0},
+        damping=1e-3,
+    )
+    next(run(own, leading, data, F.cross_entropy))
+    assert -gradient @ (flat(own) - flat(start)) <= value
+
+
 @pytest.mark.parametrize(("settings", "is_zero"), [({"memory": 0.9}, True), ({"averaging": 0.9}, False)])
 def test_only_an_averaged_iterate_is_displaced(settings, is_zero):
     """The step that memory remembers is no iterate which a strategy could judge."""

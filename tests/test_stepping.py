@@ -111,7 +111,8 @@ class Reference:
         if s.max_step_norm is not None:
             factor = min(factor, s.max_step_norm / float(move.norm()))
         if s.max_relative_norm is not None:
-            factor = min(factor, s.max_relative_norm * float(theta.norm() / move.norm()))
+            size = max(float(theta.norm()), 0.03 * math.sqrt(len(theta)))
+            factor = min(factor, s.max_relative_norm * size / float(move.norm()))
         if s.max_kl is not None:
             bend = float(move @ self.ggn() @ move)
             factor = min(factor, math.sqrt(2 * s.max_kl / bend))
@@ -132,18 +133,19 @@ def assert_like_reference(name, criterion, damping, steps=4, loss="cross-entropy
     return optimizer
 
 
-def test_parameters_that_are_zero_are_no_limit():
-    model = nn.Linear(4, 3).double()
-    for parameter in model.parameters():
-        nn.init.zeros_(parameter)
-    _, loss_function, X, y = problem("wide")
-    group = {"params": ["*"], "damping": 0.1, "criterion": "all", "max_relative_norm": 0.1}
-    optimizer = DirectionalDampedNewton(model.named_parameters(), [group])
-    clips = []
-    for _ in range(2):
-        train_step(optimizer, model, loss_function, X, y)
-        clips.append(optimizer.last_step[0].clip)
-    assert clips[0] == 1.0 > clips[1] > 0.0
+@pytest.mark.parametrize("start", [0.0, 1e-6, 0.5])
+def test_parameters_may_begin_small_and_change_their_sign(start):
+    """The limit counts a root mean square below 0.03 as 0.03, so that nothing is held back near zero."""
+    model = nn.Linear(1, 1, bias=False).double()
+    nn.init.constant_(model.weight, start)
+    optimizer = DirectionalDampedNewton(model.named_parameters(), damping=1e-3, max_relative_norm=0.3)
+    X, lengths, before = torch.ones(1, 1).double(), [], start
+    for _ in range(60):
+        train_step(optimizer, model, nn.MSELoss(), X, -2 * X)
+        lengths.append(abs(model.weight.item() - before) / max(abs(before), 0.03))
+        before = model.weight.item()
+    assert model.weight.item() == pytest.approx(-2.0, rel=1e-3)
+    assert max(lengths) == pytest.approx(0.3)
 
 
 FEATURES = [

@@ -259,7 +259,7 @@ def test_a_search_keeps_the_longest_of_equal_lengths():
         ("search", [2.5, 1.6, 1.3], 0.0),
     ],
 )
-def test_a_part_of_a_step_may_raise_the_loss_by_that_part_of_what_the_whole_may(rule, losses, taken):
+def test_a_part_of_a_step_may_be_raised_the_loss_by_that_part_of_what_the_whole_may(rule, losses, taken):
     """From a loss of 1 to one of 2 for the whole step: half of it may end at 1.5, a quarter at 1.25."""
     plan, values = StraightMove(torch.zeros(1), torch.ones(1)), iter(losses)
     verdict = settle([plan], StepConfig(on_increase=rule, attempts=2), 1.0, lambda: next(values), limit=2.0)

@@ -69,7 +69,8 @@ class GroupSettings(Momentum):
     max_relative_norm: Annotated[PositiveFloat, Unit("1")] | None = Field(
         None,
         description="Largest Euclidean norm of `lr` times the step, in multiples of the norm of the group's "
-        "parameters; longer ones are shortened, unless all parameters are zero. No limit by default.",
+        "parameters; longer ones are shortened. Parameters whose root mean square is below 0.03 count as such of 0.03. "
+        "No limit by default.",
     )
     max_kl: Annotated[PositiveFloat, Unit("loss")] | None = Field(
         None,

@@ -40,10 +40,10 @@ class GroupFigures:
     def displacement(self) -> tuple[float, float]:
         """Slope and curvature of the loss along the displacement, loss."""
         is_displaced = self.images is not None and self.images.terms.is_displacement
-        return self.anchor if is_displaced else (0.0, 0.0)
+        return self.anchor_model if is_displaced else (0.0, 0.0)
 
     @property
-    def anchor(self) -> tuple[float, float]:
+    def anchor_model(self) -> tuple[float, float]:
         """Slope and curvature of the loss along the anchor: the displacement, or the remembered step; zero without."""
         if self.images is None or self.images.terms.anchor is None:
             return 0.0, 0.0

@@ -34,7 +34,7 @@ class Choice:
         uniform_damping: Returns the damping of every direction, if all are kept and have the same damping, `None`
             otherwise. With a uniform damping no eigenvectors are computed, unless they are read.
         keeps_all: Whether the criterion keeps every direction, whatever the spectrum.
-        may_raise: Whether a uniform damping below the rounding errors of the curvature is raised to them. Otherwise
+        may_be_raised: Whether a uniform damping below the rounding errors of the curvature is raised to them. Otherwise
             such a step is computed from eigenvectors, which takes longer.
     """
 
@@ -43,7 +43,7 @@ class Choice:
     largest: Callable[[Context], int | None] = lambda context: None
     uniform_damping: Callable[[Context], float | None] = lambda context: None
     keeps_all: bool = False
-    may_raise: bool = False
+    may_be_raised: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +137,7 @@ def damped_newton_step(
     decayed = None if images is None else DecayedSource(plain, images)
     limit = None
     if max_decrease is not None:
-        slope, anchor_curvature = figures.anchor
+        slope, anchor_curvature = figures.anchor_model
         limit = DecreaseLimit.of(max_decrease, context.loss, slope + 0.5 * anchor_curvature)
 
     def decompose() -> DampedDirections:
@@ -156,7 +156,7 @@ def damped_newton_step(
             uniform = choice.uniform_damping(context)
         solved = None
         if uniform is not None:
-            solved = solved_step(basis, uniform, decompose, images, clock, limit, needs_model, choice.may_raise)
+            solved = solved_step(basis, uniform, decompose, images, clock, limit, needs_model, choice.may_be_raised)
         if solved is not None:
             return replace(solved, context=context)
     directions = decompose()
@@ -165,15 +165,21 @@ def damped_newton_step(
         anchors = None if projections is None else projections[1]
         damping_factor = 1.0
         table = directions.table(anchors)
+        gradient = data.gradient_in_parameters() if terms is not None and terms.include_complement else None
+        outside = 0.0
+        if limit is not None and terms is not None and gradient is not None and projections is not None:
+            outside = terms.slope_outside(gradient, plain.loss_gammas(directions), projections)
         can_grow = limit is not None and bool(((directions.deltas > 0) & directions.deltas.isfinite()).any())
-        while limit is not None and can_grow and damping_factor < limit.largest_factor:
-            if not limit.is_exceeded(table.promise(plain.loss_gammas(directions), plain.loss_lambdas(directions))):
+        while True:
+            factor = 0.0 if terms is None else terms.complement_factor(directions.deltas, choice.keeps_all)
+            if limit is None or not can_grow or damping_factor >= limit.largest_factor:
+                break
+            promise = table.promise(plain.loss_gammas(directions), plain.loss_lambdas(directions)) - factor * outside
+            if not limit.is_exceeded(promise):
                 break
             damping_factor *= limit.factor
             directions = DampedDirections.of(directions, limit.factor * directions.deltas)
             table = directions.table(anchors)
-        factor = 0.0 if terms is None else terms.complement_factor(directions.deltas, choice.keeps_all)
-        gradient = data.gradient_in_parameters() if terms is not None and terms.include_complement else None
         correction = Correction.along(table, directions.combine, terms, projections, factor)
         moves = correction.step(terms, gradient, data.reached)
         largest = checked_length(moves)

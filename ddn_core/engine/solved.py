@@ -231,7 +231,7 @@ def solved_step(
     clock: StageClock,
     limit: DecreaseLimit | None = None,
     needs_model: bool = False,
-    may_raise: bool = False,
+    may_be_raised: bool = False,
 ) -> GroupStep | None:
     """Return the step with one damping for all directions, or `None` if a linear solve cannot compute it.
 
@@ -246,7 +246,7 @@ def solved_step(
         clock: Takes the time of the stages.
         limit: Limit on the decrease that the step promises; the damping grows until it is kept.
         needs_model: Whether the model of the loss along the step is read.
-        may_raise: Whether a damping below the rounding errors of the matrix is raised to them.
+        may_be_raised: Whether a damping below the rounding errors of the matrix is raised to them.
     """
     terms = None if images is None else images.terms
     in_span = curvature.gradient_coefficients is not None
@@ -258,10 +258,10 @@ def solved_step(
         return None
     has_model, growth = limit is not None or (needs_model and not system.decay), 1.0
     with clock.stage("spectrum"):
-        found = system.solution(damping, may_raise)
+        found = system.solution(damping, may_be_raised)
     with clock.stage("step"):
         figures = found.figures(has_model)
-    if figures.has_failed or (figures.shift <= system.rounding * figures.trace and not may_raise):
+    if figures.has_failed or (figures.shift <= system.rounding * figures.trace and not may_be_raised):
         return None
     if figures.shift > damping + system.decay:
         damping = figures.shift - system.decay
@@ -339,16 +339,16 @@ class _System:
         """Bound on the rounding errors of the matrix, in traces."""
         return ROUNDING * math.sqrt(self.rows) * self.curvature.precision
 
-    def solution(self, damping: float, may_raise: bool = False) -> _Solution:
+    def solution(self, damping: float, may_be_raised: bool = False) -> _Solution:
         """Return the solution for a damping.
 
         Args:
             damping: Damping of all directions.
-            may_raise: Whether a shift below the rounding errors of the matrix is raised to them.
+            may_be_raised: Whether a shift below the rounding errors of the matrix is raised to them.
         """
         side, trace = self.side, self.curvature.trace
         shift: float | Tensor = damping + self.decay
-        if may_raise:
+        if may_be_raised:
             shift = (self.rounding * trace).clamp(min=shift)
         factor, start, right = 0.0, None, side.gradient
         if self.decay or self.outside is not None:
@@ -377,7 +377,7 @@ class _Figures:
 
     shift: float
     trace: float
-    has_failed: float
+    has_failed: bool
     largest: float
     slope: float
     curvature: float
@@ -431,6 +431,7 @@ class _Solution:
         starts_at_anchor = self.start is anchor
         if isinstance(side, GgnSide):
             whole = -x if anchor is None else anchor - x
+            # the right side has the decay, too, and the promise is that of the loss alone
             slope = side.gradient + side.matrix @ anchor if anchor is not None and system.decay else self.right
             return side.gradient @ whole, whole @ (side.matrix @ whole), slope @ x
         whole = -image if self.start is None else self.start - image  # Vᵀs
@@ -463,7 +464,7 @@ class _Solution:
         slope, curvature, promise = others[: len(model)] or [math.nan] * 3
         entries = others[len(model) :]
         largest = max(entries, default=0.0) if all(map(math.isfinite, entries)) else math.inf
-        found = _Figures(shift, trace, has_failed, largest, slope, curvature, promise)
+        found = _Figures(shift, trace, bool(has_failed), largest, slope, curvature, promise)
         if found.has_failed or not (math.isfinite(found.trace) and math.isfinite(largest)):
             check_finite(self.system.side.matrix)
         return found

@@ -19,7 +19,7 @@ Newton step `-(G + δ I)⁻¹ g`, even if the gradient is not in the span of V (
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -76,6 +76,24 @@ class StepTerms:
         strongest = self.decay + (float(deltas.max()) if len(deltas) else math.inf)
         is_followed = self.include_complement or (keeps_all and self.decay > 0)
         return -1 / strongest if is_followed and strongest > 0 else 0.0
+
+    def slope_outside(self, gradient: Sequence[Tensor], gammas: Tensor, projections: Tensor) -> float:
+        """Return the derivative of the loss along the slope that the step follows in the complement, loss²/param².
+
+        It is `g_⊥ᵀ (w (θ + a) + g)_⊥` for the gradient g of the loss.
+
+        Args:
+            gradient: g, in the shapes of the parameters.
+            gammas: Inner products of the directions with g, `[K]`.
+            projections: Inner products of the directions with θ and a, `[2, K]`.
+        """
+        dtype = gradient[0].dtype
+        whole = [
+            (slope * (slope + self.decay * (own + anchor))).sum()
+            for slope, (own, anchor) in zip(gradient, self.pairs(dtype), strict=True)
+        ]
+        along = gammas * (gammas + self.decay * projections.sum(0))
+        return float(torch.stack(whole).sum() - along.sum())
 
     def start(self, own: Tensor | None, anchor: Tensor, gradient: Tensor | None, factor: float) -> Tensor:
         """Return the part of a step that does not depend on the curvature, `a + factor (w (θ + a) + gradient)`.

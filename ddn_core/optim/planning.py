@@ -129,6 +129,9 @@ def averaging_factor(group: Mapping[str, Any], samples: int, step: int) -> float
     return min(factor, step / (step + 2))
 
 
+LEAST_SIZE = 0.03
+"""Root mean square of the parameters from which `max_relative_norm` counts: smaller ones must not hold steps back."""
+
 AVERAGED_SAMPLES = 640
 """Number of samples that the automatic average of iterates stands for."""
 
@@ -379,4 +382,5 @@ def _norms(group: Mapping[str, Any], norm: Tensor) -> tuple[float, float]:
         return float(norm), longest
     own = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(group["params"])))
     length, size = torch.stack([norm, own]).tolist()
-    return length, min(longest, relative * size) if size else longest
+    least = LEAST_SIZE * math.sqrt(sum(parameter.numel() for parameter in group["params"]))
+    return length, min(longest, relative * max(size, least))

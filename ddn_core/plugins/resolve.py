@@ -80,7 +80,7 @@ def group_choice(criterion: Criterion, damping: Damping, where: str) -> Choice:
         largest=in_group(leading_directions(criterion), where),
         uniform_damping=in_group(uniform, where),
         keeps_all=keeps_all,
-        may_raise=damping.may_be_raised,
+        may_be_raised=damping.may_be_raised,
     )
 
 

@@ -475,7 +475,7 @@ def test_a_damping_below_rounding_is_raised_to_it_if_it_may_be(side, loss, dampi
         lambda found: torch.arange(len(found)),
         lambda found: torch.full_like(found.evals, damping),
         uniform_damping=lambda _: damping,
-        may_raise=True,
+        may_be_raised=True,
     )
     solved = damped_newton_step(capture, parameters, choice)
     rows = min(len(ggn), capture.columns)
