@@ -16,7 +16,7 @@ If the gradient is not in the span of V, and the complement is included, then `p
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -26,201 +26,23 @@ from torch import Tensor
 from ddn_core.engine.clock import StageClock
 from ddn_core.engine.gram import GroupCurvature
 from ddn_core.engine.quadratic import QuadraticModel
-from ddn_core.engine.source import gammas_in_span
-from ddn_core.engine.spectrum import Spectrum, check_finite, eigendecompose
+from ddn_core.engine.sides import GgnSide, GramSide, SolvedSummary
+from ddn_core.engine.spectrum import check_finite
 from ddn_core.engine.step import (
     Correction,
     DampedDirections,
     DecreaseLimit,
-    DirectionTable,
     GroupStep,
     largest_entries,
     step_not_finite,
 )
-from ddn_core.engine.terms import StepTerms, TermImages
+from ddn_core.engine.terms import StepTerms, TermImages, inner
 
 ROUNDING = 4.0
 """Smallest damping that a solve takes, over `√R ε trace` for R rows: rounding errors of the matrix are smaller."""
 
-CANCELS = 100.0
-"""Damping, in mean eigenvalues, up to which `M x = b - δ x` loses two digits at most."""
-
 EXACT_COLUMNS = 640
 """Number of columns up to which the system is solved in float64, which then costs little."""
-
-
-@dataclass(frozen=True, eq=False)
-class GramSide:
-    """The Gram matrix VᵀV: coordinates are weights of the columns of V, and Vᵀv represents a vector v.
-
-    The gradient is either `V c`, with `outside_gradient` zero, or a vector outside the span of V, with c zero.
-
-    Attributes:
-        matrix: VᵀV, `[R, R]`.
-        gradient: Coefficients c, `[R]`.
-        outside_gradient: Vᵀg for a gradient that is not in the span of V, `[R]`; `None` for one that is.
-    """
-
-    matrix: Tensor
-    gradient: Tensor
-    outside_gradient: Tensor | None = None
-
-    @classmethod
-    def of(cls, curvature: GroupCurvature) -> GramSide:
-        """Return this side of the curvature of a group."""
-        if (coefficients := curvature.gradient_coefficients) is not None:
-            return cls(curvature.gram, coefficients)
-        return cls(curvature.gram, curvature.capture.zeros(curvature.capture.columns), curvature.projected_gradient)
-
-    def start(self, terms: StepTerms, own: Tensor | None, anchor: Tensor, factor: float) -> Tensor:
-        """Return Vᵀp for the start p of the step, given Vᵀθ, Vᵀa, and the factor on the slope outside of the span."""
-        return terms.start(own, anchor, self.outside_gradient, factor)
-
-    def right_side(self, terms: StepTerms, own: Tensor | None, start: Tensor) -> Tensor:
-        """Return `c + Vᵀp`."""
-        return self.gradient + start
-
-    def complement_factor(self, shift: float) -> float:
-        """Return the factor on the slope outside of the coordinates' span."""
-        return -1 / shift
-
-    def projections(self, spectrum: Spectrum, vectors: Tensor) -> Tensor:
-        """Return the inner products of the directions with vectors, `u_kᵀ Vᵀv / √λ_k`, `[..., K]`."""
-        return vectors @ spectrum.evecs / spectrum.evals.sqrt()
-
-    def gammas(self, spectrum: Spectrum) -> Tensor:
-        """Return the directional gradients of the loss, `[K]`."""
-        inside = gammas_in_span(spectrum.evecs, spectrum.evals, spectrum.all_evals[-1], self.gradient, self.matrix)
-        outside = self.outside_gradient
-        return inside if outside is None else inside + self.projections(spectrum, outside)
-
-    def norm(self, solved: SolvedSummary) -> Tensor:
-        """Return the Euclidean norm of the step `-V solution`."""
-        return (solved.solution @ solved.image).clamp(min=0).sqrt()
-
-    def slope(self, solved: SolvedSummary) -> Tensor:
-        """Return the derivative of the loss along the step."""
-        return -(self.gradient @ solved.image)
-
-    def curvature(self, solved: SolvedSummary) -> Tensor:
-        """Return the curvature of the quadratic model along the step."""
-        return solved.image.square().sum()
-
-
-@dataclass(frozen=True, eq=False)
-class GgnSide:
-    """The GGN V Vᵀ: coordinates are the entries of the parameters.
-
-    Attributes:
-        matrix: V Vᵀ, `[P, P]`.
-        gradient: Gradient of the loss, `[P]`.
-    """
-
-    matrix: Tensor
-    gradient: Tensor
-
-    def start(self, terms: StepTerms, own: Tensor | None, anchor: Tensor, factor: float) -> Tensor:
-        """Return the anchor: this side has all directions."""
-        return anchor
-
-    def right_side(self, terms: StepTerms, own: Tensor | None, start: Tensor) -> Tensor:
-        """Return `g + G a + w (θ + a)`."""
-        slope = self.gradient + self.matrix @ start
-        return slope if own is None else slope + terms.decay * (own + start)
-
-    def complement_factor(self, shift: float) -> float:
-        """Return 0: there is nothing outside of the coordinates' span."""
-        return 0.0
-
-    def projections(self, spectrum: Spectrum, vectors: Tensor) -> Tensor:
-        """Return the inner products of the directions with vectors, `e_kᵀ v`, `[..., K]`."""
-        return vectors @ spectrum.evecs
-
-    def gammas(self, spectrum: Spectrum) -> Tensor:
-        """Return the directional gradients of the loss, `[K]`."""
-        return self.projections(spectrum, self.gradient)
-
-    def norm(self, solved: SolvedSummary) -> Tensor:
-        """Return the Euclidean norm of the step `-solution`."""
-        return solved.solution.square().sum().sqrt()
-
-    def slope(self, solved: SolvedSummary) -> Tensor:
-        """Return the derivative of the loss along the step."""
-        return -(self.gradient @ solved.solution)
-
-    def curvature(self, solved: SolvedSummary) -> Tensor:
-        """Return the curvature of the quadratic model along the step."""
-        return solved.solution @ solved.image
-
-
-@dataclass(frozen=True, eq=False)
-class SolvedSummary:
-    """Numbers of a solved step; its directions are decomposed only if they are read.
-
-    Attributes:
-        side: Matrix and gradient.
-        solution: Solution of the system.
-        damping: Damping of all directions.
-        decay: Weight decay.
-        own: Parameters as the side represents them; `None` without weight decay.
-        anchor: Anchor as the side represents it; `None` without terms.
-        columns: Number of columns of V.
-        dtype: Dtype of the numbers; matrix and solution can be more precise.
-    """
-
-    side: GramSide | GgnSide
-    solution: Tensor
-    damping: float
-    decay: float
-    own: Tensor | None
-    anchor: Tensor | None
-    columns: int
-    dtype: torch.dtype
-
-    @property
-    def count(self) -> int:
-        """Largest possible number of directions, min(R, P)."""
-        return len(self.side.matrix)
-
-    @cached_property
-    def table(self) -> DirectionTable:
-        """One entry for each direction; decomposed when first read."""
-        side, precision = self.side, torch.finfo(self.dtype).eps
-        spectrum = eigendecompose(side.matrix, precision=precision).padded(self.columns)
-        gammas, anchors = side.gammas(spectrum), None
-        if self.own is not None:
-            gammas = gammas + self.decay * side.projections(spectrum, self.own)
-        if self.anchor is not None:
-            anchors = side.projections(spectrum, self.anchor).to(self.dtype)
-        rounded = spectrum.to(self.dtype)
-        return DirectionTable(
-            all_evals=rounded.all_evals,
-            evals=rounded.evals,
-            gammas=gammas.to(self.dtype),
-            lambdas=rounded.evals + self.decay,
-            deltas=torch.full_like(rounded.evals, self.damping),
-            fallbacks=rounded.fallbacks,
-            anchors=anchors,
-        )
-
-    def norm(self) -> Tensor:
-        """Return the Euclidean norm of the step along the directions, a scalar in param."""
-        return self.table.norm() if self.anchor is not None else self.side.norm(self).to(self.dtype)
-
-    def slope(self) -> Tensor:
-        """Return the derivative of the loss along that step, a scalar in loss."""
-        return self.table.slope() if self.anchor is not None else self.side.slope(self).to(self.dtype)
-
-    def curvature(self) -> Tensor:
-        """Return the curvature of the quadratic model along that step, a scalar in loss."""
-        return self.table.curvature() if self.anchor is not None else self.side.curvature(self).to(self.dtype)
-
-    @cached_property
-    def image(self) -> Tensor:
-        """The matrix times the solution of a step without terms."""
-        if self.damping <= CANCELS * float(self.side.matrix.diagonal().mean()):
-            return self.side.gradient - self.damping * self.solution
-        return self.side.matrix @ self.solution
 
 
 def solved_step(
@@ -317,9 +139,9 @@ class _System:
         side = GgnSide(*curvature.ggn_and_gradient) if is_small else GramSide.of(curvature)
         own = anchor = None
         if images is not None:
-            anchor = (images.flat_anchor if is_small else images.projected_anchor).to(side.matrix.dtype)
+            anchor = images.seen.anchor.to(side.matrix.dtype)
             if images.terms.decay:
-                own = (images.flat if is_small else images.projected)[0].to(side.matrix.dtype)
+                own = images.seen.both[0].to(side.matrix.dtype)
         is_inside = is_small or curvature.gradient_coefficients is not None
         outside = None if is_inside else curvature.gradient_in_parameters()
         return cls(curvature, side, None if images is None else images.terms, own, anchor, outside)
@@ -422,29 +244,13 @@ class _Solution:
 
     @cached_property
     def model(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Slope and curvature of the loss along the step, and the decrease that the correction promises.
-
-        The promise is `-(g + G a)ᵀ (s - a)` for the step s: the correction starts at the anchor a.
-        """
-        system, x = self.system, self.coordinates
-        side, anchor, image = system.side, system.anchor, system.side.matrix @ x
-        starts_at_anchor = self.start is anchor
-        if isinstance(side, GgnSide):
-            whole = -x if anchor is None else anchor - x
-            # the right side has the decay, too, and the promise is that of the loss alone
-            slope = side.gradient + side.matrix @ anchor if anchor is not None and system.decay else self.right
-            return side.gradient @ whole, whole @ (side.matrix @ whole), slope @ x
-        whole = -image if self.start is None else self.start - image  # Vᵀs
-        curvature = whole @ whole
-        if starts_at_anchor and system.outside is None:
-            return side.gradient @ whole, curvature, self.right @ image
-        assert anchor is not None, "only terms move the start away from zero"
-        if system.outside is None:
-            return side.gradient @ whole, curvature, (side.gradient + anchor) @ (anchor - whole)
-        slope = from_anchor = _inner(system.outside, self.moves)
-        if system.terms is not None and system.terms.anchor is not None:
-            from_anchor = slope - _inner(system.outside, system.terms.anchor)
-        return slope, curvature, anchor @ (anchor - whole) - from_anchor
+        """Slope and curvature of the loss along the step, and the decrease that the correction promises."""
+        system, outside = self.system, None
+        if system.outside is not None:
+            slope = inner(system.outside, self.moves)
+            anchor = None if system.terms is None else system.terms.anchor
+            outside = slope, torch.zeros_like(slope) if anchor is None else inner(system.outside, anchor)
+        return system.side.model(self.coordinates, self.right, self.start, system.anchor, outside)
 
     def figures(self, has_model: bool) -> _Figures:
         """Return figures of the solution and its step.
@@ -468,10 +274,6 @@ class _Solution:
         if found.has_failed or not (math.isfinite(found.trace) and math.isfinite(largest)):
             check_finite(self.system.side.matrix)
         return found
-
-
-def _inner(some: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
-    return torch.stack([(one * other).sum() for one, other in zip(some, others, strict=True)]).sum()
 
 
 def _solve(matrix: Tensor, shift: float | Tensor, right: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ Newton step `-(G + δ I)⁻¹ g`, even if the gradient is not in the span of V (
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -87,13 +87,9 @@ class StepTerms:
             gammas: Inner products of the directions with g, `[K]`.
             projections: Inner products of the directions with θ and a, `[2, K]`.
         """
-        dtype = gradient[0].dtype
-        whole = [
-            (slope * (slope + self.decay * (own + anchor))).sum()
-            for slope, (own, anchor) in zip(gradient, self.pairs(dtype), strict=True)
-        ]
-        along = gammas * (gammas + self.decay * projections.sum(0))
-        return float(torch.stack(whole).sum() - along.sum())
+        pairs = zip(gradient, self.pairs(gradient[0].dtype), strict=True)
+        whole = inner(gradient, [slope + self.decay * (own + anchor) for slope, (own, anchor) in pairs])
+        return float(whole - gammas @ (gammas + self.decay * projections.sum(0)))
 
     def start(self, own: Tensor | None, anchor: Tensor, gradient: Tensor | None, factor: float) -> Tensor:
         """Return the part of a step that does not depend on the curvature, `a + factor (w (θ + a) + gradient)`.
@@ -112,8 +108,42 @@ class StepTerms:
 
 
 @dataclass(frozen=True, eq=False)
+class _Image:
+    """Parameters and anchor, as a linear map sees them; computed when first read.
+
+    Attributes:
+        terms: Weight decay and anchor.
+        dtype: Dtype of the images.
+        zero: Returns the image of zero.
+        map_all: Returns the images `[K, ...]` of vectors `[K, *shape]` for each parameter.
+        map_one: Returns the image of one vector.
+    """
+
+    terms: StepTerms
+    dtype: torch.dtype
+    zero: Callable[[], Tensor]
+    map_all: Callable[[tuple[Tensor, ...]], Tensor]
+    map_one: Callable[[tuple[Tensor, ...]], Tensor]
+
+    @cached_property
+    def both(self) -> Tensor:
+        """Images of θ and a, `[2, ...]`; that of θ is zero without weight decay, which alone reads it."""
+        if self.terms.decay:
+            return self.map_all(self.terms.vectors(self.dtype))
+        return torch.stack([torch.zeros_like(self.anchor), self.anchor])
+
+    @cached_property
+    def anchor(self) -> Tensor:
+        """Image of a, without that of θ where nothing reads it."""
+        if self.terms.decay:
+            return self.both[1]
+        anchor = self.terms.anchor_in(self.dtype)
+        return self.zero() if anchor is None else self.map_one(anchor)
+
+
+@dataclass(frozen=True, eq=False)
 class TermImages:
-    """Parameters and anchor as the matrix of a group sees them; computed when first read.
+    """Parameters and anchor as the matrix of a group sees them.
 
     Attributes:
         curvature: Curvature of the group.
@@ -124,53 +154,45 @@ class TermImages:
     terms: StepTerms
 
     @cached_property
-    def flat(self) -> Tensor:
-        """θ and a as vectors, `[2, P]`; θ is zero without weight decay, which alone reads it."""
-        if self.terms.decay:
-            return self.curvature.flatten(self._vectors)
-        return torch.stack([torch.zeros_like(self.flat_anchor), self.flat_anchor])
+    def flat(self) -> _Image:
+        """θ and a as vectors, `[P]`."""
+        curvature, capture = self.curvature, self.curvature.capture
+        return _Image(
+            self.terms,
+            capture.dtype,
+            lambda: capture.zeros(curvature.size),
+            curvature.flatten,
+            lambda vector: curvature.flatten([part[None] for part in vector])[0],
+        )
 
     @cached_property
-    def flat_anchor(self) -> Tensor:
-        """Anchor as a vector, `[P]`."""
-        if self.terms.decay:
-            return self.flat[1]
-        if (anchor := self.terms.anchor_in(self.curvature.capture.dtype)) is None:
-            return self.curvature.capture.zeros(self.curvature.size)
-        return self.curvature.flatten([part[None] for part in anchor])[0]
+    def projected(self) -> _Image:
+        """Vᵀ θ and Vᵀ a, `[R]`."""
+        curvature, capture = self.curvature, self.curvature.capture
+        return _Image(
+            self.terms,
+            capture.dtype,
+            lambda: capture.zeros(capture.columns),
+            lambda vectors: curvature.project(vectors).T,
+            curvature.project_one,
+        )
 
-    @cached_property
-    def projected(self) -> Tensor:
-        """Vᵀ θ and Vᵀ a, `[2, R]`; Vᵀ θ is zero without weight decay, which alone reads it."""
-        if self.terms.decay:
-            return self.curvature.project(self._vectors).T
-        return torch.stack([torch.zeros_like(self.projected_anchor), self.projected_anchor])
-
-    @cached_property
-    def projected_anchor(self) -> Tensor:
-        """Vᵀ a, `[R]`."""
-        if self.terms.decay:
-            return self.projected[1]
-        if (anchor := self.terms.anchor_in(self.curvature.capture.dtype)) is None:
-            return self.curvature.capture.zeros(self.curvature.capture.columns)
-        return self.curvature.project_one(anchor)
+    @property
+    def seen(self) -> _Image:
+        """The image that the smaller of GGN and Gram matrix multiplies."""
+        return self.flat if self.curvature.is_ggn_smaller else self.projected
 
     def anchor_model(self) -> tuple[Tensor, Tensor]:
         """Return slope gᵀa and curvature aᵀGa of the loss along the anchor, scalars in loss."""
         curvature = self.curvature
         if curvature.is_ggn_smaller:
             matrix, gradient = curvature.ggn_and_gradient
-            anchor = self.flat_anchor.to(matrix.dtype)
+            anchor = self.flat.anchor.to(matrix.dtype)
             return gradient @ anchor, anchor @ (matrix @ anchor)
-        image = self.projected_anchor
+        image = self.projected.anchor
         if (coefficients := curvature.gradient_coefficients) is not None:
             return coefficients @ image, image @ image
-        return curvature.gradient @ self.flat_anchor, image @ image
-
-    @property
-    def _vectors(self) -> tuple[Tensor, ...]:
-        """θ and a in the dtype of the curvature, `[2, *shape]` for each parameter."""
-        return self.terms.vectors(self.curvature.capture.dtype)
+        return curvature.gradient @ self.flat.anchor, image @ image
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,8 +215,8 @@ class DecayedSource:
     def projections(self, directions: Directions) -> Tensor:
         """Return e_kᵀ θ and e_kᵀ a, `[2, K]`."""
         if directions.vectors is not None:
-            return self.images.flat @ directions.vectors.T
-        return self.images.projected @ self.source.rows(directions.evecs) / directions.evals.sqrt()
+            return self.images.flat.both @ directions.vectors.T
+        return self.images.projected.both @ self.source.rows(directions.evecs) / directions.evals.sqrt()
 
     def gammas(self, directions: Directions) -> Tensor:
         """Return the directional gradients `[N_grad, K]`."""
@@ -221,3 +243,8 @@ class DecayedSource:
 
     def _decay_per_sample(self, directions: Directions, samples: int) -> float:
         return self.terms.decay / (samples if directions.reduction == "sum" else 1)
+
+
+def inner(some: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
+    """Return the inner product of two vectors in the shapes of the parameters, a scalar."""
+    return torch.stack([(one * other).sum() for one, other in zip(some, others, strict=True)]).sum()
