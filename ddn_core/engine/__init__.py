@@ -12,7 +12,7 @@ Data flows in one direction. Each file does one part::
     directions.py   spectrum                          -> Directions: gammas, lambdas when first read (source.py)
     context.py      facts for strategies beyond the directions (figures.py: those that cost; outcome.py: last step)
     step.py         directions, dampings              -> coefficients, and the step in parameter space
-    solved.py       one damping for all directions    -> the same step, without eigenvectors
+    solved.py       one damping for all directions    -> the same step, without eigenvectors (sides.py: two matrices)
     terms.py        terms of a step beyond the loss: weight decay, the anchor of memory or averaging, the complement
     quadratic.py    the quadratic model of the loss along any move
     pipeline.py     calls the above in order
@@ -62,6 +62,7 @@ from ddn_core.engine.step import (
     StepSummary,
     largest_entry,
     predicted_decrease,
+    total_norm,
 )
 from ddn_core.engine.terms import StepTerms
 
@@ -108,4 +109,5 @@ __all__ = [
     "predicted_decrease",
     "quadratic_model",
     "root_of",
+    "total_norm",
 ]

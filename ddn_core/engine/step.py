@@ -333,6 +333,12 @@ def largest_entry(tensors: Iterable[Tensor]) -> Tensor:
     return torch.stack(sizes).amax() if sizes else torch.zeros(())
 
 
+def total_norm(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the Euclidean norm of a vector in the shapes of the parameters, as a scalar."""
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors))))
+    return norm
+
+
 def largest_entries(tensors: Iterable[Tensor]) -> list[Tensor]:
     """Return the largest absolute value of each tensor that has entries, as scalars."""
     return list(torch._foreach_norm([tensor for tensor in tensors if tensor.numel()], float("inf")))

@@ -74,7 +74,7 @@ def outcomes_of(
             loss_after=loss_after,
             predicted_decrease=predicted[index],
             total_predicted_decrease=total,
-            step_norm=float(reports[index].step_norm),
+            step_norm=reports[index].length,
             directions=reports[index].directions,
             taken=reports[index].taken,
             displacement_change=reports[index].displacement_change,

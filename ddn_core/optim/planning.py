@@ -22,6 +22,7 @@ from ddn_core.engine import (
     damped_newton_step,
     largest_entry,
     quadratic_model,
+    total_norm,
 )
 from ddn_core.errors import ArgumentError, CurvatureError, NonFiniteError, StrategyError
 from ddn_core.optim.passes import StepCaptures
@@ -333,11 +334,12 @@ def _report(
     """
     norm = None
     if shaped_moves is not None:
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(shaped_moves))))
+        norm = total_norm(shaped_moves)
     lr = float(group["lr"])
+    clip, length = _clip(group, lr * share, step.summary, model, norm)
     return StepReport(
         lr=lr,
-        clip=_clip(group, lr * share, step.summary, model, norm),
+        clip=clip,
         uniform_damping=step.uniform_damping,
         seconds=clock.seconds,
         share=share,
@@ -348,14 +350,15 @@ def _report(
         sample_lambdas=None if directions is None else directions.lambdas,
         _summary=step.summary,
         _norm=norm,
+        _length=length,
         _model=model,
     )
 
 
 def _clip(
     group: Mapping[str, Any], lr: float, summary: StepSummary, model: QuadraticModel | None, norm: Tensor | None
-) -> float:
-    """Return the factor, at most 1, that keeps a step within the limits of its group.
+) -> tuple[float, float | None]:
+    """Return the factor, at most 1, that keeps a step within the limits of its group, and its norm if it was read.
 
     Args:
         group: The parameter group.
@@ -364,7 +367,7 @@ def _clip(
         model: Quadratic model of the loss along it, if that was computed.
         norm: Its norm, if it is more than the step along the directions.
     """
-    clip = 1.0
+    clip, length = 1.0, None
     if group["max_step_norm"] is not None or group["max_relative_norm"] is not None:
         length, longest = _norms(group, summary.norm() if norm is None else norm)
         clip = min(clip, longest / (lr * length)) if lr * length > 0 else clip
@@ -372,7 +375,7 @@ def _clip(
         curvature = float(summary.curvature()) if model is None else model.loss_curvature
         divergence = 0.5 * lr**2 * curvature
         clip = min(clip, math.sqrt(largest / divergence)) if divergence > 0 else clip
-    return clip
+    return clip, length
 
 
 def _norms(group: Mapping[str, Any], norm: Tensor) -> tuple[float, float]:
@@ -380,7 +383,6 @@ def _norms(group: Mapping[str, Any], norm: Tensor) -> tuple[float, float]:
     longest, relative = group["max_step_norm"] or math.inf, group["max_relative_norm"]
     if relative is None:
         return float(norm), longest
-    own = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(group["params"])))
-    length, size = torch.stack([norm, own]).tolist()
+    length, size = torch.stack([norm, total_norm(group["params"])]).tolist()
     least = LEAST_SIZE * math.sqrt(sum(parameter.numel() for parameter in group["params"]))
     return length, min(longest, relative * max(size, least))

@@ -52,6 +52,7 @@ class StepReport:
     sample_lambdas: Tensor | None = field(default=None, repr=False)
     _summary: StepSummary = field(kw_only=True, repr=False)
     _norm: Tensor | None = field(default=None, kw_only=True, repr=False)
+    _length: float | None = field(default=None, kw_only=True, repr=False)
     _model: QuadraticModel | None = field(default=None, kw_only=True, repr=False)
 
     def after(self, taken: float) -> StepReport:
@@ -62,6 +63,11 @@ class StepReport:
     def step_norm(self) -> Tensor:
         """Euclidean norm of the step, without `lr` and `clip`, scalar, param."""
         return self._summary.norm() if self._norm is None else self._norm
+
+    @property
+    def length(self) -> float:
+        """The same norm as a number; reading it waits for the device, unless a limit on the step has read it."""
+        return float(self.step_norm) if self._length is None else self._length
 
     @property
     def predicted_decrease(self) -> float:
@@ -121,7 +127,7 @@ class StepReport:
         """Return the step as a table, for a notebook."""
         low, high = self.damping_range() or (None, None)
         row = {"directions": self.directions, "smallest damping": low, "largest damping": high, "lr": self.lr}
-        row |= {"clip": self.clip, "share": self.share, "kept": self.taken, "step norm": float(self.step_norm)}
+        row |= {"clip": self.clip, "share": self.share, "kept": self.taken, "step norm": self.length}
         row |= {"predicted decrease": self.predicted_decrease, "milliseconds": 1e3 * sum(self.seconds.values())}
         return html_table([row])
 
@@ -138,7 +144,7 @@ class StepReport:
             name: getattr(self, name)
             for name in ("lr", "clip", "share", "taken", "refreshed", "uniform_damping", "damping_factor", "directions")
         }
-        plain |= {"step_norm": float(self.step_norm), "predicted_decrease": self.predicted_decrease}
+        plain |= {"step_norm": self.length, "predicted_decrease": self.predicted_decrease}
         plain |= {"displacement_change": self.displacement_change}
         plain |= {"seconds": dict(self.seconds), "fallbacks": list(self.fallbacks)}
         tensors = {name: getattr(self, name) for name in NAMES}
