@@ -131,6 +131,7 @@ def _trial(arguments, environment, folder, streams) -> None:
         stream.close()
     os.environ.clear()
     os.environ.update(environment)
+    os.environ.pop("DDN_TRIAL_LOCK", None)  # a process that is forked from the server inherits no lock
     os.chdir(folder)
     sys.argv = ["ddn", *arguments]
     from ddn_core.cli import main

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ddn_core import locks
 from ddn_core.errors import ArgumentError, ConfigError, DdnError
 from ddn_core.plugins.registry import installed_registry
 from ddn_core.runs.scores import distinct
@@ -335,6 +336,10 @@ def test_the_result_of_a_run_that_was_cut_off(tmp_path):
     result = Result.of_run(tmp_path, -9, 2.0, "killed by SIGKILL")
     assert (result.metrics, result.epochs, result.steps) == ({"train_loss": 2.0, "test_loss": None, "a": 0.5}, 1, 2)
     assert (result.state, result.final("train_loss")) == ("failed", None)
+    ended_early = Result.of_run(tmp_path, 0)
+    assert (ended_early.state, ended_early.final("train_loss")) == ("failed", None)
+    assert ended_early.error == "the process ended after 2 steps, before the end of the run"
+    (tmp_path / "checkpoint.pt").touch()
     finished = Result.of_run(tmp_path)
     assert (finished.state, finished.final("train_loss"), finished.final("test_loss")) == ("finished", 2.0, None)
 
@@ -353,7 +358,7 @@ def test_the_result_of_a_run_with_damaged_metrics(tmp_path):
 
 
 def test_a_folder_is_held_by_one_sweep(tmp_path, monkeypatch):
-    monkeypatch.setattr(trials_folder, "_PATIENCE", 0)
+    monkeypatch.setattr(locks, "PATIENCE", 0)
     made = plan(tmp_path, seeds=2)
     with (
         opened(tmp_path / "s", made),
@@ -363,6 +368,15 @@ def test_a_folder_is_held_by_one_sweep(tmp_path, monkeypatch):
         pass
     with opened(tmp_path / "s", made):
         pass
+
+
+def test_a_folder_in_which_a_sweep_was_killed_while_it_began_is_new(tmp_path):
+    made = plan(tmp_path, seeds=2)
+    (tmp_path / "s").mkdir()
+    for name in ("lock", ".sweep.json.0123456789abcdef.partial"):
+        (tmp_path / "s" / name).touch()
+    with opened(tmp_path / "s", made):
+        assert {path.name for path in (tmp_path / "s").iterdir()} == {"lock", "sweep.json", "config.toml"}
 
 
 def test_a_plan_that_cannot_be_read(tmp_path):

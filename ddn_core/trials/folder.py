@@ -5,7 +5,6 @@ A trial has ended if its result exists. If a trial left other files but no resul
 
 from __future__ import annotations
 
-import errno
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,22 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from ddn_core.errors import ArgumentError, ConfigError
-from ddn_core.files import write_atomically
+from ddn_core.files import is_partial, remove_partial_files, write_atomically, writing
+from ddn_core.locks import LOCK, FolderLock
 from ddn_core.runs.record import CHECKPOINT, CONFIG
 from ddn_core.trials.plan import Task, TrialPlan
 from ddn_core.trials.process import Result
 
 RESULT = "result.json"
 TABLE = "results.csv"
-LOCK = "lock"
-
-_PATIENCE = 5.0
-"""Seconds to wait for the lock: the children of a command that was killed hold it until they end, too."""
-_WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 P = TypeVar("P", bound=TrialPlan)
 
@@ -60,20 +54,24 @@ class TrialFolder:
         """Prepare the folders of a trial for its process, and return whether it still needs a process.
 
         A run that was cut off is kept if the task resumes it, and everything else in the folders is removed.
+
+        Raises:
+            ArgumentError: The folders cannot be written.
         """
         result = _result(task)
         failed = result is not None and result.state == "failed"  # nothing to resume after an error of its own
         kept = task.resumes and (task.run / CONFIG).exists() and not failed
         finished = kept and (task.run / CHECKPOINT).exists()
-        (task.place / RESULT).unlink(missing_ok=True)  # first: a trial that is half removed has not ended
-        if not kept and task.run.exists():
-            shutil.rmtree(task.run)
-        if not finished and task.place.exists():
-            for path in task.place.iterdir():
-                if not (kept and path == task.run):
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
-        for path in (task.place, task.run.parent):
-            path.mkdir(parents=True, exist_ok=True)
+        with writing(task.place):
+            (task.place / RESULT).unlink(missing_ok=True)  # first: a trial that is half removed has not ended
+            if not kept and task.run.exists():
+                shutil.rmtree(task.run)
+            if not finished and task.place.exists():
+                for path in task.place.iterdir():
+                    if not (kept and path == task.run):
+                        shutil.rmtree(path) if path.is_dir() else path.unlink()
+            for path in (task.place, task.run.parent):
+                path.mkdir(parents=True, exist_ok=True)
         return not finished
 
     def keep(self, task: Task, result: Result) -> None:
@@ -81,7 +79,8 @@ class TrialFolder:
         self._write(task.place / RESULT, result.model_dump_json(indent=2) + "\n")
 
     def _write(self, path: Path, text: str) -> None:
-        path.parent.mkdir(exist_ok=True)
+        with writing(path):
+            path.parent.mkdir(exist_ok=True)
         write_atomically(path, text.encode())
 
 
@@ -117,26 +116,20 @@ def opened(path: Path, plan: TrialPlan, stored: bool = False) -> Iterator[TrialF
         ArgumentError: The folder has other contents or another plan, cannot be written, or another command holds it.
     """
     if not stored:
-        _check_usable(path, plan)
-    descriptors: list[int] = []
-    lock = FileLock(path / LOCK, timeout=_PATIENCE, on_acquired=descriptors.append)
+        with writing(path):
+            _check_usable(path, plan)
+    lock = FolderLock(path)
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        advice = "Wait until it has ended, or name a new folder with --out."
-        raise ArgumentError(f"--out: another {plan.noun} is running in {path}. {advice}") from None
-    except OSError as error:
-        if error.errno not in _WITHOUT_LOCKS:
-            raise ArgumentError(f"--out: {path} cannot be written: {error.strerror}") from error
-    try:
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+            advice = "Wait until it has ended, or name a new folder with --out."
+            lock.acquire(f"--out: another {plan.noun} is running in {path}. {advice}")
         if not stored:
             _check_usable(path, plan)  # again: from here on nobody else can write a plan
-        folder = TrialFolder(path, descriptors[0] if descriptors else None)
+        remove_partial_files(path)
+        folder = TrialFolder(path, lock.descriptor)
         folder.begin(plan)
         yield folder
-    except OSError as error:  # a full disk
-        raise ArgumentError(f"{path} cannot be written: {error}") from error
     finally:
         lock.release()
 
@@ -150,9 +143,7 @@ def _check_usable(path: Path, plan: TrialPlan) -> None:
     """
     there = read_plan(path, type(plan))
     if there is None:
-        left = (
-            [one for one in path.iterdir() if one.name not in (LOCK, f".{plan.file}.partial")] if path.is_dir() else []
-        )
+        left = path.is_dir() and any(one.name != LOCK and not is_partial(one, plan.file) for one in path.iterdir())
         if left or (path.exists() and not path.is_dir()):
             raise ArgumentError(f"--out: {path} is not empty, and holds no {plan.noun}. Name a new folder.")
     elif lines := there.differences(plan):

@@ -2,6 +2,8 @@
 
 The parent holds the child's standard input open and never writes to it. However the parent ends, the system closes
 that end, a read in the child returns, and the child kills itself.
+
+The child leads a process group, which ends with it: however the child ends, the parent kills what is left of the group.
 """
 
 from __future__ import annotations
@@ -20,12 +22,15 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from ddn_core.errors import ArgumentError
-from ddn_core.runs.record import CONFIG, METRICS, read_events
+from ddn_core.runs.record import CHECKPOINT, CONFIG, METRICS, read_events
 from ddn_core.runs.scores import finite, values_of
 from ddn_core.trials.plan import Task
 
 OUTPUT = "output.log"
 ERRORS = "errors.log"
+
+_LOCK = "DDN_TRIAL_LOCK"
+"""Environment variable with the file descriptor of the lock that a trial inherits."""
 
 DIVERGED = 3
 """Exit status of `ddn train` for a run that diverged."""
@@ -67,7 +72,9 @@ class Result(BaseModel):
     def of_run(
         cls, run: Path, exit_status: int | None = None, seconds: float = 0, error: str | None = None, late: bool = False
     ) -> Result:
-        """Return the result of a trial whose run has ended.
+        """Return the result of a trial whose process has ended.
+
+        A run that came to its end has a final checkpoint, whatever the exit status of its process is.
 
         Args:
             run: The run folder.
@@ -86,6 +93,8 @@ class Result(BaseModel):
             error = None
         elif not ends:
             error = error or "the run ended without an epoch"
+        elif not (run / CHECKPOINT).exists():
+            error = error or f"the process ended after {len(steps)} steps, before the end of the run"
         return cls(
             state="timed out" if late else "failed" if error is not None else "diverged" if diverged else "finished",
             exit_status=exit_status,
@@ -116,6 +125,7 @@ class Process:
     task: Task
     popen: subprocess.Popen[bytes]
     begun: float = field(default_factory=time.monotonic)
+    _status: int | None = field(default=None, init=False)
 
     @classmethod
     def start(cls, task: Task, plugins: str | None, threads: int, lock: int | None) -> Process:
@@ -136,6 +146,9 @@ class Process:
         command = [*_CHILD, *allowed, "train", *what]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "NO_COLOR": "1", "COLUMNS": "120"}
         environment.pop("FORCE_COLOR", None)
+        inherited = () if lock is None or os.name == "nt" else (lock,)
+        if inherited:
+            environment[_LOCK] = str(lock)
         with (task.place / OUTPUT).open("wb") as output, (task.place / ERRORS).open("wb") as errors:
             popen = subprocess.Popen(
                 command,
@@ -144,7 +157,7 @@ class Process:
                 stderr=errors,
                 env=environment,
                 start_new_session=True,  # the parent handles interrupts from the keyboard
-                pass_fds=() if lock is None or os.name == "nt" else (lock,),
+                pass_fds=inherited,
             )
         return cls(task, popen)
 
@@ -153,12 +166,15 @@ class Process:
         """Time since the process started."""
         return time.monotonic() - self.begun
 
+    @property
+    def has_ended(self) -> bool:
+        """True if the process has ended; what it has started may still run."""
+        return self._waited(os.WNOHANG) if hasattr(os, "waitid") else self.popen.poll() is not None
+
     def kill(self) -> None:
         """Kill the process and all that it has started, and wait until it has ended."""
-        if hasattr(os, "killpg"):
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.popen.pid, signal.SIGKILL)
-        self.popen.kill()
+        if not self._kill_group():
+            self.popen.kill()
         self._close()
 
     def result(self, timeout: float | None = None) -> Result:
@@ -178,15 +194,38 @@ class Process:
         return Result.of_run(self.task.run, status, self.seconds, error, timeout is not None)
 
     def _close(self) -> int:
-        assert self.popen.stdin is not None
-        status = self.popen.wait()
-        self.popen.stdin.close()
-        return status
+        """Wait until the process has ended, kill what is left of its group, and return its exit status."""
+        if self._status is None:
+            assert self.popen.stdin is not None
+            if hasattr(os, "waitid"):
+                self._waited(0)
+            self._kill_group()  # before the status is read: until then, the system gives the number to no other group
+            self._status = self.popen.wait()
+            self.popen.stdin.close()
+        return self._status
+
+    def _waited(self, options: int) -> bool:
+        """Wait for the end of the process without reading its status, and return whether it has ended."""
+        try:
+            return os.waitid(os.P_PID, self.popen.pid, os.WEXITED | os.WNOWAIT | options) is not None
+        except ChildProcessError:  # its status was read before
+            return self.popen.poll() is not None
+
+    def _kill_group(self) -> bool:
+        """Kill the processes of the group, and return whether there is such a group."""
+        if hasattr(os, "killpg"):
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.popen.pid, signal.SIGKILL)
+                return True
+        return False
 
 
 def last_line(path: Path) -> str | None:
     """Return the last line of a file that is not blank, or `None` if there is none."""
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # removed by the user, or by code of the trial
+        return None
     return next((line.strip() for line in reversed(lines) if line.strip()), None)
 
 
@@ -198,12 +237,29 @@ def _signal(number: int) -> str:
 
 
 def die_with_parent() -> None:
-    """Kill this process, and those that it has started, as soon as its parent has ended."""
+    """Kill this process, and those that it has started, as soon as its parent has ended.
+
+    The lock that this process inherited stays its own: processes that it starts may outlive it, and do not hold it.
+    """
+    if (lock := os.environ.pop(_LOCK, None)) is not None:
+        _keep_from_children(int(lock))
     lifeline = os.dup(0)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)  # code of the trial that reads standard input finds it empty
     os.close(nothing)
     threading.Thread(target=_watch, args=(lifeline,), daemon=True).start()
+
+
+def _keep_from_children(descriptor: int) -> None:
+    """Close a file descriptor in all processes that this process starts from now on."""
+    os.set_inheritable(descriptor, False)
+    held = [descriptor]
+
+    def close() -> None:
+        while held:  # once: in a child of the child, the number may belong to another file
+            os.close(held.pop())
+
+    os.register_at_fork(after_in_child=close)
 
 
 def _watch(lifeline: int) -> None:

@@ -90,7 +90,7 @@ def run_trials(
             ended = [number for number, process in running.items() if _over(process, timeout)]
             for number in ended:
                 process = running.pop(number)
-                timed_out = process.popen.poll() is None
+                timed_out = not process.has_ended
                 if timed_out:
                     process.kill()
                 yield _ended(folder, process.task, process.result(timeout if timed_out else None))
@@ -103,7 +103,7 @@ def run_trials(
 
 
 def _over(process: Process, timeout: float | None) -> bool:
-    return process.popen.poll() is not None or (timeout is not None and process.seconds > timeout)
+    return process.has_ended or (timeout is not None and process.seconds > timeout)
 
 
 def _ended(folder: TrialFolder, task: Task, result: Result) -> Event:
