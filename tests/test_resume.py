@@ -146,16 +146,22 @@ def test_a_run_that_is_killed_twice_ends_as_one_that_is_not(config, whole_run, t
     assert_ended_alike(folder, whole)
 
 
-def test_a_run_that_is_killed_while_it_finishes_ends_as_one_that_is_not(config, whole, tmp_path):
-    """The picture is there, and the final checkpoint is not."""
+@pytest.mark.parametrize(
+    ("file", "count", "there", "status"),
+    [("checkpoint.pt", 2, set(), 0), ("run.png", 1, {"checkpoint.pt"}, 1), ("run.png", 2, {"checkpoint.pt"}, 1)],
+)
+def test_a_run_that_is_killed_while_it_finishes_ends_as_one_that_is_not(
+    config, whole, tmp_path, file, count, there, status
+):
+    """The final checkpoint is there before the picture, and a run that has it is finished."""
     folder, output = tmp_path / "run", tmp_path / "output"
-    run = PausedRun([config, "--out", folder], output, "checkpoint.pt", 2)
+    run = PausedRun([config, "--out", folder], output, file, count)
     assert run.paused, output.read_text()
     run.kill()
-    assert (folder / "run.png").exists()
-    assert not (folder / "checkpoint.pt").exists()
+    assert {path.name for path in folder.iterdir()} & {"checkpoint.pt", "run.png"} == there
     result = ddn("train", "--resume", folder)
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == status, result.stderr
+    assert ("is finished. There is nothing to resume" in result.stderr) == (status == 1)
     assert_ended_alike(folder, whole)
 
 

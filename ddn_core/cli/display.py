@@ -90,13 +90,18 @@ class TrainingDisplay:
         if end is not None:
             table.add_row("why", Text(str(end)))
         table.add_row("run folder", Text(str(result.folder)))
-        table.add_row("written", ", ".join((CONFIG, METRICS, CHECKPOINT, PICTURE)))
+        written = [
+            name for name in (CONFIG, METRICS, CHECKPOINT, PICTURE) if result.folder and (result.folder / name).exists()
+        ]
+        table.add_row("written", ", ".join(written))
         if result.recorder is not None:
             recorder, index = result.recorder, result.recorder.index
             left = f"; {len(index.left_out)} did not fit" if index.left_out else ""
             size = f"{index.bytes / 1e6:.1f} of at most {index.megabytes:g} MB"
             table.add_row("trace", Text(f"{recorder.folder}: {len(index.steps)} steps, {size}{left}"))
         self._console.print(table)
+        for note in result.notes:
+            self._print(f"note: {note}")
 
     def _damping_range(self) -> str:
         lows = [event.damping_min for event in self._steps if event.damping_min is not None]

@@ -6,25 +6,44 @@ import io
 import re
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
 
 from ddn_core.errors import ArgumentError
-from ddn_core.files import write_atomically
+from ddn_core.files import remove_partial_files, write_atomically, writing
 
-FORMAT = "ddn checkpoint 1"
-FOLDER = "checkpoints"
+FORMAT: Literal["ddn checkpoint 1"] = "ddn checkpoint 1"
+CHECKPOINTS = "checkpoints"
 KEPT = 2
 """Number of checkpoints that are kept. If the newest cannot be used, a resumed run uses the one before."""
 
-KEYS = ("model", "optimizer", "config", "progress", "random")
-"""Required entries of a checkpoint, besides its format."""
+
+class _Checkpoint(BaseModel):
+    """The entries of a checkpoint that its readers rely on."""
+
+    model_config = ConfigDict(strict=True, arbitrary_types_allowed=True)
+
+    format: Literal["ddn checkpoint 1"]
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+    config: dict[str, Any]
+    progress: dict[str, Any]
+    random: dict[str, Any]
+    spectra: dict[int, list[Tensor]] = {}
+    metrics_bytes: int = Field(default=0, ge=0)
 
 
 def save_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
-    """Write a checkpoint."""
+    """Write a checkpoint.
+
+    Raises:
+        ArgumentError: The file cannot be written.
+    """
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, **checkpoint}, buffer)
     write_atomically(path, buffer.getvalue())
@@ -50,9 +69,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise ArgumentError(
             f"{path}: is truncated, or no checkpoint ({type(error).__name__}: {str(error).splitlines()[0]})"
         ) from error
-    if not isinstance(loaded, dict) or loaded.get("format") != FORMAT or any(key not in loaded for key in KEYS):
+    if not isinstance(loaded, dict) or loaded.get("format") != FORMAT:
         raise ArgumentError(f"{path}: is no checkpoint of `ddn train`, or of another version")
-    return loaded
+    try:
+        return {**loaded, **dict(_Checkpoint.model_validate(loaded))}
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ArgumentError(f"{path}: is no checkpoint of `ddn train`: {place}: {first['msg']}") from error
 
 
 class CheckpointFolder:
@@ -60,19 +84,24 @@ class CheckpointFolder:
 
     def __init__(self, run: Path) -> None:
         """Use the folder of a run."""
-        self._folder = run / FOLDER
+        self._folder = run / CHECKPOINTS
 
     def paths(self) -> list[Path]:
-        """Return the checkpoints, the newest first."""
+        """Return the checkpoints, the newest first. Other files in the folder are ignored."""
         found = [path for path in self._folder.glob("step-*.pt") if re.fullmatch(r"step-\d+\.pt", path.name)]
-        return sorted(found, key=lambda path: int(path.stem.removeprefix("step-")), reverse=True)
+        return sorted(found, key=_step, reverse=True)
 
     def write(self, step: int, checkpoint: Mapping[str, Any]) -> None:
-        """Write the checkpoint after a step, and then remove the oldest."""
-        self._folder.mkdir(exist_ok=True)
+        """Write the checkpoint after a step, and then remove the oldest.
+
+        Raises:
+            ArgumentError: The checkpoint cannot be written; those before it are still there.
+        """
+        with writing(self._folder):
+            self._folder.mkdir(exist_ok=True)
         save_checkpoint(self._folder / f"step-{step:08}.pt", checkpoint)
-        for path in self.paths()[KEPT:]:
-            path.unlink()
+        for path in [path for path in self.paths() if _step(path) <= step][KEPT:]:
+            _remove(path)
 
     def newest(self) -> tuple[dict[str, Any] | None, list[str]]:
         """Return the newest checkpoint that can be used, and a line for each newer one that cannot."""
@@ -85,8 +114,19 @@ class CheckpointFolder:
         return None, complaints
 
     def remove(self) -> None:
-        """Remove all checkpoints of a finished run, and the partial files of a killed process."""
-        for path in [*self.paths(), *self._folder.glob(".*.partial")]:
-            path.unlink(missing_ok=True)
-        if self._folder.is_dir():
+        """Remove all checkpoints of a finished run, and the folder, unless it has other files."""
+        for path in self.paths():
+            _remove(path)
+        remove_partial_files(self._folder)
+        with suppress(OSError):
             self._folder.rmdir()
+
+
+def _step(path: Path) -> int:
+    return int(path.stem.removeprefix("step-"))
+
+
+def _remove(path: Path) -> None:
+    """Remove a checkpoint. If this fails, the run only takes more space."""
+    with suppress(OSError):
+        path.unlink()

@@ -13,6 +13,7 @@ from torch import Tensor
 from ddn_core.api import Directions
 from ddn_core.config import RecordConfig
 from ddn_core.errors import ArgumentError, NonFiniteError
+from ddn_core.files import remove_partial_files, writing
 from ddn_core.optim import DirectionalDampedNewton
 from ddn_core.optim.parameters import is_fallback
 from ddn_core.traces.index import INDEX, GroupEntry, Index, StepEntry
@@ -52,27 +53,31 @@ class Recorder:
         if (self.folder / INDEX).exists():
             self.index = Index.read(self.folder)
             return
-        try:
+        with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             if any(
                 not path.name.startswith(".") for path in self.folder.iterdir()
             ):  # a killed process leaves partial files
                 raise ArgumentError(f"The folder {self.folder} is not empty, and holds no trace. Name a new folder.")
-            self.index = Index(megabytes=self._settings.megabytes)
-            self.index.write(self.folder)
-        except OSError as error:
-            raise ArgumentError(f"The folder {self.folder} cannot be written: {error.strerror or error}.") from error
+        self.index = Index(megabytes=self._settings.megabytes)
+        self.index.write(self.folder)
 
     def resume(self, step: int) -> None:
-        """Remove a step and all later ones, because a resumed run will record them again."""
+        """Remove a step and all later ones, because a resumed run will record them again.
+
+        Raises:
+            ArgumentError: The trace cannot be written.
+        """
         kept = self.index.before(step)
         if kept != self.index:
             self.index = kept
             kept.write(self.folder)
         names = {entry.file for entry in kept.steps}
-        for path in [*self.folder.glob("*.safetensors"), *self.folder.glob(".*.partial")]:
+        for path in self.folder.glob("step-*.safetensors"):
             if path.name not in names:
-                path.unlink()
+                with writing(path):
+                    path.unlink()
+        remove_partial_files(self.folder)
 
     def is_due(self, step: int, last: int | None = None) -> bool:
         """Return whether a step should be recorded.

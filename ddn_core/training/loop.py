@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 from torch.nn import Module
 
@@ -188,19 +189,20 @@ class Training:
             self._stepper.optimizer.load_state_dict(state["optimizer"])
             if self._scheduler is not None:
                 self._scheduler.load_state_dict(state["scheduler"])
-            self._progress = Progress(**state["progress"])
+            self._progress = TypeAdapter(Progress).validate_python(state["progress"])
+            if "ending" in state:  # checkpoints of earlier versions lack it
+                self._ending.load_state_dict(state["ending"])
+            self.history.spectra = dict(state["spectra"])
+            self._epoch_start, now = state["random"]["epoch"], state["random"]["now"]
+            for one in (self._epoch_start, now):  # both, since an error in either has to come here
+                set_random_state(one, self._loaders)
+            if self._progress.batches and not self._progress.ended:
+                self._loaded_state = now
         except DdnError:
             raise
-        except Exception as error:
-            raise ArgumentError(f"The checkpoint belongs to another model or optimizer: {error}") from error
-        if "ending" in state:  # checkpoints of earlier versions lack it
-            self._ending.load_state_dict(state["ending"])
-        self.history.spectra = dict(state["spectra"])
-        self._epoch_start, now = state["random"]["epoch"], state["random"]["now"]
-        if self._progress.ended or not self._progress.batches:
-            set_random_state(now, self._loaders)
-        else:
-            self._loaded_state = now
+        except Exception as error:  # torch raises many types for a state that does not fit
+            reason = f"{type(error).__name__}: {error}"
+            raise ArgumentError(f"The checkpoint belongs to another model or optimizer: {reason}") from error
 
     _loaded_state: dict[str, Any] | None = None
     """Random state of a loaded checkpoint, until the batches that it has trained on are skipped."""

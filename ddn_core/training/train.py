@@ -50,6 +50,7 @@ class TrainingResult:
         folder: The run folder, which `ddn_core.runs.RunRecord.read` reads; `None` if there is none.
         recorder: The recorder of the curvature; `None` if no curvature was recorded.
         end: The end of the run, if a rule stopped it before its last epoch, or if it diverged.
+        notes: Remarks on the run folder, such as a picture that could not be drawn.
     """
 
     config: Config
@@ -59,6 +60,7 @@ class TrainingResult:
     folder: Path | None = None
     recorder: Recorder | None = None
     end: EndEvent | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -144,6 +146,7 @@ def train(
         if on_start is not None:
             on_start(RunStart(training.step_count, training.total_steps, tuple(notes)))
         finished = _run(training, folder, loaded.training.checkpoint_seconds, on_event, should_stop)
+        notes = folder.finish(training) if finished and folder is not None else []
     except Exception:
         if folder is not None:
             folder.give_up()
@@ -159,6 +162,7 @@ def train(
         folder=None if folder is None else folder.path,
         recorder=training.recorder,
         end=training.end,
+        notes=tuple(notes),
     )
 
 
@@ -169,7 +173,7 @@ def _run(
     on_event: Callable[[Event], object] | None,
     should_stop: Callable[[], bool] | None,
 ) -> bool:
-    """Train to the end or until the caller stops the run, and return whether the run is finished."""
+    """Train to the end or until the caller stops the run, and return whether the training is finished."""
     for event in training.events():
         if folder is not None:
             folder.record(event)
@@ -182,8 +186,6 @@ def _run(
             folder.checkpoint(training, 0.0 if stopped else checkpoint_seconds)
         if stopped:
             return False
-    if folder is not None:
-        folder.finish(training)
     return True
 
 
