@@ -54,7 +54,7 @@ def replay_files(
     for path in configs:
         name = path.stem if path.stem not in candidates else str(path)
         candidates[name] = load_config(path, overrides, registry)
-    result = replay(loaded, candidates, splits, seed)
+    result = replay(loaded, candidates, splits, seed, registry)
     console = Console()
     console.print(Text(repr(loaded)), soft_wrap=True)
     console.print(replay_table(result))

@@ -10,7 +10,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from ddn_core.engine import Choice, Context
 from ddn_core.errors import ConfigError, StrategyError
 from ddn_core.plugins.messages import error_lines
-from ddn_core.plugins.reference import WARN, AnyCriterion, AnyDamping
+from ddn_core.plugins.reference import REGISTRY, WARN, AnyCriterion, AnyDamping
+from ddn_core.plugins.registry import Registry
 from ddn_core.plugins.strategy import Criterion, Damping
 
 M = TypeVar("M", bound=BaseModel)
@@ -21,35 +22,37 @@ _CRITERION: TypeAdapter[Criterion] = TypeAdapter(AnyCriterion)
 _DAMPING: TypeAdapter[Damping] = TypeAdapter(AnyDamping)
 
 
-def as_criterion(given: object, where: str, warn: bool = True) -> Criterion:
+def as_criterion(given: object, where: str, warn: bool = True, registry: Registry | None = None) -> Criterion:
     """Return a criterion for one group, which shares no state with the argument.
 
     Args:
         given: A criterion, a config table, or a function `criterion(evals) -> list[int]`.
         where: Place of the criterion, for messages, such as `group 0`.
         warn: If False, a function may select numerically zero directions without warning.
+        registry: The plugins; by default the installed ones.
 
     Raises:
         ConfigError: `given` is none of these, or the table is invalid.
     """
     try:
-        return _CRITERION.validate_python(given, context={WARN: warn}).model_copy(deep=True)
+        return _CRITERION.validate_python(given, context={WARN: warn, REGISTRY: registry}).model_copy(deep=True)
     except ValidationError as error:
         raise _config_error(error, f"{where}, criterion", given) from error
 
 
-def as_damping(given: object, where: str) -> Damping:
+def as_damping(given: object, where: str, registry: Registry | None = None) -> Damping:
     """Return a damping for one group, which shares no state with the argument.
 
     Args:
         given: A damping, a config table, or a function `damping(evals, evecs, gammas, lambdas) -> Tensor`.
         where: Place of the damping, for messages, such as `group 0`.
+        registry: The plugins; by default the installed ones.
 
     Raises:
         ConfigError: `given` is none of these, or the table is invalid.
     """
     try:
-        return _DAMPING.validate_python(given).model_copy(deep=True)
+        return _DAMPING.validate_python(given, context={REGISTRY: registry}).model_copy(deep=True)
     except ValidationError as error:
         raise _config_error(error, f"{where}, damping", given) from error
 

@@ -14,6 +14,7 @@ from ddn_core.api import Criterion, Damping, Directions
 from ddn_core.config import Config
 from ddn_core.errors import ArgumentError, ConfigError, StrategyError
 from ddn_core.measures import DampedChoice
+from ddn_core.plugins.registry import Registry
 from ddn_core.plugins.resolve import as_criterion, as_damping
 from ddn_core.tables import csv_text, html_table
 from ddn_core.traces.halves import Split, expected_decrease, halves
@@ -111,7 +112,13 @@ class Replay:
         return picture(panels, "dampings by eigenvalue, and decreases by step") + html_table(self.rows())
 
 
-def replay(trace: Trace | Path | str, candidates: Mapping[str, Candidate], splits: int = 4, seed: int = 0) -> Replay:
+def replay(
+    trace: Trace | Path | str,
+    candidates: Mapping[str, Candidate],
+    splits: int = 4,
+    seed: int = 0,
+    registry: Registry | None = None,
+) -> Replay:
     """Apply strategies to every recorded step.
 
     Only criterion, damping and `lr` are compared; momentum, clips and the like are not applied. Strategies that adapt
@@ -129,6 +136,7 @@ def replay(trace: Trace | Path | str, candidates: Mapping[str, Candidate], split
             Strategies are objects, tables, or functions with ViViT's signatures.
         splits: Number of random splits into halves for the expected decrease; 0 for no expected decrease.
         seed: Seed of the splits.
+        registry: The plugins from which the strategies that the trace names are loaded; by default the installed ones.
 
     Raises:
         ArgumentError: The trace cannot be read, or the groups of a candidate do not fit it.
@@ -145,7 +153,7 @@ def replay(trace: Trace | Path | str, candidates: Mapping[str, Candidate], split
         for group in step.groups:
             number = group.entry.group
             parts = halves(group.directions, splits, seed, group.entry.weight_decay)
-            results.append(_recorded(step.entry.step, group, parts))
+            results.append(_recorded(step.entry.step, group, parts, registry))
             for name, strategies in chosen.items():
                 results.append(_replayed(name, strategies[number], step.entry.step, group, parts))
     return Replay(trace, (RECORDED, *chosen), tuple(results))
@@ -166,15 +174,16 @@ class _Strategies:
 
 
 @torch.no_grad()
-def _recorded(step: int, group: TraceGroup, parts: Sequence[Split]) -> Replayed:
+def _recorded(step: int, group: TraceGroup, parts: Sequence[Split], registry: Registry | None) -> Replayed:
     """Return the result of the run, with the expected decrease of its strategies before their first step."""
     entry = group.entry
     expected = spread = float("nan")
     try:
-        fresh = _Strategies(as_criterion(entry.criterion, RECORDED), as_damping(entry.damping, RECORDED), entry.lr)
+        criterion = as_criterion(entry.criterion, RECORDED, registry=registry)
+        fresh = _Strategies(criterion, as_damping(entry.damping, RECORDED, registry), entry.lr)
         expected, spread = expected_decrease(parts, fresh, entry.lr)
     except (ConfigError, StrategyError):
-        pass  # the strategies are functions, or of a plugin that is not installed
+        pass  # the strategies are functions, or of a plugin that is not installed or may not be loaded
     return Replayed(RECORDED, step, entry.group, group.choice, expected, spread, 0.0)
 
 
