@@ -15,12 +15,13 @@ ROOT = Path(__file__).parents[1]
 MODULES = sorted([*(ROOT / "ddn_core").rglob("*.py"), *(ROOT / "ddn_plugins").rglob("*.py")])
 OURS = ("ddn_core", "ddn_plugins")
 
-GROUND = tuple(f"ddn_core.{name}" for name in ("errors", "files", "locks", "tables"))
+GROUND = tuple(f"ddn_core.{name}" for name in ("errors", "files", "foreign", "locks", "tables"))
 """Modules that import nothing of ours but errors, so that every room may import them."""
 
 ROOMS = {
     "ddn_core.errors": (),
     "ddn_core.files": ("ddn_core.errors",),
+    "ddn_core.foreign": ("ddn_core.errors",),
     "ddn_core.locks": ("ddn_core.errors",),
     "ddn_core.tables": (),
     "ddn_core.engine": (),

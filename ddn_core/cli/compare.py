@@ -82,7 +82,7 @@ class ComparisonReport(Report[ComparisonPlan]):
             console.print(Text(comparison.statement))
         for name, what in ((TABLE, "runs"), (CURVES, "curves"), (LEADERBOARD, "leaderboard")):
             say(console, f"{what}: {path / name}")
-        if runs := self._tables.runs():
+        if runs := self._tables.runs(results):
             size = reports.write_report(path / REPORT, runs, extra_sections=[_section(comparison)], title="Comparison")
             say(console, f"report: {path / REPORT} ({reports.size_text(size)}, opens without a network)")
         targets = [("--target", target.metric) for target in comparison.targets]

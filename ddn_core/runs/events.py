@@ -1,9 +1,14 @@
-"""Records of a run: its steps, its evaluations, and its history."""
+"""Records of a run: its steps, its evaluations, and its history.
+
+The types of the fields are the schema by which metrics are read back.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from ddn_core.foreign import Count, Finite, Measured
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,26 +23,26 @@ class StepFigures:
     it, and for recorded steps. `gradient_norm` is known if a stop rule requires it.
     """
 
-    loss: float
-    step_norm: float | None = None
-    directions: int | None = None
-    damping_min: float | None = None
-    damping_max: float | None = None
-    predicted_decrease: float | None = None
-    taken: float | None = None
-    loss_after: float | None = None
-    clip: float | None = None
-    gradient_norm: float | None = None
+    loss: Measured
+    step_norm: Finite | None = None
+    directions: Count | None = None
+    damping_min: Finite | None = None
+    damping_max: Finite | None = None
+    predicted_decrease: Finite | None = None
+    taken: Finite | None = None
+    loss_after: Finite | None = None
+    clip: Finite | None = None
+    gradient_norm: Finite | None = None
 
 
 @dataclass(frozen=True)
 class StepEvent(StepFigures):
     """One optimizer step."""
 
-    step: int = field(kw_only=True)
-    epoch: int = field(kw_only=True)
-    lr: tuple[float, ...] = field(kw_only=True)
-    seconds: float = field(kw_only=True)
+    step: Count = field(kw_only=True)
+    epoch: Count = field(kw_only=True)
+    lr: tuple[Finite, ...] = field(kw_only=True)
+    seconds: Finite = field(kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -56,14 +61,14 @@ class EvaluationEvent:
         ends_epoch: Whether the evaluation is the one at the end of an epoch.
     """
 
-    epoch: int
-    step: int
-    train_loss: float
-    test_loss: float
-    test_metrics: dict[str, float]
-    whole_train_loss: float | None
-    seconds: float
-    step_seconds: float
+    epoch: Count
+    step: Count
+    train_loss: Measured
+    test_loss: Measured
+    test_metrics: dict[str, Measured]
+    whole_train_loss: Finite | None
+    seconds: Finite
+    step_seconds: Finite
     ends_epoch: bool
 
 
@@ -81,8 +86,8 @@ class EndEvent:
 
     rule: str
     reason: str
-    step: int
-    diverged_at: int | None = None
+    step: Count
+    diverged_at: Count | None = None
     advice: tuple[str, ...] = ()
 
     def __str__(self) -> str:

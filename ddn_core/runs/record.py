@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, Discriminator, Tag, TypeAdapter
+from pydantic_core import from_json
 
 from ddn_core.errors import ArgumentError
+from ddn_core.foreign import Integer, check_no_links, content_of, parsed
 from ddn_core.runs.events import EndEvent, EvaluationEvent, StepEvent
 
 if TYPE_CHECKING:
@@ -22,10 +24,6 @@ METRICS = "metrics.jsonl"
 CHECKPOINT = "checkpoint.pt"
 PICTURE = "run.png"
 TRACE = "trace"
-LOSSES = ("loss", "train_loss", "test_loss")
-"""Fields of events that are null in the metrics if they were not finite."""
-
-E = TypeVar("E", StepEvent, EvaluationEvent, EndEvent)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,11 +59,11 @@ class RunRecord:
         """
         folder = Path(path)
         try:
-            config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+            text = content_of(folder / CONFIG)
         except FileNotFoundError as error:
             raise ArgumentError(f"{folder} is no run folder: it has no {CONFIG}. Make one with ddn train.") from error
-        except (OSError, ValueError) as error:
-            raise ArgumentError(f"{folder / CONFIG}: cannot be read: {error}") from error
+        parsed(_CONFIG, text, folder / CONFIG, "config of a run")
+        config = from_json(text)
         steps, evaluations, end = read_events(folder / METRICS)
         return cls(folder, name or folder.resolve().name, config, tuple(steps), tuple(evaluations), end)
 
@@ -121,14 +119,15 @@ class RunRecord:
 
 
 def stored_config(run: Path) -> Path:
-    """Return the path of the resolved config in a run folder.
+    """Return the path of the resolved config of a run that is to continue in its folder.
 
     Raises:
-        ArgumentError: The folder holds no run.
+        ArgumentError: The folder holds no run, or a symbolic link that would have ddn write elsewhere.
     """
     if not (run / CONFIG).is_file():
         reason = "the folder does not exist" if not run.exists() else f"{CONFIG} is missing"
         raise ArgumentError(f"There is no run in {run}: {reason}. Start one with `ddn train CONFIG --out {run}`.")
+    check_no_links(run)
     return run / CONFIG
 
 
@@ -136,31 +135,80 @@ def read_events(path: Path) -> tuple[list[StepEvent], list[EvaluationEvent], End
     """Return the steps, the evaluations and the end in a file of metrics, without a last line that was cut off.
 
     Raises:
-        ArgumentError: A line before the last one is no event of a run.
+        ArgumentError: A line is no event of a run, or the file cannot be read.
     """
     steps: list[StepEvent] = []
     evaluations: list[EvaluationEvent] = []
     end: EndEvent | None = None
-    lines = path.read_bytes().splitlines() if path.exists() else []
+    try:
+        lines = content_of(path).split(b"\n")
+    except FileNotFoundError:
+        lines = []
     for number, line in enumerate(lines, start=1):
-        try:
-            table = json.loads(line)
-            if table["event"] == "step":
-                steps.append(_event(StepEvent, {**table, "lr": tuple(table["lr"])}))
-            elif table["event"] == "end":
-                end = _event(EndEvent, {**table, "advice": tuple(table["advice"])})
-            else:
-                evaluations.append(_event(EvaluationEvent, table))
-        except (ValueError, TypeError, KeyError) as error:
-            if number == len(lines):
-                break
-            raise ArgumentError(f"{path}, line {number}: this line is no event of a run: {error}") from error
+        if number == len(lines) and not _is_json(line):
+            break  # the process was killed while it wrote this line, or the line before is whole
+        event = parsed(_EVENT, line, f"{path}, line {number}", "event of a run")
+        if isinstance(event, StepEvent):
+            steps.append(event)
+        elif isinstance(event, EndEvent):
+            end = event
+        else:
+            evaluations.append(event)
     return steps, evaluations, end
 
 
-def _event(kind: type[E], table: Mapping[str, Any]) -> E:
-    """Return the event of a line. Unknown fields are ignored, and a loss that is null becomes NaN."""
-    names = {entry.name for entry in fields(kind)}
-    known: dict[str, Any] = {name: value for name, value in table.items() if name in names}
-    known.update({name: math.nan for name in LOSSES if name in known and known[name] is None})
-    return kind(**known)
+def _name_of(line: Any) -> Any:
+    return line.get("event") if isinstance(line, dict) else None
+
+
+_EVENT: TypeAdapter[StepEvent | EvaluationEvent | EndEvent] = TypeAdapter(
+    Annotated[
+        Annotated[StepEvent, Tag("step")]
+        | Annotated[EvaluationEvent, Tag("evaluation")]
+        | Annotated[EvaluationEvent, Tag("epoch")]
+        | Annotated[EndEvent, Tag("end")],
+        Discriminator(
+            _name_of,
+            custom_error_type="no_event",
+            custom_error_message="Input should be a table whose `event` is step, evaluation, epoch or end",
+        ),
+    ]
+)
+"""Schema of a line of metrics. Unknown fields are ignored, so that metrics of later versions can be read."""
+
+
+class _StoredTraining(BaseModel):
+    seed: Integer = 0
+
+
+class _StoredKind(BaseModel):
+    kind: str = "?"
+
+
+class _StoredPlugin(BaseModel):
+    name: str | None = None
+    distribution: str | None = None
+    version: str | None = None
+
+
+class _StoredProvenance(BaseModel):
+    plugins: list[_StoredPlugin] = []
+
+
+class _StoredConfig(BaseModel):
+    """The parts of a resolved config that reports use; the others may be of plugins that are not installed."""
+
+    training: _StoredTraining = _StoredTraining()
+    problem: _StoredKind | None = None
+    provenance: _StoredProvenance | None = None
+
+
+_CONFIG = TypeAdapter(_StoredConfig)
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        from_json(line)
+    except ValueError:
+        return False
+    return True

@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
+from pydantic_core import PydanticCustomError
 
+from ddn_core.api import Outcome
 from ddn_core.errors import ArgumentError
 from ddn_core.files import write_atomically
+from ddn_core.foreign import Count, Name, content_of, parsed
 
 INDEX = "index.json"
 FORMAT: Literal["ddn trace 1"] = "ddn trace 1"
@@ -42,23 +45,23 @@ class GroupEntry(_Entry):
         last: Outcome of the previous step of the group, if a strategy required it.
     """
 
-    group: int
+    group: Count
     params: tuple[str, ...]
     criterion: dict[str, Any]
     damping: dict[str, Any]
     reduction: Literal["mean", "sum"]
     lr: float
-    outputs: int
-    samples: int
-    parameters: int
+    outputs: Count
+    samples: Count
+    parameters: Count
     gradient_norm: float
     parameter_norm: float
     mean_curvature: float
     sample_gradients: float | None = None
     displacement: tuple[float, float] = (0.0, 0.0)
     weight_decay: float = 0.0
-    found: int
-    last: dict[str, Any] | None = None
+    found: Count
+    last: Outcome | None = None
 
 
 class StepEntry(_Entry):
@@ -74,13 +77,20 @@ class StepEntry(_Entry):
         groups: The recorded groups.
     """
 
-    step: int
-    epoch: int | None
+    step: Count
+    epoch: Count | None
     loss: float
     loss_after: float | None = None
-    file: str
-    bytes: int
-    groups: tuple[GroupEntry, ...]
+    file: Name
+    bytes: Count
+    groups: tuple[GroupEntry, ...] = Field(min_length=1)
+
+    @field_validator("groups")
+    @classmethod
+    def _check_groups(cls, groups: tuple[GroupEntry, ...]) -> tuple[GroupEntry, ...]:
+        if len({entry.group for entry in groups}) < len(groups):
+            raise PydanticCustomError("groups", "Input should be groups with different numbers")
+        return groups
 
 
 class Index(_Entry):
@@ -95,8 +105,16 @@ class Index(_Entry):
 
     format: Literal["ddn trace 1"] = FORMAT
     megabytes: float
-    left_out: tuple[int, ...] = ()
+    left_out: tuple[Count, ...] = ()
     steps: tuple[StepEntry, ...] = ()
+
+    @field_validator("steps")
+    @classmethod
+    def _check_steps(cls, steps: tuple[StepEntry, ...]) -> tuple[StepEntry, ...]:
+        numbers = [entry.step for entry in steps]
+        if sorted(set(numbers)) != numbers:
+            raise PydanticCustomError("steps", "Input should be steps in ascending order")
+        return steps
 
     @property
     def bytes(self) -> int:
@@ -120,14 +138,9 @@ class Index(_Entry):
             ArgumentError: The folder has no index, or the index cannot be read.
         """
         try:
-            return cls.model_validate_json((folder / INDEX).read_bytes())
-        except (FileNotFoundError, NotADirectoryError) as error:
+            content = content_of(folder / INDEX)
+        except FileNotFoundError as error:
             raise ArgumentError(
                 f"There is no trace in {folder}: {INDEX} is missing. Record one with `ddn train --record`."
             ) from error
-        except OSError as error:
-            raise ArgumentError(f"{folder / INDEX} cannot be read: {error.strerror}") from error
-        except ValidationError as error:
-            raise ArgumentError(
-                f"{folder / INDEX} is not an index of a trace that this version of ddn can read."
-            ) from error
+        return parsed(TypeAdapter(cls), content, folder / INDEX, "index of a trace")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ddn_core.errors import ArgumentError
 from ddn_core.files import write_atomically
+from ddn_core.foreign import content_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,9 +50,11 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load
 
     try:
-        found: dict[str, Tensor] = load(path.read_bytes())
-    except OSError as error:
-        raise ArgumentError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (SafetensorError, ValueError) as error:
+        found: dict[str, Tensor] = load(content_of(path))
+    except FileNotFoundError as error:
+        raise ArgumentError(f"{path} cannot be read: {error.strerror}") from error
+    except (SafetensorError, ValueError, KeyError) as error:  # KeyError: a type of numbers that torch lacks
+        if isinstance(error, ArgumentError):
+            raise
         raise ArgumentError(f"{path} is damaged: {error}") from error
     return found

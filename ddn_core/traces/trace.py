@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ddn_core.api import Context, Directions, GivenNorms, Outcome
+from ddn_core.api import Context, Directions, GivenNorms
 from ddn_core.errors import ArgumentError
 from ddn_core.measures import DampedChoice, signal_to_noise
 from ddn_core.runs.record import TRACE
@@ -64,10 +64,10 @@ class TraceStep:
         """
         path = self.folder / self.entry.file
         tensors = load_tensors(path)
-        try:
-            return tuple(_group(entry, tensors, self.entry.step, self.entry.loss) for entry in self.entry.groups)
-        except (KeyError, RuntimeError, TypeError) as error:
-            raise ArgumentError(f"{path} does not match the index of the trace: {error}") from error
+        for entry in self.entry.groups:
+            if mistake := _mistake(entry, _own(entry, tensors)):
+                raise ArgumentError(f"{path} does not match the index of the trace: group {entry.group}: {mistake}.")
+        return tuple(_group(entry, _own(entry, tensors), self.entry) for entry in self.entry.groups)
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,23 +161,58 @@ class Trace:
         return picture(panels, "eigenvalues over time, and signal-to-noise at the last step") + html_table(self.rows())
 
 
-def _group(entry: GroupEntry, tensors: dict[str, Tensor], step: int, loss: float) -> TraceGroup:
-    own = {
-        name.partition(".")[2]: tensor for name, tensor in tensors.items() if name.partition(".")[0] == str(entry.group)
-    }
+_AXES = {
+    **{"evals": "K", "evecs": "RK", "gammas": "NK", "lambdas": "MK", "loss_gammas": "K", "loss_lambdas": "K"},
+    **{"all_evals": "A", "kept": "k", "deltas": "k"},
+}
+"""Axes of each tensor of a group: directions K, columns R, samples N and M, all eigenvalues A, kept directions k."""
+
+
+def _own(entry: GroupEntry, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a group by name."""
+    prefix = f"{entry.group}."
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _mistake(entry: GroupEntry, own: Mapping[str, Tensor]) -> str | None:
+    """Return what is wrong with the tensors of a group, in words; `None` if nothing is."""
+    if missing := [name for name in _AXES if name not in own]:
+        return f"{missing[0]} is missing"
+    sizes: dict[str, int] = {}
+    for name, axes in _AXES.items():
+        tensor = own[name]
+        if tensor.dtype != own["evals"].dtype if name != "kept" else str(tensor.dtype) != "torch.int64":
+            return f"{name} has the type {tensor.dtype}"
+        expected = [sizes.setdefault(axis, size) for axis, size in zip(axes, tensor.shape, strict=False)]
+        if tensor.dim() != len(axes) or list(tensor.shape) != expected:
+            return f"{name} has the shape {list(tensor.shape)}"
+        if bool(tensor.isnan().any()) or (name != "deltas" and bool(tensor.isinf().any())):  # a damping may be infinite
+            return f"{name} has values that are not finite"
+    if not own["evals"].is_floating_point():
+        return f"evals has the type {own['evals'].dtype}"
+    if sizes["K"] and not (sizes["N"] and sizes["M"] == entry.samples and sizes["R"] % entry.samples == 0):
+        found = f"{sizes['R']} columns, {sizes['N']} gradients and {sizes['M']} curvatures"
+        return f"{found} do not fit {entry.samples} samples"
+    kept = own["kept"]
+    if len(set(kept.tolist())) < len(kept) or bool(((kept < 0) | (kept >= sizes["K"])).any()):
+        return f"kept has other numbers than those of {sizes['K']} directions"
+    return None
+
+
+def _group(entry: GroupEntry, own: Mapping[str, Tensor], step: StepEntry) -> TraceGroup:
     sample_gradients = entry.sample_gradients
     if sample_gradients is None:
         scale = len(own["gammas"]) if entry.reduction == "sum" else 1
         sample_gradients = float((scale * own["gammas"].double()).square().sum(1).mean())
     context = Context(
-        step=step,
+        step=step.step,
         group=entry.group,
         lr=entry.lr,
-        last=None if entry.last is None else Outcome(**entry.last),
+        last=entry.last,
         outputs=entry.outputs,
         samples=entry.samples,
         parameters=entry.parameters,
-        loss=loss,
+        loss=step.loss,
         norms=GivenNorms(
             entry.gradient_norm, entry.parameter_norm, entry.mean_curvature, sample_gradients, entry.displacement
         ),

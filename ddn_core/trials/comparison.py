@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from ddn_core.config import Config
 from ddn_core.errors import ArgumentError
@@ -16,11 +18,11 @@ from ddn_core.files import write_atomically
 from ddn_core.plugins.registry import Registry
 from ddn_core.runs.comparison import Comparison, RankedConfig
 from ddn_core.runs.events import EvaluationEvent
-from ddn_core.runs.record import RunRecord
+from ddn_core.runs.record import CONFIG, RunRecord
 from ddn_core.runs.scores import Score, Target, finite, values_of
 from ddn_core.tables import Row, csv_text
 from ddn_core.trials.folder import TABLE, TrialFolder
-from ddn_core.trials.plan import SEED, TRIALS, Source, Task, TrialPlan, option_text, trial_config
+from ddn_core.trials.plan import MOST, SEED, TRIALS, Source, Task, TrialPlan, check_size, option_text, trial_config
 from ddn_core.trials.process import Result
 
 CONFIGS = "configs"
@@ -61,9 +63,29 @@ class ComparisonPlan(TrialPlan):
     options: ClassVar[Mapping[str, str]] = {"overrides": "--set", "seed": "the first seed", "seeds": "--seeds"}
 
     version: Literal[1] = 1
-    entries: tuple[Source, ...]
+    entries: tuple[Source, ...] = Field(min_length=1)
     targets: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @field_validator("entries")
+    @classmethod
+    def _check_entries(cls, entries: tuple[Source, ...]) -> tuple[Source, ...]:
+        if len({entry.name for entry in entries}) < len(entries):
+            raise PydanticCustomError("entries", "Input should be configs with different names")
+        return entries
+
+    @field_validator("targets")
+    @classmethod
+    def _check_targets(cls, targets: tuple[str, ...]) -> tuple[str, ...]:
+        for text in targets:
+            Target.of_text(text)  # raises a ValueError
+        return targets
+
+    @model_validator(mode="after")
+    def _check_size(self) -> Self:
+        if len(self.entries) * self.seeds > MOST:
+            raise PydanticCustomError("trials", f"Input should be a plan of at most {MOST} trials")
+        return self
 
     @classmethod
     def of(cls, contest: Contest, registry: Registry) -> ComparisonPlan:
@@ -74,6 +96,7 @@ class ComparisonPlan(TrialPlan):
             ConfigError: The config of a trial is wrong.
         """
         configs, overrides, seeds = contest.configs, tuple(contest.overrides), contest.seeds or 5
+        check_size(len(configs) * seeds, f"--seeds {seeds}")
         loaded = [trial_config(path, overrides, (), registry) for path in configs]
         first = loaded[0].training.seed
         for path in configs:
@@ -157,23 +180,34 @@ class ComparisonTables:
         ):
             write_atomically(self._path / file, text.encode())
 
-    def runs(self) -> list[RunRecord]:
-        """Return the runs that can be read, each with the name of its config."""
-        found = [_record(task, name) for task, (name, _) in zip(self._tasks, self._plan.trials, strict=True)]
+    def runs(self, results: Mapping[int, Result]) -> list[RunRecord]:
+        """Return the runs that have begun, each with the name of its config."""
+        pairs = zip(self._tasks, self._plan.trials, strict=True)
+        found = [_record(task, results.get(task.number), name) for task, (name, _) in pairs]
         return [record for record in found if record is not None]
 
     def _score(self, task: Task, result: Result) -> Score | None:
         known = self._read.get(task.number)
         if known is None or known[0] is not result:
-            record = _record(task)
+            record = _record(task, result)
             known = self._read[task.number] = result, None if record is None else Score.of(record)
         return known[1]
 
 
-def _record(task: Task, name: str | None = None) -> RunRecord | None:
-    with suppress(ArgumentError):  # the run failed before its first step, or was removed
+def _record(task: Task, result: Result | None, name: str | None = None) -> RunRecord | None:
+    """Return the run of a trial; `None` if it was removed, or if the trial failed and left no run that can be read.
+
+    Raises:
+        ArgumentError: The trial did not fail, and its run cannot be read.
+    """
+    if not (task.run / CONFIG).exists():
+        return None
+    try:
         return RunRecord.read(task.run, name)
-    return None
+    except ArgumentError:
+        if result is not None and result.state == "failed":
+            return None
+        raise
 
 
 def _row(result: Result | None, score: Score | None, metrics: Sequence[str], comparison: Comparison) -> Row:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter
 
-from ddn_core.errors import ArgumentError, ConfigError
+from ddn_core.errors import ArgumentError
 from ddn_core.files import is_partial, remove_partial_files, write_atomically, writing
+from ddn_core.foreign import check_no_links, content_of, parsed
 from ddn_core.locks import LOCK, FolderLock
 from ddn_core.runs.record import CHECKPOINT, CONFIG
 from ddn_core.trials.plan import Task, TrialPlan
@@ -23,6 +24,8 @@ from ddn_core.trials.process import Result
 
 RESULT = "result.json"
 TABLE = "results.csv"
+
+_RESULT = TypeAdapter(Result)
 
 P = TypeVar("P", bound=TrialPlan)
 
@@ -69,7 +72,7 @@ class TrialFolder:
             if not finished and task.place.exists():
                 for path in task.place.iterdir():
                     if not (kept and path == task.run):
-                        shutil.rmtree(path) if path.is_dir() else path.unlink()
+                        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
             for path in (task.place, task.run.parent):
                 path.mkdir(parents=True, exist_ok=True)
         return not finished
@@ -88,19 +91,14 @@ def read_plan(path: Path, kind: type[P]) -> P | None:
     """Return the plan in a folder, or `None` if the folder has none.
 
     Raises:
-        ConfigError: The plan cannot be read.
+        ArgumentError: The plan cannot be read.
     """
     file = path / kind.file
     try:
-        text = file.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
+        text = content_of(file)
+    except FileNotFoundError:
         return None
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
-    try:
-        return kind.model_validate_json(text)
-    except ValidationError as error:
-        raise ConfigError(f"{file}: is no plan of a {kind.noun} that this version of ddn can read") from error
+    return parsed(TypeAdapter(kind), text, file, f"plan of a {kind.noun}")
 
 
 @contextmanager
@@ -113,8 +111,10 @@ def opened(path: Path, plan: TrialPlan, stored: bool = False) -> Iterator[TrialF
         stored: Whether the plan was read from this folder.
 
     Raises:
-        ArgumentError: The folder has other contents or another plan, cannot be written, or another command holds it.
+        ArgumentError: The folder has other contents or another plan, has a symbolic link inside, cannot be written, or
+            another command holds it.
     """
+    check_no_links(path)
     if not stored:
         with writing(path):
             _check_usable(path, plan)
@@ -138,8 +138,7 @@ def _check_usable(path: Path, plan: TrialPlan) -> None:
     """Check that a plan can be run in a folder.
 
     Raises:
-        ArgumentError: The folder has other contents, or another plan.
-        ConfigError: The plan in it cannot be read.
+        ArgumentError: The folder has other contents, or another plan, or a plan that cannot be read.
     """
     there = read_plan(path, type(plan))
     if there is None:
@@ -152,8 +151,14 @@ def _check_usable(path: Path, plan: TrialPlan) -> None:
 
 
 def _result(task: Task) -> Result | None:
-    """Return the result of a trial; `None` if it has not ended, or if its result is damaged."""
+    """Return the result of a trial; `None` if it has not ended.
+
+    Raises:
+        ArgumentError: The result is damaged. The run is kept: the user decides whether it is repeated.
+    """
+    file = task.place / RESULT
     try:
-        return Result.model_validate_json((task.place / RESULT).read_bytes())
-    except (OSError, ValidationError):
+        content = content_of(file)
+    except FileNotFoundError:
         return None
+    return parsed(_RESULT, content, file, "result of a trial", "Restore the file, or remove it to run the trial again.")

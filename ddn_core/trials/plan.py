@@ -8,15 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from ddn_core.config import Config, load_config
 from ddn_core.config.overrides import AssignmentError
-from ddn_core.errors import ConfigError
+from ddn_core.errors import ArgumentError, ConfigError
+from ddn_core.foreign import Integer, Name, plain_name
 from ddn_core.plugins.registry import Registry
 
 SEED = "training.seed"
 TRIALS = "trials"
+
+MOST = 100_000
+"""Largest number of trials of a plan; a larger one is most likely a typing error."""
 
 
 @dataclass(frozen=True)
@@ -46,20 +50,29 @@ class Source(BaseModel):
     """A config file that trials start from.
 
     Attributes:
-        name: Its name in the plan. No other source of the plan has the same name.
+        name: Its name in the plan, and of its files in the folder of the plan. No other source of the plan has the same
+            name.
         config: Name of the file.
         text: Content of the file.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
-    config: str
+    name: Name
+    config: Name
     text: str
 
     @classmethod
     def of_file(cls, name: str, path: Path) -> Source:
-        """Return a file as a source of this name."""
+        """Return a file as a source of this name.
+
+        Raises:
+            ArgumentError: The name cannot be that of a file.
+        """
+        try:
+            plain_name(name)
+        except ValueError as error:
+            raise ArgumentError(f"{path}: {name!r} cannot be the name of a folder. Rename the config.") from error
         return cls(name=name, config=path.name, text=path.read_bytes().decode("utf-8"))
 
     def place(self, stem: str) -> str:
@@ -94,8 +107,8 @@ class TrialPlan(BaseModel, ABC):
     maximize: bool = False
     allow_diverged: bool = False
     overrides: tuple[str, ...]
-    seed: int
-    seeds: int
+    seed: Integer
+    seeds: int = Field(ge=1, le=MOST)
 
     @property
     @abstractmethod
@@ -146,6 +159,20 @@ def trial_config(config: Path, overrides: Sequence[str], assignments: Sequence[s
             f"{config.name}: problem: is missing; add a [problem] table with a kind, such as 'digits-mlp'"
         )
     return loaded
+
+
+def check_size(trials: int, option: str) -> None:
+    """Check that a plan is not absurdly large.
+
+    Args:
+        trials: Number of its trials.
+        option: The option that multiplies them, with its value.
+
+    Raises:
+        ArgumentError: It has more trials than a plan may have.
+    """
+    if trials > MOST:
+        raise ArgumentError(f"{option}: {trials} trials are more than {MOST}. Give a smaller number.")
 
 
 def option_text(value: object) -> str:

@@ -22,6 +22,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from ddn_core.errors import ArgumentError
+from ddn_core.foreign import Count, Finite, Integer
 from ddn_core.runs.record import CHECKPOINT, CONFIG, METRICS, read_events
 from ddn_core.runs.scores import finite, values_of
 from ddn_core.trials.plan import Task
@@ -59,13 +60,13 @@ class Result(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     state: State
-    exit_status: int | None
-    metrics: dict[str, float | None] = {}
-    epochs: int = 0
-    steps: int = 0
-    seconds: float
+    exit_status: Integer | None
+    metrics: dict[str, Finite | None] = {}
+    epochs: Count = 0
+    steps: Count = 0
+    seconds: Finite
     error: str | None = None
-    diverged_at: int | None = None
+    diverged_at: Count | None = None
     end: str | None = None
 
     @classmethod

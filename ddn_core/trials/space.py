@@ -201,6 +201,15 @@ def plain(text: str) -> str:
     return str(tomllib.loads(f"value = {text}")["value"]) if text.startswith('"') else text
 
 
+def is_assignment(text: str) -> bool:
+    """Return whether a text is an assignment `path=literal` of one value."""
+    path, _, one = text.partition("=")
+    try:
+        return bool(path) and set(tomllib.loads(f"value = {one}\n")) == {"value"}
+    except (ValueError, RecursionError):
+        return False
+
+
 def _draw(space: Sequence[Dimension], trials: int, seed: int) -> list[tuple[str, ...]]:
     chosen: dict[tuple[str, ...], None] = {}
     draws = _draws(space, seed)

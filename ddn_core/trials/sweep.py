@@ -8,19 +8,21 @@ from itertools import groupby
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from ddn_core.errors import ArgumentError
 from ddn_core.files import write_atomically
+from ddn_core.foreign import Count, Integer, Name
 from ddn_core.plugins.registry import Registry
 from ddn_core.runs.comparison import Spread
 from ddn_core.runs.record import CONFIG
 from ddn_core.runs.scores import distinct
 from ddn_core.tables import Row, csv_text
 from ddn_core.trials.folder import TABLE, TrialFolder
-from ddn_core.trials.plan import SEED, TRIALS, Source, Task, TrialPlan, trial_config
+from ddn_core.trials.plan import MOST, SEED, TRIALS, Source, Task, TrialPlan, check_size, trial_config
 from ddn_core.trials.process import Result
-from ddn_core.trials.space import combinations, dimensions, plain
+from ddn_core.trials.space import combinations, dimensions, is_assignment, plain
 
 BEST = "best.json"
 
@@ -49,10 +51,18 @@ class Trial(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    number: int
-    point: int
+    number: Count
+    point: Count
     assignments: tuple[str, ...]
-    seed: int
+    seed: Integer
+
+    @field_validator("assignments")
+    @classmethod
+    def _check_assignments(cls, assignments: tuple[str, ...]) -> tuple[str, ...]:
+        for text in assignments:
+            if not is_assignment(text):
+                raise PydanticCustomError("assignment", "Input should be assignments path=value")
+        return assignments
 
     @property
     def values(self) -> dict[str, str]:
@@ -84,11 +94,20 @@ class SweepPlan(TrialPlan):
     }
 
     version: Literal[1] = 1
-    config: str
+    config: Name
     text: str
     space: tuple[str, ...]
-    drawn: int | None
-    trials: tuple[Trial, ...]
+    drawn: Count | None
+    trials: tuple[Trial, ...] = Field(min_length=1, max_length=MOST)
+
+    @field_validator("trials")
+    @classmethod
+    def _check_trials(cls, trials: tuple[Trial, ...]) -> tuple[Trial, ...]:
+        if [trial.number for trial in trials] != list(range(len(trials))):
+            raise PydanticCustomError("trials", "Input should be trials with the numbers from 0 in their order")
+        if len({tuple(trial.values) for trial in trials}) != 1:
+            raise PydanticCustomError("trials", "Input should be trials that assign to the same paths")
+        return trials
 
     @classmethod
     def of(cls, config: Path, search: Search, registry: Registry) -> SweepPlan:
@@ -105,14 +124,18 @@ class SweepPlan(TrialPlan):
             raise ArgumentError("there is nothing to search: give --grid, --random or --seeds")
         if seeds > 1 and any(dimension.path == SEED for dimension in space):
             raise ArgumentError(f"{SEED} is searched already; leave --seeds out")
+        if (search.seed or 0) >= 2**63:
+            raise ArgumentError(f"--seed {search.seed}: the number does not fit into 64 bits. Give a smaller one.")
         trials: list[Trial] = []
-        for point, assignments in enumerate(combinations(space, search.drawn, search.seed or 0)):
+        points = combinations(space, search.drawn, search.seed or 0)
+        check_size(len(points) * seeds, f"--seeds {seeds}")
+        for point, assignments in enumerate(points):
             first = trial_config(config, search.overrides, assignments, registry).training.seed
+            trial_config(config, search.overrides, [*assignments, f"{SEED}={first + seeds - 1}"], registry)
             trials += [
                 Trial(number=len(trials) + index, point=point, assignments=assignments, seed=first + index)
                 for index in range(seeds)
             ]
-            trial_config(config, search.overrides, [*assignments, f"{SEED}={first + seeds - 1}"], registry)
         source = Source.of_file("the config", config)
         return cls(
             config=source.config,

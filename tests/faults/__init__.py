@@ -1,1 +1,1 @@
-"""Faults of the system: full disks, processes that are left over, locks that others hold."""
+"""Faults that are injected: what others wrote, what is damaged, what the system refuses."""
