@@ -74,8 +74,7 @@ def content_of(path: Path) -> bytes:
         ArgumentError: The path is not that of a regular file, or the file cannot be read.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise ArgumentError(f"{path} is no regular file, so ddn does not read it. Put a file in its place.")
+        check_regular(path)
         return path.read_bytes()
     except NotADirectoryError as error:
         raise FileNotFoundError(*error.args) from error
@@ -83,6 +82,17 @@ def content_of(path: Path) -> bytes:
         raise
     except OSError as error:
         raise ArgumentError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def check_regular(path: Path) -> None:
+    """Check that a path is that of a regular file, and not of a pipe or a device, which might never end.
+
+    Raises:
+        OSError: There is no such file, or it cannot be reached.
+        ArgumentError: The path is that of something else.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ArgumentError(f"{path} is no regular file, so ddn does not read it. Put a file in its place.")
 
 
 def parsed(schema: Schema[T], content: bytes, where: object, what: str, advice: str = ADVICE) -> T:
@@ -149,9 +159,10 @@ def _key(part: str | int) -> str:
 def _value(value: Any) -> str:
     if isinstance(value, int) and value.bit_length() > 64:
         return "a number of more than 64 bits"
-    if isinstance(value, dict | list | tuple):
-        return f"a {'table' if isinstance(value, dict) else 'list'}"
-    return _shortened("null" if value is None else repr(value))
+    if isinstance(value, str | int | float):
+        return _shortened(repr(value))
+    names = {type(None): "null", dict: "a table", list: "a list", tuple: "a list"}
+    return names.get(type(value), f"a {type(value).__name__}")
 
 
 def _shortened(text: str) -> str:

@@ -8,19 +8,33 @@ import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic_core import PydanticCustomError
 from torch import Tensor
 
 from ddn_core.errors import ArgumentError
 from ddn_core.files import remove_partial_files, write_atomically, writing
+from ddn_core.foreign import Count, check_regular, mistake
 
 FORMAT: Literal["ddn checkpoint 1"] = "ddn checkpoint 1"
 CHECKPOINTS = "checkpoints"
 KEPT = 2
 """Number of checkpoints that are kept. If the newest cannot be used, a resumed run uses the one before."""
+
+
+def _eigenvalues(tensor: Tensor) -> Tensor:
+    if tensor.dim() != 1 or not tensor.is_floating_point():
+        raise PydanticCustomError("eigenvalues", "Input should be a list of eigenvalues")
+    return tensor
+
+
+def _with_provenance(config: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    if not isinstance(config.get("provenance", {}), dict):
+        raise PydanticCustomError("provenance", "Input should be a config whose provenance is a table")
+    return config
 
 
 class _Checkpoint(BaseModel):
@@ -31,11 +45,11 @@ class _Checkpoint(BaseModel):
     format: Literal["ddn checkpoint 1"]
     model: dict[str, Any]
     optimizer: dict[str, Any]
-    config: dict[str, Any]
+    config: Annotated[dict[str, JsonValue], AfterValidator(_with_provenance)]
     progress: dict[str, Any]
     random: dict[str, Any]
-    spectra: dict[int, list[Tensor]] = {}
-    metrics_bytes: int = Field(default=0, ge=0)
+    spectra: dict[Count, list[Annotated[Tensor, AfterValidator(_eigenvalues)]]] = {}
+    metrics_bytes: Count = 0
 
 
 def save_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
@@ -56,6 +70,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         ArgumentError: The file is damaged, or is not a checkpoint of `ddn train`.
     """
     try:
+        check_regular(path)
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         if damaged is not None:
@@ -67,16 +82,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise ArgumentError(f"{path}: cannot be read: {error.strerror or error}") from error
     except Exception as error:  # zipfile and torch raise many types for a file that is cut off or of another kind
         raise ArgumentError(
-            f"{path}: is truncated, or no checkpoint ({type(error).__name__}: {str(error).splitlines()[0]})"
+            f"{path}: is truncated, or no checkpoint ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
         ) from error
     if not isinstance(loaded, dict) or loaded.get("format") != FORMAT:
         raise ArgumentError(f"{path}: is no checkpoint of `ddn train`, or of another version")
     try:
         return {**loaded, **dict(_Checkpoint.model_validate(loaded))}
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise ArgumentError(f"{path}: is no checkpoint of `ddn train`: {place}: {first['msg']}") from error
+        raise ArgumentError(f"{path}: is no checkpoint of `ddn train`: {mistake(error)}") from error
 
 
 class CheckpointFolder:

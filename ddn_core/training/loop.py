@@ -11,18 +11,20 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 from torch.nn import Module
 
 from ddn_core.config import Config
 from ddn_core.errors import ArgumentError, DdnError, NonFiniteError, PluginError
+from ddn_core.foreign import Count, Finite, mistake
 from ddn_core.plugins.problem import Batches, ProblemParts
 from ddn_core.runs.events import EndEvent, EvaluationEvent, History, StepEvent
 from ddn_core.traces import Recorder
 from ddn_core.training.ending import Ending, check_metric
 from ddn_core.training.problem import checked_batches, load_problem, problem_label
 from ddn_core.training.randomness import drawn_from, random_state, set_random_state, stream_of
+from ddn_core.training.saved_state import check_saved_state
 from ddn_core.training.stepping import Stepper, learning_rates, scheduler_of, stepper_of
 
 
@@ -41,11 +43,11 @@ class Progress:
         ended: Whether the evaluation at the end of the epoch has been made.
     """
 
-    epoch: int = 1
-    batches: int = 0
-    step: int = 0
-    seconds: float = 0.0
-    step_seconds: float = 0.0
+    epoch: Count = 1
+    batches: Count = 0
+    step: Count = 0
+    seconds: Finite = 0.0
+    step_seconds: Finite = 0.0
     losses: list[float] = field(default_factory=list)
     train_loss: float = math.nan
     ended: bool = False
@@ -167,15 +169,21 @@ class Training:
         """Return the state from which the run can be resumed, with the resolved config, as plain data."""
         self._progress.seconds = self._clock() - self._begun
         return {
-            "model": self._parts.model.state_dict(),
-            "optimizer": self._stepper.optimizer.state_dict(),
-            "scheduler": None if self._scheduler is None else self._scheduler.state_dict(),
+            **self._loadable(),
             "config": resolved,
             "step": self._progress.step,
             "progress": asdict(self._progress),
-            "ending": self._ending.state_dict(),
             "spectra": self.history.spectra,
             "random": {"epoch": self._epoch_start, "now": random_state(self._loaders)},
+        }
+
+    def _loadable(self) -> dict[str, Any]:
+        """Return the states of model, optimizer, scheduler and stop rules."""
+        return {
+            "model": self._parts.model.state_dict(),
+            "optimizer": self._stepper.optimizer.state_dict(),
+            "scheduler": None if self._scheduler is None else self._scheduler.state_dict(),
+            "ending": self._ending.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -185,6 +193,7 @@ class Training:
             ArgumentError: The state belongs to another model or optimizer.
         """
         try:
+            check_saved_state(state, self._loadable(), self._stepper.optimizer)
             self._parts.model.load_state_dict(state["model"])
             self._stepper.optimizer.load_state_dict(state["optimizer"])
             if self._scheduler is not None:
@@ -200,6 +209,8 @@ class Training:
                 self._loaded_state = now
         except DdnError:
             raise
+        except ValidationError as error:
+            raise ArgumentError(f"The checkpoint is damaged: progress.{mistake(error)}.") from error
         except Exception as error:  # torch raises many types for a state that does not fit
             reason = f"{type(error).__name__}: {error}"
             raise ArgumentError(f"The checkpoint belongs to another model or optimizer: {reason}") from error

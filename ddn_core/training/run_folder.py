@@ -13,11 +13,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ddn_core.errors import ArgumentError
+from ddn_core.errors import ArgumentError, DdnError
 from ddn_core.files import is_partial, remove_partial_files, write_atomically, writing
 from ddn_core.locks import LOCK, FolderLock
 from ddn_core.plots import run_picture
-from ddn_core.runs.checkpoints import CHECKPOINTS, CheckpointFolder, save_checkpoint
+from ddn_core.runs.checkpoints import CheckpointFolder, save_checkpoint
 from ddn_core.runs.events import EndEvent, EvaluationEvent, History, StepEvent
 from ddn_core.runs.record import CHECKPOINT, CONFIG, METRICS, PICTURE, TRACE, RunRecord, read_events
 from ddn_core.training.loop import Training
@@ -93,12 +93,6 @@ class RunFolder:
             raise
 
     def _restore(self, training: Training) -> list[str]:
-        for name in (METRICS, CHECKPOINTS, TRACE):
-            if (self.path / name).is_symlink():
-                raise ArgumentError(
-                    f"The run in {self.path} cannot be resumed, because {name} is a symbolic link, and a run writes to "
-                    "its own folder only. Replace the link by what it points to."
-                )
         if (self.path / CHECKPOINT).exists():
             end = read_events(self.path / METRICS)[2]
             how = "is finished" if end is None else f"is finished: it {end}"
@@ -114,12 +108,16 @@ class RunFolder:
                 f"The run in {self.path} cannot be resumed, because no checkpoint can be used:\n  {reasons}"
             )
         if state is not None:
+            path = self._checkpoints.paths()[len(remarks)]
             if _without_provenance(state["config"]) != _without_provenance(self._resolved):
                 raise ArgumentError(
-                    f"The run in {self.path} cannot be resumed, because its newest checkpoint has another config than "
-                    f"{CONFIG}. Restore the config that the run began with."
+                    f"The run in {self.path} cannot be resumed, because {path} has another config than {CONFIG}. "
+                    "Restore the config that the run began with."
                 )
-            training.load_state_dict(state)
+            try:
+                training.load_state_dict(state)
+            except DdnError as error:
+                raise ArgumentError(f"The run cannot be resumed from {path}: {error}") from error
             remarks += _differences(state["config"], self._resolved)
         remarks += self._metrics.cut(0 if state is None else state["metrics_bytes"])
         steps, evaluations, _ = read_events(self.path / METRICS)

@@ -1,0 +1,151 @@
+"""Comparison of the state in a checkpoint with the state of the training that is to continue from it.
+
+A checkpoint may be damaged, or made by hand: a tensor of another shape or a word in place of a number would otherwise
+end in an error of torch some steps later, or in none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
+from torch.optim import LBFGS, Optimizer
+
+from ddn_core.errors import ArgumentError
+from ddn_core.foreign import Count, Finite, mistake
+
+STRATEGIES = ("criterion", "damping")
+"""Settings of a group that the optimizer compares itself."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class _Watch(_Strict):
+    first: list[float]
+    last: list[float]
+    lowest: float
+    count: Count
+
+
+class _Stopping(_Strict):
+    means: dict[str, tuple[float, Count]]
+    best: float | None
+    waited: Count
+    seconds: Finite
+
+
+class _Ending(_Strict):
+    """The state of the rules that end a run."""
+
+    watch: _Watch
+    stopping: _Stopping
+
+
+def check_saved_state(saved: Mapping[str, Any], own: Mapping[str, Any], optimizer: Optimizer) -> None:
+    """Check that a saved state has the form of the state of this training: names, shapes, and types of numbers.
+
+    Args:
+        saved: The state in the checkpoint.
+        own: The state of model, optimizer, scheduler and stop rules before the saved one is loaded.
+        optimizer: The optimizer.
+
+    Raises:
+        ArgumentError: The form differs; the message has the path to the first difference.
+    """
+    found = (
+        _difference(own["model"], saved["model"], "model")
+        or _difference(own["scheduler"], saved.get("scheduler"), "scheduler")
+        or _groups_difference(own["optimizer"], saved["optimizer"])
+        or _state_mistake(saved["optimizer"].get("state"), optimizer)
+        or ("ending" in saved and _ending_mistake(own["ending"], saved["ending"]))  # earlier versions lack it
+    )
+    if found:
+        raise ArgumentError(f"The checkpoint belongs to another model or optimizer, or is damaged: {found}.")
+
+
+def _groups_difference(own: Mapping[str, Any], saved: Mapping[str, Any]) -> str | None:
+    """Return the first difference between the settings of parameter groups."""
+    groups = saved.get("param_groups")
+    if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
+        return "optimizer.param_groups is no list of tables"
+    for number, group in enumerate(groups):
+        for name in STRATEGIES:
+            parts = group.get(name, {"table": {}, "state": {}})
+            if not isinstance(parts, dict) or not all(isinstance(parts.get(part), dict) for part in ("table", "state")):
+                return f"optimizer.param_groups.{number}.{name} has no table or no state"
+    return _difference(_settings(own["param_groups"]), _settings(groups), "optimizer.param_groups")
+
+
+def _settings(groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in group.items() if name not in STRATEGIES} for group in groups]
+
+
+def _state_mistake(states: Any, optimizer: Optimizer) -> str | None:
+    """Return what is wrong with the values that torch keeps for each parameter; `None` if nothing is."""
+    parameters = [one for group in optimizer.param_groups for one in group["params"]]
+    total = (sum(one.numel() for one in parameters),)
+    if not isinstance(states, dict):
+        return "optimizer.state is no table"
+    forms: dict[str, bool] = {}
+    for index, state in states.items():
+        place = f"optimizer.state.{str(index)[:60]}"
+        if not isinstance(index, int) or not 0 <= index < len(parameters) or not isinstance(state, dict):
+            return f"{place} is no state of a parameter"
+        own = parameters[index]
+        shapes = [total, ()] if isinstance(optimizer, LBFGS) else [tuple(own.shape)]
+        forms = forms or {name: isinstance(value, Tensor) for name, value in state.items()}
+        if forms != {name: isinstance(value, Tensor) for name, value in state.items()}:
+            return f"{place} has other values than the first parameter"
+        for name, value in state.items():
+            for part in value if isinstance(value, list) else [value]:
+                if isinstance(part, Tensor) and tuple(part.shape) not in [*shapes, *([()] if name == "step" else [])]:
+                    return f"{place}.{name} has the shape {list(part.shape)}, not {list(shapes[0])}"
+                if isinstance(part, Tensor) and not part.is_floating_point() and own.is_floating_point():
+                    return f"{place}.{name} has the type {part.dtype}"
+                if not isinstance(part, Tensor | int | float | None):
+                    return f"{place}.{name} is no number"
+    return None
+
+
+def _ending_mistake(own: Mapping[str, Any], saved: Any) -> str | None:
+    """Return what is wrong with the state of the rules that end a run; `None` if nothing is."""
+    try:
+        _Ending.model_validate(saved)
+    except ValidationError as error:
+        return f"ending.{mistake(error)}"
+    means, own_means = saved["stopping"]["means"], own["stopping"]["means"]
+    return None if means.keys() == own_means.keys() else "ending.stopping.means has other names"
+
+
+def _difference(own: Any, saved: Any, path: str) -> str | None:
+    """Return the first difference in form between two values of plain data, in words; `None` if there is none."""
+    if isinstance(own, Tensor):
+        if not isinstance(saved, Tensor):
+            return f"{path} is no tensor"
+        if saved.shape != own.shape:
+            return f"{path} has the shape {list(saved.shape)}, not {list(own.shape)}"
+        return None if saved.dtype == own.dtype else f"{path} has the type {saved.dtype}, not {own.dtype}"
+    if isinstance(own, Mapping):
+        if not isinstance(saved, Mapping):
+            return f"{path} is no table"
+        for name in own:
+            if name not in saved:
+                return f"{path}.{name} is missing"
+        for name in saved:
+            if name not in own:
+                return f"{path}.{str(name)[:60]!r} is unknown"
+        return next((found for name in own if (found := _difference(own[name], saved[name], f"{path}.{name}"))), None)
+    if isinstance(own, list | tuple):
+        if not isinstance(saved, list | tuple) or len(saved) != len(own):
+            return f"{path} is no list of {len(own)} values"
+        pairs = enumerate(zip(own, saved, strict=True))
+        return next((found for index, (a, b) in pairs if (found := _difference(a, b, f"{path}.{index}"))), None)
+    if isinstance(own, int | float) and not isinstance(own, bool):
+        is_number = isinstance(saved, int | float) and not isinstance(saved, bool)
+        return None if is_number and not math.isnan(saved) else f"{path} is no number"
+    return None if type(saved) is type(own) else f"{path} is no {type(own).__name__}"
