@@ -139,11 +139,35 @@ def test_a_run_that_is_killed_twice_ends_as_one_that_is_not(config, whole_run, t
         run.kill()
         if (folder / "config.resolved.json").exists():
             arguments = ["--resume", folder]
-        elif folder.exists():
-            shutil.rmtree(folder)  # killed while it made the folder: there is nothing to resume
     run = PausedRun(arguments, output, str(folder), None)
     assert run.process.exitcode == 0, output.read_text()
     assert_ended_alike(folder, whole)
+
+
+@pytest.mark.slow
+def test_a_run_may_be_killed_before_any_access_to_its_files(tmp_path):
+    """Then it can be begun or resumed, or it is finished."""
+    (tmp_path / "c.toml").write_text(
+        """
+        problem = { kind = "regression-1d", samples = 16, hidden = [4] }
+        training = { epochs = 3, checkpoint_seconds = 0.01 }
+        record = { steps = [0, 2] }
+        groups = [{ params = ["*"], criterion = { kind = "top-k", k = 3 }, damping = { kind = "constant" }, lr = 0.1 }]
+        """
+    )
+    whole, folder, output = tmp_path / "whole", tmp_path / "run", tmp_path / "output"
+    accesses = PausedRun([tmp_path / "c.toml", "--out", whole], output, str(whole), None).accesses
+    assert accesses > 20, output.read_text()
+    for number in range(1, accesses + 1):
+        run = PausedRun([tmp_path / "c.toml", "--out", folder], output, str(folder), number)
+        assert run.paused, output.read_text()
+        run.kill()
+        begun = (folder / "config.resolved.json").exists()
+        result = ddn("train", *(["--resume", folder] if begun else [tmp_path / "c.toml", "--out", folder]))
+        assert result.returncode == 0 or "is finished. There is nothing to resume." in result.stderr, number
+        assert metrics(folder) == metrics(whole), number
+        assert {path.name for path in folder.rglob("*")} == {path.name for path in whole.rglob("*")}, number
+        shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,9 @@ import subprocess
 
 import pytest
 
+from ddn_core.errors import DdnError
 from ddn_core.runs import RunRecord
+from ddn_core.training import train
 from tests.commands import ddn
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("full-disk")]
@@ -121,3 +123,28 @@ def test_a_sweep_on_a_full_disk_is_one_error(disk, config):
     fill(disk, 0)
     result = ddn("sweep", config, "--seeds", "2", "--out", disk / "sweep")
     assert only_error(result).endswith("cannot be written: No space left on device.")
+
+
+def test_a_read_only_disk_is_one_error(disk, config):
+    """For a new run, and for one that is resumed, which stays as it is."""
+    begun = ddn("train", config, "--out", disk / "run", "--set", "training.epochs=1")
+    assert begun.returncode == 0, begun.stderr
+    (disk / "run" / "checkpoint.pt").unlink()  # as if it had been killed a moment earlier
+    before = {path: path.read_bytes() for path in (disk / "run").iterdir()}
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    for arguments in ((config, "--out", disk / "new"), ("--resume", disk / "run")):
+        error = only_error(ddn("train", *arguments))
+        assert error == f"error: {arguments[-1]} cannot be written: Read-only file system."
+    error = only_error(ddn("sweep", config, "--seeds", "2", "--out", disk / "sweep"))
+    assert error == f"error: {disk / 'sweep'} cannot be written: Read-only file system."
+    assert {path: path.read_bytes() for path in (disk / "run").iterdir()} == before
+
+
+def test_a_mounted_folder_stays_if_the_first_step_fails(disk, config):
+    def fail(start):
+        raise DdnError("the first cause")
+
+    with pytest.raises(DdnError, match="the first cause"):
+        train(config, disk, on_start=fail)
+    assert list(disk.iterdir()) == []
+    assert train(config, disk, overrides=["training.epochs=1"]).finished
