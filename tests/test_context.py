@@ -175,8 +175,15 @@ def test_the_last_outcome(cls):
     assert first.last is None
     assert [context.last.step for context in (second, third)] == [0, 1]
     assert second.last.loss_before == pytest.approx(losses[0])
-    assert (second.last.loss_after is None) == (cls is Curious)
-    if cls is Attentive:
+    if cls is Curious:
+        for name in ("loss_after", "actual_decrease", "ratio", "model_error", "is_rounding"):
+            with pytest.raises(
+                StrategyError, match=r"damping 'Curious' .* reads the loss after the step .*`requires = "
+            ):
+                getattr(second.last, name)
+        assert "loss_before=" in repr(second.last)
+        assert "loss_after" not in repr(second.last)
+    else:
         assert second.last.actual_decrease == pytest.approx(losses[0] - losses[1])
         assert second.last.ratio == pytest.approx((losses[0] - losses[1]) / second.last.total_predicted_decrease)
     assert second.last.total_predicted_decrease > second.last.predicted_decrease > 0

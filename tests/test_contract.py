@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Annotated, ClassVar, Literal
 
 import pytest
@@ -360,10 +361,68 @@ class Bounded(Good, kind="acme/bounded"):
     value: Annotated[float, Unit("loss/param²")] = Field(1.0, gt=0, le=100, description="Damping.")
 
 
+class Hoarding(Good, kind="acme/hoarding"):
+    """Returns a tensor that it changes later."""
+
+    _deltas: torch.Tensor = PrivateAttr(default_factory=lambda: torch.ones(0))
+
+    def damp(self, directions):
+        if self._deltas.shape != directions.evals.shape or self._deltas.dtype != directions.evals.dtype:
+            self._deltas = torch.full_like(directions.evals, self.value)
+        return self._deltas
+
+    def observe(self, outcome):
+        self._deltas.mul_(2)
+
+
+class Keeping(Good, kind="acme/keeping"):
+    """Keeps a tensor of the directions, and changes it later."""
+
+    _evals: torch.Tensor = PrivateAttr(default_factory=lambda: torch.ones(0))
+
+    def damp(self, directions):
+        self._evals = directions.evals
+        return torch.full_like(directions.evals, self.value)
+
+    def observe(self, outcome):
+        self._evals.mul_(2)
+
+
+class Growing(Good, kind="acme/growing"):
+    """Changes a list that is a field."""
+
+    several: list[Annotated[float, Unit("loss/param²")]] = Field([], description="Dampings.")
+
+    def damp(self, directions):
+        self.several.append(self.value)
+        return torch.full_like(directions.evals, self.value)
+
+
+class Windowed(Good, kind="acme/windowed"):
+    """Keeps a state that no checkpoint can be read with."""
+
+    _last: deque[float] = PrivateAttr(default_factory=deque)
+
+    def observe(self, outcome):
+        self._last.append(outcome.loss_before)
+
+
+class Never(Criterion, kind="acme/never"):
+    """Keeps nothing."""
+
+    def select(self, directions):
+        return []
+
+
 BROKEN = {
-    InPlaceLoss: ("check_changes_no_input", "loss_gammas was changed in place"),
+    Hoarding: ("check_result_stays_as_it_is", "a later step changed what `damp` returned"),
+    Keeping: ("check_changes_no_input", "evals was changed in place after the call"),
+    Growing: ("check_changes_no_input", "the fields .* were changed"),
+    Windowed: ("check_state_is_saved", "its state has a value of type collections.deque in '_last'"),
+    Never: ("check_keeps_a_direction", "`select` never keeps a direction"),
+    InPlaceLoss: ("check_changes_no_input", "changed `loss_gammas` of the directions in place"),
     Initial: ("check_shortcuts_are_true", "`uniform` and `damp` disagree"),
-    Unasked: ("check_state_is_saved", "`observe` raised TypeError"),
+    Unasked: ("check_state_is_saved", "reads the loss after the step .*but does not declare it"),
     Forward: ("check_takes_difficult_directions", "a step after another, torch.float32: .*their sum must be positive"),
     Optional: ("check_is_documented", "field 'limit' states no unit"),
     Bounded: ("check_scales_with_the_loss", "its fields are invalid"),
@@ -375,7 +434,7 @@ BROKEN = {
     Unbounded: ("check_bad_fields_are_refused", "is accepted"),
     Drawn: ("check_answers_alike_twice", "a second call returns another result"),
     Double: ("check_keeps_dtype_and_device", "dampings of torch.float64"),
-    InPlace: ("check_changes_no_input", "evals was changed in place"),
+    InPlace: ("check_changes_no_input", "changed `evals` of the directions in place"),
     Deviation: ("check_takes_difficult_directions", "one sample, torch.float32: damping 'acme/deviation'"),
     Absolute: ("check_scales_with_the_loss", "losses 1.04858e\\+06 and parameters 1 times as large"),
     First: ("check_order_of_samples_does_not_matter", "the order of the samples matters"),

@@ -15,6 +15,7 @@ Data flows in one direction. Each file does one part::
     solved.py       one damping for all directions    -> the same step, without eigenvectors (sides.py: two matrices)
     terms.py        terms of a step beyond the loss: weight decay, the anchor of memory or averaging, the complement
     quadratic.py    the quadratic model of the loss along any move
+    versions.py     versions of tensors, to notice strategies that change them in place
     pipeline.py     calls the above in order
     clock.py        seconds that each stage of a step takes
     cost.py         operations and bytes of a step, estimated from shapes
@@ -65,6 +66,7 @@ from ddn_core.engine.step import (
     total_norm,
 )
 from ddn_core.engine.terms import StepTerms
+from ddn_core.engine.versions import TensorVersions
 
 __all__ = [
     "STAGES",
@@ -92,6 +94,7 @@ __all__ = [
     "StepSummary",
     "StepTerms",
     "Subsampling",
+    "TensorVersions",
     "WantedParameter",
     "backward_as_usual",
     "backward_handed_to",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Protocol
 
@@ -127,6 +127,14 @@ class Context:
     def displacement_change(self) -> float:
         """Change `gᵀd + ½ dᵀGd` of this batch's loss from the average to the iterate, by the quadratic model, loss."""
         return self.displacement_slope + 0.5 * self.displacement_curvature
+
+    def read_by(self, reader: str) -> Context:
+        """Return this context for a strategy that does not declare the loss after the step, and so cannot read it.
+
+        Args:
+            reader: Name of the strategy, for messages.
+        """
+        return self if self.last is None else replace(self, last=self.last.read_by(reader))
 
     def generator(self, seed: int = 0) -> Generator:
         """Return a random generator on the CPU that depends on seed, step and group only.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ddn_core.engine.context import Context, GivenNorms
+from ddn_core.engine.versions import TensorVersions
 
 Reduction = Literal["mean", "sum"]
 
@@ -66,6 +67,12 @@ class Directions:
     fallbacks: tuple[str, ...] = ()
     context: Context = field(default_factory=Context)
     _known: dict[Derivative, Tensor] = field(default_factory=dict, init=False, repr=False)
+    _versions: TensorVersions = field(default_factory=TensorVersions, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Note the versions of the tensors, before anybody can change them."""
+        for name in ("evals", "evecs", "all_evals", "vectors"):
+            self._versions.note(name, getattr(self, name))
 
     @classmethod
     def from_tensors(
@@ -148,7 +155,18 @@ class Directions:
     def _derivative(self, name: Derivative, compute: Callable[[Directions], Tensor]) -> Tensor:
         if name not in self._known:
             self._known[name] = compute(self)
+        self._versions.note(name, self._known[name])
         return self._known[name]
+
+    def with_context(self, context: Context) -> Self:
+        """Return the same directions, whose derivatives are computed only once, with another context."""
+        other = replace(self, context=context)
+        vars(other).update(_known=self._known, _versions=self._versions)
+        return other
+
+    def changed_in_place(self) -> str | None:
+        """Return the name of a tensor of these directions that a strategy has changed in place, or `None`."""
+        return self._versions.changed()
 
     def eigenvectors(self) -> tuple[Tensor, ...]:
         """Return the eigenvectors e_k in parameter space, `[K, *parameter.shape]` for each parameter of the group.

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
+
+from ddn_core.errors import StrategyError
 
 ROUNDING = 2e-7
 """Relative rounding error of a loss in float32."""
@@ -18,8 +21,8 @@ class Outcome:
         lr: Factor on the group's step, after the limits on its length have reduced it, times the share of averaged
             parameters.
         loss_before: Loss at which the step was computed.
-        loss_after: Loss of the same batch after all groups have moved; `None` unless a strategy requires
-            `"loss_after"`.
+        loss_after: Loss of the same batch after all groups have moved; `None` if it was not evaluated. A strategy that
+            neither requires nor accepts `"loss_after"` cannot read it.
         predicted_decrease: Decrease of the loss that this group's quadratic model predicted, in loss.
         total_predicted_decrease: Sum of the predicted decreases of all groups. Since all groups contribute to the
             decrease of the loss, that decrease is compared with this sum.
@@ -69,7 +72,7 @@ class Outcome:
     def is_rounding(self) -> bool:
         """True if predicted and actual decrease are below the rounding error of a float32 loss, so `ratio` is noise."""
         bound = ROUNDING * abs(self.loss_before)
-        return abs(self.total_predicted_decrease) <= bound and abs(self.actual_decrease) <= bound  # false for NaN
+        return abs(self.actual_decrease) <= bound and abs(self.total_predicted_decrease) <= bound  # false for NaN
 
     @property
     def ratio(self) -> float:
@@ -79,3 +82,44 @@ class Outcome:
         """
         predicted = self.total_predicted_decrease
         return self.actual_decrease / predicted if predicted > 0 else math.nan
+
+    def read_by(self, reader: str) -> Outcome:
+        """Return this outcome for a strategy that does not declare the loss after the step, and so cannot read it.
+
+        Args:
+            reader: Name of the strategy, for messages.
+        """
+        return OutcomeWithoutLoss(self, reader)
+
+
+class OutcomeWithoutLoss(Outcome):
+    """An outcome without the loss after the step, in which reading that loss, or a figure computed from it, raises.
+
+    A strategy that does not declare the loss would read NaN, unless another strategy happened to require the loss.
+    """
+
+    def __init__(self, outcome: Outcome, reader: str) -> None:
+        """Hide the loss after the step.
+
+        Args:
+            outcome: The outcome.
+            reader: Name of the strategy that receives this outcome, for messages.
+        """
+        vars(self).update({name: value for name, value in vars(outcome).items() if name != "loss_after"})
+        vars(self).update(_reader=reader)
+
+    def __getattribute__(self, name: str) -> Any:
+        """Return an attribute, or raise a `StrategyError` in place of the loss after the step."""
+        if name == "loss_after":
+            raise StrategyError(
+                f"{vars(self)['_reader']} reads the loss after the step (`loss_after`, `actual_decrease`, `ratio`, "
+                "`model_error` or `is_rounding` of an outcome), but does not declare it. Write `requires = "
+                'frozenset({"loss_after"})` in its class, or `accepts = frozenset({"loss_after"})` if it does without '
+                "this loss where there is no closure."
+            )
+        return super().__getattribute__(name)
+
+    def __repr__(self) -> str:
+        """Return the fields that can be read."""
+        given = [f"{name}={value!r}" for name, value in vars(self).items() if name != "_reader"]
+        return f"Outcome({', '.join(given)})"

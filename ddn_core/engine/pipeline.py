@@ -21,6 +21,7 @@ from ddn_core.engine.source import EngineSource, outputs_first, same_samples
 from ddn_core.engine.spectrum import Spectrum, eigendecompose, eigenvalues, fix_signs
 from ddn_core.engine.step import Correction, DampedDirections, DecreaseLimit, GroupStep, checked_length
 from ddn_core.engine.terms import DecayedSource, StepTerms, TermImages
+from ddn_core.errors import StrategyError
 
 
 @dataclass(frozen=True)
@@ -148,8 +149,12 @@ def damped_newton_step(
                 memo.decompositions[largest] = _decomposed(basis, largest, clock)
             directions = memo.decompositions[largest].directions(basis.capture, decayed or plain, context)
             with clock.stage("strategies"):
-                chosen = directions.select(choice.criterion(directions)) if len(directions) else directions
-                return DampedDirections.of(chosen, choice.damping(chosen) if len(chosen) else chosen.evals)
+                try:
+                    chosen = directions.select(choice.criterion(directions)) if len(directions) else directions
+                    return DampedDirections.of(chosen, choice.damping(chosen) if len(chosen) else chosen.evals)
+                except StrategyError:
+                    memo.decompositions.clear()  # a strategy may have changed the tensors in place
+                    raise
 
     if data is basis and same_samples(capture.lambda_samples, capture.ggn_samples):
         with clock.stage("strategies"):

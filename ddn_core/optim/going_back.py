@@ -49,4 +49,4 @@ def go_back(groups: Sequence[dict[str, Any]], state: MutableMapping[Tensor, Any]
     progress.outcomes = {
         index: replace(outcome, taken=0.0, loss_after=math.nan) for index, outcome in progress.outcomes.items()
     }
-    notify(groups, progress.outcomes)
+    notify(groups, progress.outcomes, {})

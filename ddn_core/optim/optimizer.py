@@ -315,7 +315,11 @@ class DirectionalDampedNewton(Optimizer):
         return self._progress.reused(index, self.param_groups[index]) is None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return torch's state, with each strategy's table and state, counters and random generators, as plain data."""
+        """Return torch's state, with each strategy's table and state, counters and random generators, as plain data.
+
+        Raises:
+            StrategyError: A strategy has a state that `torch.load(..., weights_only=True)` could not read.
+        """
         return saved_state(super().state_dict(), self.param_groups, self._progress)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

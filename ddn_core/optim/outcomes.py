@@ -6,8 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from ddn_core.config import StepConfig
-from ddn_core.engine import Outcome
+from ddn_core.engine import Outcome, TensorVersions
+from ddn_core.errors import StrategyError
 from ddn_core.optim.parameters import is_fallback
 from ddn_core.optim.report import StepReport
 from ddn_core.plugins.resolve import in_group
@@ -84,12 +87,27 @@ def outcomes_of(
     }
 
 
-def notify(groups: Sequence[Mapping[str, Any]], outcomes: Mapping[int, Outcome]) -> None:
+@torch.no_grad()  # which also takes back a mode that a strategy leaves behind
+def notify(
+    groups: Sequence[Mapping[str, Any]], outcomes: Mapping[int, Outcome], reports: Mapping[int, StepReport]
+) -> None:
     """Let the strategies observe the outcome of their group.
 
+    Args:
+        groups: The parameter groups.
+        outcomes: Outcome of the step, by group.
+        reports: Report of the step, by group, if there was one.
+
     Raises:
-        StrategyError: A strategy raised.
+        StrategyError: A strategy raised, or changed a tensor of the report.
     """
     for index, outcome in outcomes.items():
+        versions = reports[index].versions() if index in reports else TensorVersions()
         for strategy in strategies_of(groups[index]):
-            in_group(strategy.notify, f"group {index}, after the step")(outcome)
+            where = f"group {index}, after the step"
+            in_group(strategy.notify, where)(outcome)
+            if (name := versions.changed()) is not None:
+                raise StrategyError(
+                    f"{where}: {strategy.label()}: `observe` changed `{name}` of the directions in place, which the "
+                    f"report of the step shows. Let the strategy keep a copy: `directions.{name}.clone()`."
+                )

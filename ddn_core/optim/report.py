@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ddn_core.engine import QuadraticModel, StepSummary, predicted_decrease
+from ddn_core.engine import DirectionTable, QuadraticModel, StepSummary, TensorVersions, predicted_decrease
 from ddn_core.tables import html_table
 
 NAMES = ("evals", "gammas", "lambdas", "deltas", "coefficients", "sample_gammas", "sample_lambdas")
@@ -58,6 +58,16 @@ class StepReport:
     def after(self, taken: float) -> StepReport:
         """Return the report of a step of which a part was kept."""
         return replace(self, taken=taken)
+
+    def versions(self) -> TensorVersions:
+        """Return the versions of the tensors of this report that strategies have received."""
+        found, summary = TensorVersions(), self._summary
+        if isinstance(summary, DirectionTable):  # without directions, strategies received no tensors
+            for name in ("all_evals", "evals", "gammas", "lambdas"):
+                found.note(name, getattr(summary, name))
+        for name in ("sample_gammas", "sample_lambdas"):
+            found.note(name.removeprefix("sample_"), getattr(self, name))
+        return found
 
     @property
     def step_norm(self) -> Tensor:

@@ -45,9 +45,10 @@ class HeldDirections:
         directions = step.directions
         return cls(
             eigenvectors=directions.eigenvectors(),
-            all_evals=directions.all_evals,
-            evals=directions.evals,
-            lambdas=directions.loss_lambdas,
+            # copies, since the strategies may keep the tensors, and change them before these directions are reused
+            all_evals=directions.all_evals.clone(),
+            evals=directions.evals.clone(),
+            lambdas=directions.loss_lambdas.clone(),
             deltas=directions.deltas,
             complement_factor=step.complement_factor,
         )

@@ -14,7 +14,8 @@ from ddn_core.generators import DeviceGenerators
 from ddn_core.optim.outcomes import FAMILIES
 from ddn_core.optim.parameters import GROUP_DEFAULTS, is_fallback
 from ddn_core.optim.reuse import HeldDirections
-from ddn_core.plugins.strategy import Criterion, Damping
+from ddn_core.plugins.resolve import in_group
+from ddn_core.plugins.strategy import Criterion, Damping, Strategy
 
 KEY = "ddn"
 """Key of an optimizer's `state_dict` that holds `Progress`."""
@@ -87,10 +88,15 @@ class Progress:
 
 
 def saved_state(torch_state: dict[str, Any], groups: Sequence[Mapping[str, Any]], progress: Progress) -> dict[str, Any]:
-    """Return torch's state with tables and states in place of strategies, and with the progress."""
-    for saved, group in zip(torch_state["param_groups"], groups, strict=True):
+    """Return torch's state with tables and states in place of strategies, and with the progress.
+
+    Raises:
+        StrategyError: A strategy has a state that no checkpoint could be read with.
+    """
+    for index, (saved, group) in enumerate(zip(torch_state["param_groups"], groups, strict=True)):
+        state_of = in_group(Strategy.saved_state, f"group {index}")
         for family in _families(group):
-            saved[family] = {"table": group[family].table(), "state": group[family].state_dict()}
+            saved[family] = {"table": group[family].table(), "state": state_of(group[family])}
     torch_state[KEY] = progress.state_dict()
     return torch_state
 

@@ -159,4 +159,4 @@ class StepLoop:
         self.publish(tuple(reports.values()))
         if found := outcomes_of(self._attentive, reports, step, loss_before, verdict.loss_after):
             self.progress.outcomes = found
-            notify(self.groups, found)
+            notify(self.groups, found, reports)

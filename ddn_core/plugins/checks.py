@@ -1,12 +1,14 @@
-"""Checks on the tensors that a strategy returns."""
+"""Checks on the tensors that a strategy returns, and on the state that it saves."""
 
 from __future__ import annotations
 
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from ddn_core.engine import Directions
 from ddn_core.errors import StrategyError
@@ -44,7 +46,7 @@ def checked_indices(label: Callable[[], str], returned: Any, count: int, device:
         raise fault(f"index {lowest if lowest < 0 else highest}; there are {count} directions, counted from 0")
     if len(set(numbers)) != len(numbers):
         raise fault("an index more than once; return each index once")
-    return indices.long()
+    return indices.long().clone() if isinstance(returned, Tensor) else indices.long()  # a plugin may keep its tensor
 
 
 def checked_dampings(label: Callable[[], str], returned: Any, directions: Directions) -> Tensor:
@@ -81,4 +83,40 @@ def checked_dampings(label: Callable[[], str], returned: Any, directions: Direct
             f"{float(returned[worst]):g} for direction {worst}, whose curvature is "
             f"{float(directions.loss_lambdas[worst]):g}; their sum must be positive"
         )
-    return returned.detach()
+    with torch.no_grad():
+        return returned.clone()  # the plugin may keep its tensor, and change it later
+
+
+PLAIN = (
+    *(bool, int, float, complex, str, bytes, bytearray, type(None)),
+    *(Tensor, Parameter, torch.Size, torch.dtype, torch.device, torch.layout),
+)
+"""Types of values that `torch.load(..., weights_only=True)` reads, beside lists, tuples, sets and tables of them."""
+
+
+def check_is_plain(label: Callable[[], str], state: Any) -> None:
+    """Raise a `StrategyError` unless `torch.load(..., weights_only=True)` can read a saved state.
+
+    Args:
+        label: Returns the name of the strategy, for messages.
+        state: Value that `state_dict` of the strategy returned.
+    """
+    places, seen = [("", state)], set()
+    while places:
+        path, value = places.pop()
+        kind = type(value)
+        if kind in PLAIN or id(value) in seen:
+            continue
+        seen.add(id(value))  # a value may contain itself
+        if kind in (dict, OrderedDict, Counter):
+            places += [(path, key) for key in value]
+            places += [(f"{path}.{key}" if type(key) in (str, int) else path, item) for key, item in value.items()]
+        elif kind in (list, tuple, set):
+            places += [(path, item) for item in value]
+        else:
+            place = path.removeprefix(".own").removeprefix(".")
+            raise StrategyError(
+                f"{label()}: its state has a value of type {kind.__module__}.{kind.__qualname__}"
+                f"{f' in {place!r}' if place else ''}, which no checkpoint can be read with. Keep numbers (`float(x)` "
+                "of a NumPy number), texts, tensors, and lists or tables of them."
+            )

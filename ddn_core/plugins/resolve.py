@@ -95,7 +95,7 @@ def leading_directions(criterion: Criterion) -> Callable[[Context], int | None]:
     """Return a function that computes the number of leading eigenpairs that a criterion needs."""
 
     def leading(context: Context) -> int | None:
-        number: object = criterion.guarded(criterion.leading_directions, context)
+        number: object = criterion.guarded(criterion.leading_directions, criterion.readable(context))
         if number is None or (isinstance(number, int) and not isinstance(number, bool) and number >= 0):
             return number
         raise StrategyError(
@@ -111,7 +111,7 @@ def uniform_damping(damping: Damping, context: Context) -> float | None:
     Raises:
         StrategyError: `uniform` raised an exception, or returned no damping.
     """
-    value: object = damping.guarded(damping.uniform, context)
+    value: object = damping.guarded(damping.uniform, damping.readable(context))
     if value is None or (isinstance(value, int | float) and value >= 0):  # false for NaN
         return value
     raise StrategyError(f"{damping.label()}: `uniform` returned {value!r}; expected a damping as a float, or None.")

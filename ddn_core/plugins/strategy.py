@@ -41,8 +41,9 @@ class Strategy(Component, ABC):
     requires: ClassVar[frozenset[str]] = frozenset()
     """Additional information that the strategy needs, and that takes extra computation.
 
-    `"loss_after"`: the loss after the step, in the outcome. `"outcome"`: the outcome of the last step, as
-    `directions.context.last`; a strategy that overrides `observe` always gets it.
+    `"loss_after"`: the loss after the step, in the outcome; strategies that do not declare it cannot read it.
+    `"outcome"`: the outcome of the last step, as `directions.context.last`; a strategy that overrides `observe` always
+    gets it.
     """
 
     accepts: ClassVar[frozenset[str]] = frozenset()
@@ -61,6 +62,26 @@ class Strategy(Component, ABC):
                 raise PluginError(f"{cls.__qualname__}.{name} is {given!r}; expected a frozenset of names.")
             if unknown := sorted(given - valid):
                 raise PluginError(f"{cls.__qualname__}.{name} names {unknown}; valid names are {sorted(valid)}.")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set a private attribute.
+
+        Raises:
+            StrategyError: The attribute is public, or is not declared, so that no state would contain it.
+        """
+        cls = type(self)
+        if not name.startswith("_"):
+            raise StrategyError(
+                f"{self.label()} sets the attribute {name!r}, but a strategy cannot change its fields, which are the "
+                f"user's settings. Keep state in a private attribute: declare `_{name}: ... = PrivateAttr(...)` in "
+                f"{cls.__name__}, and set `self._{name}`."
+            )
+        if not name.startswith("__") and name not in cls.__private_attributes__:
+            raise StrategyError(
+                f"{self.label()} sets the attribute {name!r}, which is not declared, so that a resumed run would lose "
+                f"it. Declare `{name}: ... = PrivateAttr(...)` in {cls.__name__}."
+            )
+        super().__setattr__(name, value)
 
     def observe(self, outcome: Outcome) -> None:  # optional to override
         """Adapt to the outcome of a step; called after each step, does nothing by default."""
@@ -85,18 +106,41 @@ class Strategy(Component, ABC):
     def notify(self, outcome: Outcome) -> None:
         """Let the strategies inside this one observe the outcome of a step, and then this one."""
         self.notify_inner(outcome)
-        self.guarded(self.observe, outcome)
+        declares = "loss_after" in self.requires | self.accepts
+        self.guarded(self.observe, outcome if declares else outcome.read_by(self.label()))
 
     def notify_inner(self, outcome: Outcome) -> None:
         """Let the strategies inside this one observe the outcome of a step."""
         for _, inner in self._inner():
             inner.notify(outcome)
 
+    @final
+    def readable(self, context: Context) -> Context:
+        """Return a context as this strategy may read it: with the loss after the last step only if that is declared."""
+        if context.last is None or "loss_after" in self.all_requirements() | self.all_accepted():
+            return context
+        return context.read_by(self.label())
+
     def state_dict(self) -> dict[str, Any]:
         """Return the state as plain data: the private attributes, and the states of the strategies inside."""
         state: dict[str, Any] = {"own": copy.deepcopy(self.__pydantic_private__ or {})}
-        if inner := {name: strategy.state_dict() for name, strategy in self._inner()}:
+        if inner := {name: strategy.saved_state() for name, strategy in self._inner()}:
             state["inner"] = inner
+        return state
+
+    @final
+    def saved_state(self) -> dict[str, Any]:
+        """Return the state, after checking that a checkpoint with it can be read again.
+
+        Raises:
+            StrategyError: The state has a value that is no plain data.
+        """
+        state = self.guarded(self.state_dict)
+        if not self.__pydantic_private__ and type(self).state_dict is Strategy.state_dict:
+            return state
+        from ddn_core.plugins.checks import check_is_plain  # here, so that a schema needs no torch
+
+        check_is_plain(self.label, state)
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -170,6 +214,23 @@ class Strategy(Component, ABC):
         return type(self).model_validate(table(self))
 
     @final
+    def answered(self, method: Callable[[Directions], R], directions: Directions) -> R:
+        """Call a method of the plugin on directions.
+
+        Raises:
+            StrategyError: It raised an exception, or changed the tensors of the directions in place.
+        """
+        context = self.readable(directions.context)
+        given = directions if context is directions.context else directions.with_context(context)
+        returned = self.guarded(method, given)
+        if (name := given.changed_in_place()) is not None:
+            raise StrategyError(
+                f"{self.label()}: `{method.__name__}` changed `{name}` of the directions in place, which the step is "
+                f"computed from. Work on a copy: `directions.{name}.clone()`."
+            )
+        return returned
+
+    @final
     def guarded(self, method: Callable[..., R], *arguments: Any) -> R:
         """Call a method of the plugin; an exception in it becomes a `StrategyError` that names the strategy."""
         try:
@@ -208,7 +269,7 @@ class Criterion(Strategy, ABC):
         Raises:
             StrategyError: `select` raised an exception, or returned no list of distinct, valid indices.
         """
-        returned = self.guarded(self.select, directions) if len(directions) else []
+        returned = self.answered(self.select, directions) if len(directions) else []
         return self._checked(returned, len(directions), directions.evals.device)
 
     def _checked(self, returned: Any, count: int, device: torch.device) -> Tensor:
@@ -246,5 +307,5 @@ class Damping(Strategy, ABC):
         """
         from ddn_core.plugins.checks import checked_dampings  # here, so that a schema needs no torch
 
-        returned = self.guarded(self.damp, directions) if len(directions) else directions.evals.clone()
+        returned = self.answered(self.damp, directions) if len(directions) else directions.evals
         return checked_dampings(self.label, returned, directions)

@@ -5,6 +5,7 @@ A check is called with a strategy object, and does not change it.
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import pickle
@@ -107,13 +108,36 @@ def check_keeps_dtype_and_device(strategy: Strategy) -> None:
 
 
 def check_changes_no_input(strategy: Strategy) -> None:
-    """A call changes none of the tensors of the directions."""
-    directions = typical_directions()
+    """A call changes none of the tensors of the directions and no field, and neither do later steps."""
+    strategy, directions = _fresh(strategy), typical_directions()
     names = ("evals", "evecs", "all_evals", "gammas", "lambdas", "loss_gammas", "loss_lambdas")
-    before = {name: getattr(directions, name).clone() for name in names}
+    before, table = {name: getattr(directions, name).clone() for name in names}, strategy.table()
     strategy(directions)
-    for name, tensor in before.items():
-        assert torch.equal(getattr(directions, name), tensor), f"{name} was changed in place"
+    for moment in ("", " after the call"):
+        for name, tensor in before.items():
+            assert torch.equal(getattr(directions, name), tensor), f"{name} was changed in place{moment}"
+        assert strategy.table() == table, f"the fields {table} were changed to {strategy.table()}"
+        _make_steps(strategy)
+
+
+def check_result_stays_as_it_is(strategy: Strategy) -> None:
+    """Later steps do not change the tensor or list that `select` or `damp` returned."""
+    strategy = _fresh(strategy)
+    method: Any = strategy.damp if isinstance(strategy, Damping) else strategy.select
+    returned = strategy.guarded(method, typical_directions())
+    before = copy.deepcopy(returned)
+    _make_steps(strategy)
+    is_same = torch.equal(torch.as_tensor(returned), torch.as_tensor(before))
+    assert is_same, f"a later step changed what `{method.__name__}` returned; return a copy of what the strategy keeps"
+
+
+def check_keeps_a_direction(strategy: Strategy) -> None:
+    """A criterion keeps a direction of some of the typical and difficult directions; otherwise no step ever moves."""
+    if isinstance(strategy, Damping):
+        return
+    strategy = _fresh(strategy)
+    every = [typical_directions(), *difficult_directions().values(), *_after_steps(strategy)]
+    assert any(len(strategy(directions)) for directions in every), "`select` never keeps a direction"
 
 
 def check_takes_difficult_directions(strategy: Strategy) -> None:
@@ -168,7 +192,7 @@ def check_shortcuts_are_true(strategy: Strategy) -> None:
     strategy = _fresh(strategy)
     later = changed(typical_directions(), step=12345)
     for directions in (typical_directions(), typical_directions(count=40, seed=1), later, *_after_steps(strategy)):
-        context = directions.context
+        context = strategy.readable(directions.context)
         if isinstance(strategy, Damping):
             if (value := strategy.guarded(strategy.uniform, context)) is not None:
                 assert isinstance(value, int | float), f"`uniform` returns {value!r}, which is no float"
@@ -199,10 +223,11 @@ def check_state_is_saved(strategy: Strategy) -> None:
         first.notify(outcome)
         second = _fresh(strategy)
         file = io.BytesIO()
-        torch.save(first.state_dict(), file)
+        torch.save(first.saved_state(), file)
         file.seek(0)
         second.load_state_dict(torch.load(file, weights_only=True))
         _compare(second(directions), first(directions), "after the state was loaded, the result differs")
+        first.saved_state()
     for outcome in _outcomes(strategy):
         first.notify(outcome)
         second.notify(outcome)
@@ -243,6 +268,12 @@ def _after_steps(strategy: Strategy) -> Iterator[Directions]:
     for outcome in _outcomes(strategy):
         strategy.notify(outcome)
         yield changed(typical_directions(), step=outcome.step + 1, last=outcome)
+
+
+def _make_steps(strategy: Strategy) -> None:
+    """Let the strategy observe a few steps, and call it after each."""
+    for directions in _after_steps(strategy):
+        strategy(directions)
 
 
 def _compare(answer: Tensor, expected: Tensor, complaint: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ddn_core.errors import ArgumentError
+from ddn_core.errors import ArgumentError, StrategyError
 from ddn_core.testing.checks import ALL_CHECKS, Strategy
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def check_strategy(strategy: Strategy, without: Sequence[str] = ()) -> None:
             continue
         try:
             check(strategy)
-        except AssertionError as error:
+        except (AssertionError, StrategyError) as error:
             raise AssertionError(f"{check.__name__}: {error}") from error
 
 
