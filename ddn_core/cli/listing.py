@@ -12,9 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from ddn_core.config import Config, FirstOrder
-from ddn_core.config.json_schema import config_schema
+from ddn_core.config.json_schema import partial_schema
 from ddn_core.plugins.component import Component
+from ddn_core.plugins.messages import error_text, shortened, value_text
 from ddn_core.plugins.registry import PluginRecord, Registry
+
+LONGEST_TRACE = 20_000
+"""Largest number of characters of the traceback of a plugin."""
 
 
 def check_report(config: Config, source: str) -> tuple[RenderableType, list[str]]:
@@ -67,7 +71,7 @@ def broken_report(registry: Registry) -> tuple[str, int]:
     for record in broken:
         assert record.error is not None
         trace = traceback.format_exception(record.error.__cause__ or record.error)
-        texts.append(f"{record.error}\n\n{''.join(trace)}")
+        texts.append(f"{record.error}\n\n{shortened(''.join(trace), LONGEST_TRACE)}")
     return "\n".join(texts) or "All plugins that may be loaded were loaded.", len(broken)
 
 
@@ -83,16 +87,20 @@ def plugin_report(registry: Registry) -> RenderableType:
             broken.add_row(Text(record.name), Text(_origin(record)), Text(str(record.error)))
         for family, kinds in record.components.items():
             for kind, cls in kinds.items():
-                table.add_row(Text(kind), family, Text(cls.summary()), Text(_fields(cls)), Text(_origin(record)))
+                try:
+                    about = cls.summary(), _fields(cls)
+                except Exception as error:  # raised by the plugin
+                    about = f"cannot be shown: {error_text(error)}", ""
+                table.add_row(Text(kind), family, *(Text(shortened(text)) for text in about), Text(_origin(record)))
     return Group(table, *(other for other in (broken, off) if other.row_count))
 
 
 def schema_text(registry: Registry) -> str:
     """Return the JSON Schema of config files, and report the plugins that it lacks on standard error."""
-    for record in registry.plugins():
-        if record.error is not None:
-            print(f"The schema lacks the kinds of a plugin: {record.error}", file=sys.stderr)
-    return json.dumps(config_schema(registry), indent=2, ensure_ascii=False)
+    schema, missing = partial_schema(registry)
+    for line in missing:
+        print(line, file=sys.stderr)
+    return json.dumps(schema, indent=2, ensure_ascii=False)
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -121,5 +129,5 @@ def _default(field: FieldInfo) -> str:
     return (
         " (required)"
         if field.is_required()
-        else f" = {field.get_default(call_default_factory=True, validated_data={})!r}"
+        else f" = {value_text(field.get_default(call_default_factory=True, validated_data={}))}"
     )

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import json
 from typing import Any
 
 from pydantic import BaseModel
 
 from ddn_core.config.schema import Config
 from ddn_core.plugins.component import Component
+from ddn_core.plugins.containment import contained
 from ddn_core.plugins.describe import unit_text
 from ddn_core.plugins.hookspecs import FAMILIES
+from ddn_core.plugins.messages import error_text
 from ddn_core.plugins.reference import FAMILY
 from ddn_core.plugins.registry import Registry, installed_registry
 
@@ -28,15 +31,35 @@ def config_schema(registry: Registry | None = None) -> dict[str, Any]:
     Args:
         registry: Registry of the plugins; by default that of the installed ones.
     """
+    return partial_schema(registry or installed_registry())[0]
+
+
+def partial_schema(registry: Registry) -> tuple[dict[str, Any], list[str]]:
+    """Return the JSON Schema of config files, and a line for each plugin and kind that it lacks.
+
+    Args:
+        registry: Registry of the plugins.
+    """
+    missing: list[str] = []
     definitions: dict[str, Any] = {}
     schema = _model_schema(Config, "config", definitions)
     families: dict[str, list[str]] = {family: [] for family in FAMILIES}
-    for record in (registry or installed_registry()).plugins():
+    for record in registry.plugins():
+        if record.error is not None:
+            missing.append(f"The schema lacks the kinds of a plugin: {record.error}")
         for family, kinds in record.components.items():
             for kind, cls in kinds.items():
                 name = f"{family}.{kind.replace('/', '.')}"
+                own: dict[str, Any] = {}
+                try:
+                    with contained():
+                        own[name] = _component_schema(cls, kind, _model_schema(cls, name, own))
+                        json.dumps(own)
+                except Exception as error:  # a field that JSON cannot describe, or an error of the plugin
+                    missing.append(f"The schema lacks the {family} {kind!r}: {error_text(error)}")
+                    continue
+                definitions.update(own)
                 families[family].append(name)
-                definitions[name] = _component_schema(cls, kind, _model_schema(cls, name, definitions))
     for family, names in families.items():
         choices: list[dict[str, Any]] = [{"$ref": POINTER + name} for name in names]
         complete = [definitions[name]["title"] for name in names if definitions[name]["required"] == ["kind"]]
@@ -44,7 +67,7 @@ def config_schema(registry: Registry | None = None) -> dict[str, Any]:
         if family == "damping":
             choices.append({"type": "number", "minimum": 0, "description": "A constant damping."})
         definitions[family] = {"oneOf": choices}
-    return {"$schema": DIALECT, **schema, "title": "A config of ddn", "$defs": definitions}
+    return {"$schema": DIALECT, **schema, "title": "A config of ddn", "$defs": definitions}, missing
 
 
 def _component_schema(cls: type[Component], kind: str, schema: dict[str, Any]) -> dict[str, Any]:

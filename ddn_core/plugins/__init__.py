@@ -7,6 +7,7 @@ callables.py    plain functions with ViViT's signatures as strategies
 problem.py      base class of problems, which `ddn train` trains
 hookspecs.py    the hooks that a plugin implements
 discovery.py    entry points -> plugins, loaded one by one, so that a broken plugin affects no other
+containment.py  protection of the process from what plugins print and leave behind
 permission.py   restrictions on the plugins that may be loaded
 registry.py     kind -> class
 reference.py    AnyCriterion, AnyDamping, AnyProblem: field types that look a kind up in the registry

@@ -12,6 +12,7 @@ from torch.nn import Parameter
 
 from ddn_core.engine import Directions
 from ddn_core.errors import StrategyError
+from ddn_core.plugins.messages import value_text
 
 
 def checked_indices(label: Callable[[], str], returned: Any, count: int, device: torch.device) -> Tensor:
@@ -32,8 +33,8 @@ def checked_indices(label: Callable[[], str], returned: Any, count: int, device:
 
     try:
         indices = torch.as_tensor(returned, device=device)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise fault(f"{returned!r}, which is no list of indices; return integers, [K]") from error
+    except Exception as error:  # of a sequence of the plugin's own, too
+        raise fault(f"{value_text(returned)}, which is no list of indices; return integers, [K]") from error
     if indices.numel() == 0:
         return torch.zeros(0, dtype=torch.long, device=device)
     if indices.dim() != 1:

@@ -11,13 +11,15 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module, metadata
+from types import ModuleType
 
 import pluggy
 
 from ddn_core.errors import PluginError, PluginLoadError
 from ddn_core.plugins import hookspecs
 from ddn_core.plugins.component import Component
-from ddn_core.plugins.messages import suggestion
+from ddn_core.plugins.containment import contained
+from ddn_core.plugins.messages import error_text, shortened, suggestion, value_text
 
 BUILTIN = "builtin"
 """Name of the entry point of the built-in plugin, whose kinds have no prefix."""
@@ -56,11 +58,19 @@ class PluginEntry:
 def installed_entries() -> list[PluginEntry]:
     """Return the entry point of every installed plugin, ordered by name, without importing any."""
     found = {
-        PluginEntry(entry.name, entry.value, entry.dist.name, entry.dist.version)
+        PluginEntry(entry.name, entry.value, *_name_and_version(entry.dist))
         for entry in metadata.entry_points(group=hookspecs.PROJECT)
         if entry.dist is not None
     }
     return sorted(found, key=lambda entry: (entry.name, entry.distribution))
+
+
+def _name_and_version(distribution: metadata.Distribution) -> tuple[str, str]:
+    """Return name and version of a distribution, also if its metadata are damaged."""
+    try:
+        return str(distribution.name or "unnamed"), str(distribution.version or "unknown")
+    except Exception:
+        return "unnamed", "unknown"
 
 
 class PluginLoader:
@@ -80,8 +90,6 @@ class PluginLoader:
                 self._entries[name] = [entry]
             else:
                 self._entries.setdefault(entry.name, []).append(entry)
-        self._manager = pluggy.PluginManager(hookspecs.PROJECT)
-        self._manager.add_hookspecs(hookspecs)
         self._components: dict[str, dict[str, dict[str, type[Component]]]] = {}
 
     @property
@@ -117,75 +125,80 @@ class PluginLoader:
         entry = entries[0]
         plugin = f"plugin {name!r} ({entry})"
         try:
-            module = import_module(entry.module)
-        except (Exception, SystemExit) as error:
-            raise PluginLoadError(plugin, f"failed to import: {type(error).__name__}: {error}") from error
+            with contained():
+                module = import_module(entry.module)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise PluginLoadError(plugin, f"failed to import: {error_text(error)}") from error
         try:
-            _check_version(entry, getattr(module, "ddn_api_version", 1))
-            self._manager.register(module, name=name)
-            self._check_hooks(module)
-            return self._collect(name)
-        except (Exception, SystemExit) as error:
-            cause = error
-        if self._manager.has_plugin(name):
-            self._manager.unregister(name=name)
-        reason = str(cause) if isinstance(cause, PluginError) else f"{type(cause).__name__}: {cause}"
-        raise PluginLoadError(plugin, f"failed to register: {reason}") from cause
+            with contained():
+                _check_version(entry, getattr(module, "ddn_api_version", 1))
+                return _collect(name, module)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            reason = shortened(str(error)) if isinstance(error, PluginError) else error_text(error)
+            raise PluginLoadError(plugin, f"failed to register: {reason}") from error
 
-    def _check_hooks(self, module: object) -> None:
-        """Raise a `PluginError` unless every hook that a registered module implements is one of ours."""
-        try:
-            self._manager.check_pending()
-        except pluggy.PluginValidationError as error:
-            callers = self._manager.get_hookcallers(module) or []
-            unknown = next(caller.name for caller in callers if not caller.has_spec())
-            known = [hook for hook, _ in hookspecs.FAMILIES.values()]
-            raise PluginError(f"unknown hook {unknown!r}.{suggestion(unknown, known)}") from error
 
-    def _collect(self, name: str) -> dict[str, dict[str, type[Component]]]:
-        """Return the classes that the hooks of a registered plugin return, by family and kind."""
-        others = [plugin for other, plugin in self._manager.list_name_plugin() if other != name]
-        collected: dict[str, dict[str, type[Component]]] = {}
-        for family, (hook, base) in hookspecs.FAMILIES.items():
-            kinds = collected.setdefault(family, {})
-            for classes in self._manager.subset_hook_caller(hook, others)():
-                if not isinstance(classes, list | tuple):
-                    raise PluginError(f"{hook} returned {classes!r}; expected a list of classes.")
-                for cls in classes:
-                    _check_class(name, hook, base, cls)
-                    if cls.kind in kinds:
-                        raise PluginError(
-                            f"{hook} returned two classes of kind {cls.kind!r}: {kinds[cls.kind]}, {cls}. Rename one."
-                        )
-                    kinds[cls.kind] = cls
-        if not any(collected.values()):
-            raise PluginError(
-                "it brings no classes. Mark a hook, such as ddn_dampings, with @hookimpl, and return a list of classes."
-            )
-        return collected
+def _collect(name: str, module: ModuleType) -> dict[str, dict[str, type[Component]]]:
+    """Return the classes that the hooks of a plugin return, by family and kind."""
+    manager = pluggy.PluginManager(hookspecs.PROJECT)  # of its own, so that a plugin reaches no other
+    manager.add_hookspecs(hookspecs)
+    manager.register(module, name=name)
+    try:
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        callers = manager.get_hookcallers(module) or []
+        unknown = next(caller.name for caller in callers if not caller.has_spec())
+        known = [hook for hook, _ in hookspecs.FAMILIES.values()]
+        raise PluginError(f"unknown hook {unknown!r}.{suggestion(unknown, known)}") from error
+    collected: dict[str, dict[str, type[Component]]] = {}
+    for family, (hook, base) in hookspecs.FAMILIES.items():
+        kinds = collected.setdefault(family, {})
+        for classes in getattr(manager.hook, hook)():
+            if not isinstance(classes, list | tuple):
+                raise PluginError(f"{hook} returned {value_text(classes)}; expected a list of classes.")
+            for cls in classes:
+                _check_class(name, hook, base, cls)
+                if cls.kind in kinds:
+                    twins = f"{value_text(kinds[cls.kind])}, {value_text(cls)}"
+                    raise PluginError(f"{hook} returned two classes of kind {cls.kind!r}: {twins}. Rename one.")
+                kinds[cls.kind] = cls
+    if not any(collected.values()):
+        raise PluginError(
+            "it brings no classes. Mark a hook, such as ddn_dampings, with @hookimpl, and return a list of classes."
+        )
+    return collected
 
 
 def _check_version(entry: PluginEntry, version: object) -> None:
     """Raise a `PluginError` unless a plugin is written for a supported version of the API."""
-    if not isinstance(version, int) or isinstance(version, bool):
-        raise PluginError(f"its ddn_api_version is {version!r}; expected an integer, such as {API_VERSION}.")
+    if type(version) is not int:  # no subclass either, which may compare as it likes
+        raise PluginError(f"its ddn_api_version is {value_text(version)}; expected an integer, such as {API_VERSION}.")
     if OLDEST_API_VERSION <= version <= API_VERSION:
         return
     core = f"{CORE_DISTRIBUTION} {metadata.version(CORE_DISTRIBUTION)}"
     offered = f"{OLDEST_API_VERSION} to {API_VERSION}" if OLDEST_API_VERSION < API_VERSION else str(API_VERSION)
     advice = "a newer ddn-core" if version > API_VERSION else f"a newer {entry.distribution}, or an older ddn-core"
     raise PluginError(
-        f"it is written for version {version} of the plugin API, but {core} offers {offered}. Install {advice}."
+        f"it is written for version {value_text(version)} of the plugin API, but {core} offers {offered}. Install "
+        f"{advice}."
     )
 
 
 def _check_class(plugin: str, hook: str, base: type[Component], cls: object) -> None:
     """Raise a `PluginError` unless a hook returned a class of its family whose kind belongs to the plugin."""
     if not isinstance(cls, type) or not issubclass(cls, base):
-        raise PluginError(f"{hook} returned {cls!r}; expected subclasses of {base.__name__}.")
+        raise PluginError(f"{hook} returned {value_text(cls)}; expected subclasses of {base.__name__}.")
     if inspect.isabstract(cls):
         missing = ", ".join(sorted(cls.__abstractmethods__))
         raise PluginError(f"{hook} returned {cls.__name__}, which lacks the method {missing}. Define it in the class.")
+    if not isinstance(cls.__doc__, str | None):
+        raise PluginError(
+            f"{hook} returned {cls.__name__}, whose __doc__ is {value_text(cls.__doc__)}; expected a text."
+        )
     if not cls.__pydantic_complete__ and cls.model_rebuild(raise_errors=False) is not True:
         raise PluginError(
             f"{hook} returned {cls.__name__}, whose fields have types that its module does not define. Import them "
@@ -194,6 +207,6 @@ def _check_class(plugin: str, hook: str, base: type[Component], cls: object) -> 
     prefix = "" if plugin == BUILTIN else f"{plugin}/"
     kind = cls.kind if isinstance(cls.kind, str) else ""
     name = kind.removeprefix(prefix)
-    if not kind.startswith(prefix) or not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", name):
+    if not kind.startswith(prefix) or not re.fullmatch(r"[a-z0-9][a-z0-9_.-]{0,99}", name):
         example = f'class {cls.__name__}({base.__name__}, kind="{prefix}name")'
-        raise PluginError(f"{hook} returned {cls.__name__} of kind {cls.kind!r}; expected {example}.")
+        raise PluginError(f"{hook} returned {cls.__name__} of kind {value_text(cls.kind)}; expected {example}.")

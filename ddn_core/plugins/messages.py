@@ -110,6 +110,41 @@ def _fields_by_key(model: type[BaseModel]) -> dict[str, str]:
     return found
 
 
+LONGEST_TEXT = 1000
+"""Largest number of characters of a text from a plugin in a message."""
+
+LONGEST_VALUE = 200
+"""Largest number of characters of a value in a message."""
+
+
+def shortened(text: str, longest: int = LONGEST_TEXT) -> str:
+    """Return a text, or its beginning and the number of characters that follow."""
+    return text if len(text) <= longest else f"{text[:longest]}... ({len(text) - longest} more characters)"
+
+
+def error_text(error: BaseException) -> str:
+    """Return type and message of an exception, such as `KeyError: 'lost'`, even if its message cannot be computed."""
+    name = type(error).__name__
+    try:
+        return shortened(f"{name}: {error}")
+    except KeyboardInterrupt:
+        raise
+    except BaseException as failure:  # it comes from a plugin, as the exception does
+        return f"{name} (its message cannot be shown, since that raises {type(failure).__name__})"
+
+
+def value_text(value: object) -> str:
+    """Return the `repr` of a value that a plugin made, even if it cannot be computed."""
+    try:
+        return shortened(repr(value), LONGEST_VALUE)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as failure:
+        return (
+            f"a value of type {type(value).__name__} (it cannot be shown, since that raises {type(failure).__name__})"
+        )
+
+
 def suggestion(name: str, known: Iterable[str]) -> str:
     """Return `" Did you mean 'constant'?"` with the nearest known name, or an empty text if none is near."""
     close = get_close_matches(name, list(known), n=1)

@@ -18,7 +18,7 @@ from ddn_core.errors import PluginError
 from ddn_core.plugins.callables import CallableCriterion, CallableDamping
 from ddn_core.plugins.component import Component
 from ddn_core.plugins.hookspecs import FAMILIES
-from ddn_core.plugins.messages import located
+from ddn_core.plugins.messages import error_text, located, value_text
 from ddn_core.plugins.problem import Problem
 from ddn_core.plugins.registry import Registry, installed_registry
 from ddn_core.plugins.strategy import Criterion, Damping
@@ -78,11 +78,11 @@ class Reference:
             made = cls.model_validate(fields, context=info.context)
             if isinstance(made, cls):
                 return made
-            raise TypeError(f"a validator of {cls.__qualname__} returned {made!r}; it must return self")
+            raise TypeError(f"a validator of {cls.__qualname__} returned {value_text(made)}; it must return self")
         except (ValidationError, RecursionError):
             raise
-        except Exception as error:  # raised by a validator of the plugin
-            raise located(f"{kind!r} failed to validate: {type(error).__name__}: {error}", "kind", kind) from error
+        except (Exception, SystemExit) as error:  # raised by a validator of the plugin
+            raise located(f"{kind!r} failed to validate: {error_text(error)}", "kind", kind) from error
 
     def _written_out(self, value: Any) -> Any:
         """Return the table that a short form stands for: the name of a kind, or a number as a damping."""

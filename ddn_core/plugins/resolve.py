@@ -9,7 +9,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from ddn_core.engine import Choice, Context
 from ddn_core.errors import ConfigError, StrategyError
-from ddn_core.plugins.messages import error_lines
+from ddn_core.plugins.messages import error_lines, value_text
 from ddn_core.plugins.reference import REGISTRY, WARN, AnyCriterion, AnyDamping
 from ddn_core.plugins.registry import Registry
 from ddn_core.plugins.strategy import Criterion, Damping
@@ -99,7 +99,8 @@ def leading_directions(criterion: Criterion) -> Callable[[Context], int | None]:
         if number is None or (isinstance(number, int) and not isinstance(number, bool) and number >= 0):
             return number
         raise StrategyError(
-            f"{criterion.label()}: `leading_directions` returned {number!r}; expected a number of directions, or None."
+            f"{criterion.label()}: `leading_directions` returned {value_text(number)}; expected a number of "
+            "directions, or None."
         )
 
     return leading
@@ -114,7 +115,9 @@ def uniform_damping(damping: Damping, context: Context) -> float | None:
     value: object = damping.guarded(damping.uniform, damping.readable(context))
     if value is None or (isinstance(value, int | float) and value >= 0):  # false for NaN
         return value
-    raise StrategyError(f"{damping.label()}: `uniform` returned {value!r}; expected a damping as a float, or None.")
+    raise StrategyError(
+        f"{damping.label()}: `uniform` returned {value_text(value)}; expected a damping as a float, or None."
+    )
 
 
 def in_group(function: Callable[[A], R], where: str) -> Callable[[A], R]:

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from ddn_core.errors import NonFiniteError, PluginError, StrategyError
 from ddn_core.plugins.component import Component
+from ddn_core.plugins.messages import error_text
 from ddn_core.plugins.units import unit_of
 
 if TYPE_CHECKING:
@@ -239,7 +240,7 @@ class Strategy(Component, ABC):
             raise
         except (Exception, SystemExit) as error:
             name = getattr(method, "__name__", "?")
-            raise StrategyError(f"{self.label()}: `{name}` raised {type(error).__name__}: {error}") from error
+            raise StrategyError(f"{self.label()}: `{name}` raised {error_text(error)}") from error
 
 
 class Criterion(Strategy, ABC):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch.nn import Module
 
 from ddn_core.config import Config
 from ddn_core.config.grouping import Assignment, assign_parameters
 from ddn_core.errors import ConfigError, PluginError
+from ddn_core.plugins.containment import contained
+from ddn_core.plugins.messages import error_text
 from ddn_core.plugins.problem import Batches, ProblemParts
 from ddn_core.training.randomness import seed_everything
 
@@ -18,11 +23,23 @@ def checked_batches(batches: Batches, config: Config) -> Batches:
     Raises:
         PluginError: A batch is not a pair of tensors.
     """
-    for batch in batches:
+    for batch in _without_exit(batches, config):
         if not isinstance(batch, tuple | list) or [type(item) for item in batch] != [torch.Tensor, torch.Tensor]:
             raise PluginError(f"{problem_label(config)} gave a batch that is not a pair of tensors (inputs, targets).")
         inputs, targets = batch
         yield inputs, targets
+
+
+def _without_exit(batches: Batches, config: Config) -> Iterator[Any]:
+    """Yield the batches of a problem; a `SystemExit` in them, which would end the command, is an error.
+
+    Raises:
+        PluginError: The problem raised `SystemExit`.
+    """
+    try:
+        yield from batches
+    except SystemExit as error:
+        raise PluginError(f"{problem_label(config)} failed to give a batch: {error_text(error)}") from error
 
 
 def problem_label(config: Config) -> str:
@@ -42,9 +59,12 @@ def load_problem(config: Config, source: str) -> ProblemParts:
     seed_everything(config.training.seed)
     label = config.problem.label()
     try:
-        parts = config.problem.load()
-    except Exception as error:
-        raise PluginError(f"{label} failed to load: {type(error).__name__}: {error}") from error
+        with contained(keep_random_state=False):  # the seed of the config decides about random numbers
+            parts = config.problem.load()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit, too: nothing has been done
+        raise PluginError(f"{label} failed to load: {error_text(error)}") from error
     if not isinstance(parts, ProblemParts):
         raise PluginError(f"{label}: `load` returned a {type(parts).__name__}; expected ProblemParts.")
     for name in ("model", "loss_function"):

@@ -1,1 +1,1 @@
-"""Faults that are injected: what others wrote, what is damaged, what the system refuses."""
+"""Faults that are made on purpose: full disks, damaged files, processes and plugins that misbehave."""
