@@ -133,6 +133,11 @@ def test_a_strategy_inside_another_is_the_one_that_is_named():
     model, optimizer, batch = optimizer_of(Cubic(), SpoilingCriterion())
     with pytest.raises(StrategyError, match=r"criterion 'SpoilingCriterion' .*: `select` changed `evals`"):
         step(model, optimizer, batch)
+    optimizer.param_groups[0]["criterion"] = Last()
+    optimizer.step()
+    other, second, _ = optimizer_of(Cubic(), Last())
+    step(other, second, batch)
+    torch.testing.assert_close(model.state_dict(), other.state_dict(), rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("name", ["evals", "all_evals", "loss_gammas", "loss_lambdas"])
