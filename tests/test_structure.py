@@ -15,15 +15,16 @@ ROOT = Path(__file__).parents[1]
 MODULES = sorted([*(ROOT / "ddn_core").rglob("*.py"), *(ROOT / "ddn_plugins").rglob("*.py")])
 OURS = ("ddn_core", "ddn_plugins")
 
-GROUND = tuple(f"ddn_core.{name}" for name in ("errors", "files", "foreign", "locks", "tables"))
-"""Modules that import nothing of ours but errors, so that every room may import them."""
+GROUND = tuple(f"ddn_core.{name}" for name in ("errors", "files", "foreign", "locks", "tables", "text"))
+"""Modules that import nothing of ours but each other, so that every room may import them."""
 
 ROOMS = {
     "ddn_core.errors": (),
     "ddn_core.files": ("ddn_core.errors",),
     "ddn_core.foreign": ("ddn_core.errors",),
     "ddn_core.locks": ("ddn_core.errors",),
-    "ddn_core.tables": (),
+    "ddn_core.tables": ("ddn_core.text",),
+    "ddn_core.text": (),
     "ddn_core.engine": (),
     "ddn_core.plugins": ("ddn_core.engine",),
     "ddn_core.config": ("ddn_core.plugins",),
