@@ -22,7 +22,7 @@ from ddn_core.trials import folder as trials_folder
 from ddn_core.trials import process as trials_process
 from ddn_core.trials.folder import opened
 from ddn_core.trials.plan import Task
-from ddn_core.trials.process import Process, Result
+from ddn_core.trials.process import Process, Result, last_line
 from ddn_core.trials.runner import Share
 from ddn_core.trials.space import MOST, Choices, Range, combinations, dimensions, literal, plain
 from ddn_core.trials.sweep import Search, SweepPlan, ranking
@@ -570,3 +570,28 @@ def test_errors_are_told_before_anything_is_written(tmp_path):
     assert result.stderr.startswith("error: with groups.0.damping.valeu=1: c.toml: 1 error\n")
     assert sweep("c.toml", "--grid", "groups.0.lr=1", "--seed", "3", cwd=tmp_path).exit_code == 1
     assert [path.name for path in tmp_path.iterdir()] == ["c.toml"]
+
+
+def test_the_last_line_of_a_huge_file_is_read_from_its_end(tmp_path):
+    file = tmp_path / "errors.log"
+    with file.open("wb") as errors:
+        errors.truncate(1 << 40)  # it takes no room on the disk, and would not fit into memory
+        errors.seek(0, os.SEEK_END)
+        errors.write("\nthe größte error  \n\n".encode())
+    assert last_line(file) == "the größte error"
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (b"", None),
+        (b" \n\n", None),
+        (b"one\ntwo\n", "two"),
+        (b"\xff\n", "�"),
+        (b"x" * 10**6, "x" * 999 + "…"),
+    ],
+    ids=["empty", "blank", "two", "no-text", "long"],
+)
+def test_last_lines(content, line, tmp_path):
+    (tmp_path / "errors.log").write_bytes(content)
+    assert last_line(tmp_path / "errors.log") == line

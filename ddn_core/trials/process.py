@@ -25,6 +25,7 @@ from ddn_core.errors import ArgumentError
 from ddn_core.foreign import Count, Finite, Integer
 from ddn_core.runs.record import CHECKPOINT, CONFIG, METRICS, read_events
 from ddn_core.runs.scores import finite, values_of
+from ddn_core.text import shortened
 from ddn_core.trials.plan import Task
 
 OUTPUT = "output.log"
@@ -32,6 +33,10 @@ ERRORS = "errors.log"
 
 _LOCK = "DDN_TRIAL_LOCK"
 """Environment variable with the file descriptor of the lock that a trial inherits."""
+_TAIL = 1 << 16
+"""Number of bytes at the end of the errors of a trial that are read, however much the trial wrote."""
+_LONGEST = 1000
+"""Number of characters that are kept of the last line."""
 
 DIVERGED = 3
 """Exit status of `ddn train` for a run that diverged."""
@@ -222,12 +227,19 @@ class Process:
 
 
 def last_line(path: Path) -> str | None:
-    """Return the last line of a file that is not blank, or `None` if there is none."""
+    """Return the last line of a file that is not blank, or `None` if there is none near its end.
+
+    A line that is longer than what is read or kept of it is shortened.
+    """
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _TAIL))
+            end = file.read(_TAIL).decode("utf-8", errors="replace")
     except OSError:  # removed by the user, or by code of the trial
         return None
-    return next((line.strip() for line in reversed(lines) if line.strip()), None)
+    lines = [line.strip() for line in end.splitlines() if line.strip()]
+    return shortened(lines[-1], _LONGEST) if lines else None
 
 
 def _signal(number: int) -> str:
