@@ -17,7 +17,7 @@ from ddn_core import DirectionalDampedNewton
 from ddn_core.config import GroupSettings, parse_config
 from ddn_core.engine import GroupCurvature
 from ddn_core.engine.capture import carried
-from ddn_core.errors import ArgumentError, ConfigError
+from ddn_core.errors import ArgumentError, ConfigError, CurvatureError
 from ddn_core.testing import dense_ggn
 from ddn_core.testing.dense import _without_hooks
 from tests.profiles import examples
@@ -393,11 +393,12 @@ def test_reused_directions_need_a_gradient():
     group = {"params": ["*"], "criterion": CRITERIA["top"], "damping": DAMPINGS["uniform"], "every": 2}
     optimizer = DirectionalDampedNewton(model.named_parameters(), [group])
     train_step(optimizer, model, loss_function, X, y)
-    with optimizer.curvature():
+    optimizer.zero_grad()
+    with optimizer.curvature("directions"):
         loss_function(model(X), y).backward()
-    model.zero_grad()
+    optimizer.zero_grad()
     with pytest.raises(
-        Exception,
+        CurvatureError,
         match="group 0: this step reuses the directions of an earlier one, but the parameters hold no gradient",
     ):
         optimizer.step()

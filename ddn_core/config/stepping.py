@@ -102,6 +102,12 @@ class GroupSettings(Momentum):
         "the step `-(G + δ I)⁻¹ g`, also with Monte-Carlo samples and with sub-samples. `rest` is another name of this "
         "setting.",
     )
+    gradient: Literal["captured", "grad"] = Field(
+        "captured",
+        description="Gradient of the step. `captured`: that of the loss, from the backward pass; a `.grad` that was "
+        "changed since is an error. `grad`: `.grad` as it is at the step, such as one that was clipped, or that has a "
+        "penalty added. The directional gradients of single samples are those of the loss in both cases.",
+    )
     every: PositiveInt = Field(
         1,
         description="Number of steps for which directions and dampings are used, each with a fresh gradient. Above 1, "

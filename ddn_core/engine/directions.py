@@ -139,6 +139,8 @@ class Directions:
     def loss_gammas(self) -> Tensor:
         """Directional gradients of the loss itself, `[K]`, loss/param: the mean (or sum) of gammas over samples.
 
+        In a group with `gradient = "grad"` they are those of the parameters' `.grad`, and gammas those of the samples.
+
         If the per-sample gradients are not in the span of V, this is cheaper than gammas: only the gradient of the loss
         is projected.
         """

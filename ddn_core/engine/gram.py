@@ -79,9 +79,14 @@ class GroupCurvature:
         assert products is not None
         return products
 
-    @cached_property
+    @property
     def gradient_coefficients(self) -> Tensor | None:
         """Coefficients c of the gradient of the loss in V, `g = V c`, `[R]`; `None` if g is not in the span of V."""
+        return None if self.capture.is_gradient_given else self._captured_coefficients
+
+    @cached_property
+    def _captured_coefficients(self) -> Tensor | None:
+        """Coefficients of the gradient that the samples have, even if another gradient is given."""
         capture = self.capture
         if capture.coefficients is None:
             return None
@@ -130,7 +135,7 @@ class GroupCurvature:
         """Mean over the samples of ‖g_n‖², a scalar in loss²/param², with g_n scaled so that their mean is g."""
         capture = self.capture
         count, per_sample = capture.grad_count, capture.columns_per_sample
-        if (coefficients := self.gradient_coefficients) is not None:
+        if (coefficients := self._captured_coefficients) is not None:
             if per_sample == 1 and not self.is_ggn_smaller:
                 return (self.column_squares @ coefficients.square()) * count
             parts = coefficients.reshape(-1, per_sample)

@@ -20,6 +20,7 @@ from ddn_core.optim.divergence import DivergenceWatch
 from ddn_core.optim.draws import Draws
 from ddn_core.optim.fallback import fallback_group
 from ddn_core.optim.going_back import go_back
+from ddn_core.optim.gradients import GradientRecord
 from ddn_core.optim.outcomes import requires_closure
 from ddn_core.optim.parameters import (
     GROUP_DEFAULTS,
@@ -106,11 +107,13 @@ class DirectionalDampedNewton(Optimizer):
         self._settings, self._rules = chosen.curvature, chosen.rules
         self._progress = Progress(DeviceGenerators(self._settings.seed))
         self.full_report = full_report
+        self._gradients = GradientRecord(lambda: self.param_groups)
         self._connect()
         members, left = group_parameters(named(params), chosen.groups, chosen.fallback is not None)
         if chosen.fallback is not None and left:
             members.append(fallback_group(chosen.fallback, left))
         super().__init__(members, {**GROUP_DEFAULTS, "lr": lr})
+        self._gradients.note()
 
     @classmethod
     def preset(
@@ -134,6 +137,8 @@ class DirectionalDampedNewton(Optimizer):
         """Restore the contents of a copy or a pickle, or (called by torch) the groups of a loaded state."""
         super().__setstate__(state)
         if "_settings" in state:
+            self._gradients = GradientRecord(lambda: self.param_groups)
+            self._gradients.note()
             self._connect()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -231,7 +236,8 @@ class DirectionalDampedNewton(Optimizer):
 
         Raises:
             ArgumentError: The group has no directions, since an optimizer of torch updates it.
-            CurvatureError: There was no curvature pass since the last step, or the group reuses earlier directions.
+            CurvatureError: There was no curvature pass since the last step, a gradient was changed after it, or the
+                group reuses earlier directions.
             NonFiniteError: The loss is not finite.
         """
         if is_fallback(self.param_groups[group]):
@@ -240,7 +246,8 @@ class DirectionalDampedNewton(Optimizer):
             raise CurvatureError(
                 f"group {group} reuses the directions of an earlier step, so it has none of its own in this step."
             )
-        captures, table = self._passes.result(), self.param_groups[group]
+        table = self.param_groups[group]
+        captures = self._passes.result().of_group(group, table)
         terms, context = terms_of(table, self.state), self._progress.context(group, table)
         return group_directions(
             captures.directions, table["params"], context, lambda context: leading, captures.derivatives, terms
@@ -261,7 +268,8 @@ class DirectionalDampedNewton(Optimizer):
             these losses diverge, the optimizer warns once, with a `DivergenceWarning`.
 
         Raises:
-            CurvatureError: There was no curvature pass since the last step.
+            CurvatureError: There was no curvature pass since the last step, or a gradient was changed after it, and
+                the step of its group does not use `.grad`; no parameter has changed.
             NonFiniteError: A step is not finite; no parameter has changed.
             ArgumentError: The loss after the step is needed, and there is no closure. Or there was a pass before, and
                 the loss that the closure returns depends on random numbers.
@@ -338,7 +346,7 @@ class DirectionalDampedNewton(Optimizer):
 
     def _connect(self) -> None:
         """Begin with an empty record of passes."""
-        self._passes = CurvaturePasses(self._settings, self._progress.generators)
+        self._passes = CurvaturePasses(self._settings, self._progress.generators, self._gradients)
         self._watch = DivergenceWatch()
         self.last_step = ()
 

@@ -44,10 +44,14 @@ def wanted_parameters(groups: Sequence[Mapping[str, Any]], is_due: Callable[[int
     found = {}
     for index, group in enumerate(groups):
         if not is_fallback(group) and is_due(index):
-            params = group["params"]
-            names = group.get("param_names") or [f"parameter {place} of group {index}" for place in range(len(params))]
-            found.update({id(p): WantedParameter(name, p, index) for name, p in zip(names, params, strict=True)})
+            pairs = zip(parameter_names(group, index), group["params"], strict=True)
+            found.update({id(p): WantedParameter(name, p, index) for name, p in pairs})
     return found
+
+
+def parameter_names(group: Mapping[str, Any], index: int) -> Sequence[str]:
+    """Return the names of a group's parameters, or their places where they have none."""
+    return group.get("param_names") or [f"parameter {place} of group {index}" for place in range(len(group["params"]))]
 
 
 def devices_of(groups: Sequence[Mapping[str, Any]]) -> set[torch.device]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -26,6 +26,7 @@ from ddn_core.engine import (
 )
 from ddn_core.errors import ArgumentError, CurvatureError, NonFiniteError
 from ddn_core.generators import DeviceGenerators
+from ddn_core.optim.gradients import GradientRecord, with_gradients
 
 Wanted = Callable[[], Mapping[int, WantedParameter]]
 
@@ -45,6 +46,7 @@ class StepCaptures:
     directions: Capture
     derivatives: Capture | None
     _memos: dict[int, GroupMemo] = field(default_factory=dict)
+    _of_groups: dict[int, StepCaptures] = field(default_factory=dict)
 
     @property
     def has_other_curvatures(self) -> bool:
@@ -56,6 +58,21 @@ class StepCaptures:
     def gradient_samples(self) -> int:
         """Number of samples in the gradient."""
         return (self.derivatives or self.directions).grad_count
+
+    def of_group(self, index: int, group: Mapping[str, Any]) -> StepCaptures:
+        """Return the captures of a group, with the gradient that its step uses; all tries of the step share them."""
+        if group["gradient"] == "captured":
+            return self
+        if index not in self._of_groups:
+            own = with_gradients(self.derivatives or self.directions, group, index)
+            is_one = self.derivatives is None
+            self._of_groups[index] = replace(
+                self,
+                directions=own if is_one else self.directions,
+                derivatives=None if is_one else own,
+                _memos={},
+            )
+        return self._of_groups[index]
 
     def memo_of(self, group: int, parameters: Sequence[Tensor]) -> GroupMemo:
         """Return the results for a group that all tries of the step share."""
@@ -72,13 +89,15 @@ class StepCaptures:
 class CurvaturePasses:
     """Record of the backward passes since the last step."""
 
-    def __init__(self, settings: CurvatureConfig, generators: DeviceGenerators) -> None:
+    def __init__(self, settings: CurvatureConfig, generators: DeviceGenerators, gradients: GradientRecord) -> None:
         """Begin without passes.
 
         Args:
             settings: Settings of the curvature.
             generators: Random generators of the Monte-Carlo samples.
+            gradients: Record of the gradients that passes leave.
         """
+        self._gradients = gradients
         self._settings = CaptureSettings(
             Subsampling(settings.subsampling_grad, settings.subsampling_ggn, settings.subsampling_lambdas),
             root_of(settings.mc_samples or 0, settings.kind),
@@ -187,10 +206,15 @@ class CurvaturePasses:
         if not accumulate:
             place.clear()
             self._failed -= {purpose} if purpose != "all" else {"all", "directions", "derivatives"}
+        if self.is_empty:
+            self._gradients.forget()
+        if self.is_empty or place:
+            self._gradients.check()
         try:
-            capture = captured_backward(
-                loss, parameters, self._settings, self._plans, samples, gradient, retain_graph, create_graph, inputs
-            )
+            with self._gradients.adding():
+                capture = captured_backward(
+                    loss, parameters, self._settings, self._plans, samples, gradient, retain_graph, create_graph, inputs
+                )
         except BaseException:
             place.clear()  # the gradients may include those of the failed pass, which has no curvature
             raise
@@ -203,7 +227,8 @@ class CurvaturePasses:
 
         Raises:
             NonFiniteError: A pass was aborted, since its loss was not finite.
-            CurvatureError: There was no pass, or none for the directions, or the micro-batches do not belong together.
+            CurvatureError: There was no pass, or none for the directions, the micro-batches do not belong together, or
+                a gradient was changed after its pass.
         """
         if self.failed:
             raise NonFiniteError("the loss is not finite.")
@@ -213,6 +238,7 @@ class CurvaturePasses:
                 f"step() needs a curvature pass{missing} since the last step. Call loss.backward() inside "
                 "`with optimizer.curvature():`, or optimizer.backward(loss)."
             )
+        self._gradients.check()
         return StepCaptures(
             concatenate(self._directions), concatenate(self._derivatives) if self._derivatives else None
         )
@@ -223,6 +249,7 @@ class CurvaturePasses:
             self._directions.clear()
         self._derivatives.clear()
         self._failed -= {"all", "derivatives"}
+        self._gradients.forget()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -238,6 +265,7 @@ class CurvaturePasses:
         self._directions.clear()
         self._derivatives.clear()
         self._failed.clear()
+        self._gradients.forget()
 
     def fail(self, purpose: Purpose) -> None:
         """Record that a pass was aborted, so that the next step cannot be made."""

@@ -116,7 +116,8 @@ class StepLoop:
                 continue
             choice = group_choice(group["criterion"], group["damping"], where)
             context, held = self.progress.context(index, group), self.progress.reused(index, group)
-            updates[index] = plan_group(captures, group, choice, context, held, self.state, self.full_report, predict)
+            own = captures.of_group(index, group)
+            updates[index] = plan_group(own, group, choice, context, held, self.state, self.full_report, predict)
         return updates
 
     def _settled(

@@ -420,8 +420,8 @@ def test_gradients_from_before_of_parameters_that_the_loss_does_not_reach():
     """They stay as they are, and are no sign of a part of the loss outside of its graph."""
     body, heads = nn.Linear(4, 4), [nn.Linear(4, 3), nn.Linear(4, 3)]
     model, inputs = nn.ModuleList([body, *heads]), torch.rand(6, 4)
-    optimizer = DirectionalDampedNewton(model.named_parameters())
     F.cross_entropy(heads[1](body(inputs)), _classes()).backward()
+    optimizer = DirectionalDampedNewton(model.named_parameters())
     gradient, before = heads[1].weight.grad.clone(), heads[1].weight.detach().clone()
     optimizer.backward(F.cross_entropy(heads[0](body(inputs)), _classes()))
     optimizer.step()

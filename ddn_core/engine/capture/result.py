@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -35,6 +35,7 @@ class Capture:
             It is kept apart to avoid a copy.
         gradients: Gradient of each parameter by `id`. Empty if the gradients are in the span of V, or if not all
             samples are in the gradient.
+        is_gradient_given: Whether `gradients` were given by the caller, and take precedence over those of the samples.
         reduction: Reduction of the loss over the samples.
         loss: Value of the loss, times the constant by which it was multiplied.
         dtype: Dtype in which curvature is computed.
@@ -58,6 +59,7 @@ class Capture:
     dtype: torch.dtype
     device: torch.device
     seconds: float = 0.0
+    is_gradient_given: bool = False
 
     def covers_all(self, indices: Sequence[int]) -> bool:
         """Return whether the indices are those of all samples, in order."""
@@ -73,6 +75,14 @@ class Capture:
     def columns(self) -> int:
         """Number of columns of V, R."""
         return self.columns_per_sample * len(self.ggn_samples)
+
+    def with_gradients(self, gradients: Mapping[int, Tensor]) -> Capture:
+        """Return the same curvature, with other gradients of some parameters; those of the samples are kept.
+
+        Args:
+            gradients: Gradient of the loss by the `id` of its parameter, in the dtype of this capture.
+        """
+        return replace(self, gradients={**self.gradients, **gradients}, is_gradient_given=True)
 
     def zeros(self, *shape: int) -> Tensor:
         """Return zeros in the dtype and on the device of this capture."""

@@ -1,0 +1,182 @@
+"""The `.grad` of the parameters: the record that notices changes between backward pass and step, and its use in a step.
+
+Autograd counts the changes of a tensor in place (`_version`), so that a change is noticed without reading a value.
+`tensor.data` is torch's way around this count, and ours.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from torch import Tensor
+from torch.utils.weak import TensorWeakRef
+
+from ddn_core.engine import Capture
+from ddn_core.errors import CurvatureError
+from ddn_core.optim.parameters import is_fallback, parameter_names
+
+Groups = Sequence[Mapping[str, Any]]
+
+CHANGED = (
+    "after its backward pass, and the step of this group would ignore that. No parameter has been touched. To limit "
+    "the step, use the settings max_step_norm or max_kl of the group; to use `.grad` as it is at the step, "
+    'gradient = "grad"; to begin anew, call optimizer.zero_grad().'
+)
+FOREIGN = (
+    "is from a backward pass without curvature, and the step of this group would ignore it. Call zero_grad() before "
+    "the first pass of a step. For micro-batches, make each pass with optimizer.backward(loss), or inside `with "
+    "optimizer.curvature(accumulate=True):`; with Lightning's accumulate_grad_batches, use CurvatureModule of "
+    'ddn_core.integrations.lightning. To use `.grad` as it is at the step, set gradient = "grad".'
+)
+
+
+@dataclass(frozen=True, eq=False)
+class _Left:
+    """The `.grad` of a parameter, as a curvature pass left it.
+
+    Attributes:
+        gradient: Reference to the tensor, which does not keep it; `None` if there was none.
+        version: Number of its changes in place.
+    """
+
+    gradient: TensorWeakRef | None
+    version: int
+
+    @classmethod
+    def by(cls, parameter: Tensor) -> _Left:
+        """Return what a pass that has just ended left."""
+        gradient = parameter.grad
+        return cls(None, 0) if gradient is None else cls(TensorWeakRef(gradient), gradient._version)
+
+    def is_same(self, gradient: Tensor | None) -> bool:
+        """Return whether a gradient is the tensor that was left, whatever its values."""
+        return gradient is (None if self.gradient is None else self.gradient())
+
+    def change(self, gradient: Tensor | None, is_read: bool) -> str | None:
+        """Return what has happened to the gradient since, for a message; `None` if the step may use it.
+
+        Args:
+            gradient: `.grad` now.
+            is_read: Whether the step reads the values of `.grad`, so that others are no mistake.
+        """
+        if gradient is None:
+            return None if self.gradient is None else "was set to None"
+        if self.gradient is None:
+            return "was set, though the loss does not depend on it,"
+        if is_read or (self.is_same(gradient) and gradient._version == self.version):
+            return None
+        return "was changed in place, as by clipping," if self.is_same(gradient) else "was replaced or added to"
+
+
+class GradientRecord:
+    """The gradients of all groups as the last curvature pass left them; those of fallback groups may change.
+
+    A pass adds to the gradients of all parameters of a model, even if they are those of several optimizers. Therefore
+    the records of a thread know each other. Gradients of another thread must not be read: that thread may free them.
+    """
+
+    def __init__(self, groups: Callable[[], Groups]) -> None:
+        """Begin without a pass.
+
+        Args:
+            groups: Returns the parameter groups.
+        """
+        self._groups = groups
+        self._left: dict[int, _Left] = {}
+        self._is_waiting = False
+        self._thread = _NEIGHBOURS.join(self)
+
+    @contextmanager
+    def adding(self) -> Iterator[None]:
+        """Return a context for a curvature pass, whose gradients are no foreign ones to any optimizer."""
+        self._thread = _NEIGHBOURS.join(self)
+        neighbours = [record for record in _NEIGHBOURS.records if record._thread == self._thread and record is not self]
+        others = [record for record in neighbours if next(record._problems(), None) is None]
+        yield
+        for record in (self, *others):
+            record.note()
+        self._is_waiting = True
+
+    def forget(self) -> None:
+        """Allow any change from now on: the step has been made, or the passes were dropped."""
+        self._is_waiting = False
+
+    def check(self) -> None:
+        """Raise if the next step would ignore a part of the gradient.
+
+        If there was a pass since the last step, gradients may not have changed since, unless the step of their group
+        reads them. If there was none, no other backward pass may have made gradients.
+
+        Raises:
+            CurvatureError: A gradient was changed, replaced or set to `None`, or another pass has made it.
+        """
+        for name, problem in self._problems():
+            raise CurvatureError(f"{name} {problem}")
+
+    def note(self) -> None:
+        """Record the gradients that are there now, and that no step is expected to use or to miss."""
+        groups = [group for group in self._groups() if not is_fallback(group)]
+        self._left = {id(parameter): _Left.by(parameter) for group in groups for parameter in group["params"]}
+
+    def _problems(self) -> Iterator[tuple[str, str]]:
+        """Yield parameters and what is wrong with their gradients, as the two parts of a sentence."""
+        for index, group in enumerate(self._groups()):
+            if is_fallback(group):
+                continue
+            is_read = group["gradient"] == "grad"
+            for place, parameter in enumerate(group["params"]):
+                left, problem = self._left.get(id(parameter)), None
+                if self._is_waiting:
+                    change = None if left is None else left.change(parameter.grad, is_read)
+                    problem = None if change is None else f"{change} {CHANGED}"
+                elif parameter.grad is not None and not is_read and (left is None or not left.is_same(parameter.grad)):
+                    problem = FOREIGN
+                if problem is not None:
+                    yield f"group {index}: the gradient of {parameter_names(group, index)[place]}", problem
+
+
+class _Neighbours(threading.local):
+    """The records of the optimizers that a thread uses."""
+
+    def __init__(self) -> None:
+        """Begin without records."""
+        self.records: WeakSet[GradientRecord] = WeakSet()
+
+    def join(self, record: GradientRecord) -> int:
+        """Add a record to those of this thread, and return the number of the thread."""
+        self.records.add(record)
+        return threading.get_ident()
+
+
+_NEIGHBOURS = _Neighbours()
+
+
+@torch.no_grad()
+def with_gradients(capture: Capture, group: Mapping[str, Any], index: int) -> Capture:
+    """Return a capture with the gradients that the parameters of a group hold now.
+
+    Args:
+        capture: Capture that gives the gradient.
+        group: The parameter group.
+        index: Its number.
+
+    Raises:
+        CurvatureError: A parameter that the loss reaches has no gradient.
+    """
+    found = {}
+    for place, parameter in enumerate(group["params"]):
+        if id(parameter) not in capture.reached:
+            continue
+        if parameter.grad is None:
+            raise CurvatureError(
+                f'group {index} has gradient = "grad", but {parameter_names(group, index)[place]} holds no gradient. '
+                "Call step() before zero_grad(), and write zeros where a parameter shall have no gradient."
+            )
+        found[id(parameter)] = parameter.grad.to(capture.dtype, copy=True)  # reports are computed when they are read
+    return capture.with_gradients(found)
