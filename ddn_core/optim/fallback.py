@@ -35,11 +35,18 @@ def fallback_group(config: Baseline, params: Sequence[tuple[str, Tensor]]) -> di
 class FallbackUpdate:
     """Planned update of a group by an optimizer of torch, which stepped on copies of parameters and state."""
 
-    def __init__(self, group: dict[str, Any], state: MutableMapping[Tensor, Any], where: str) -> None:
+    def __init__(
+        self,
+        group: dict[str, Any],
+        gradients: Sequence[Tensor | None],
+        state: MutableMapping[Tensor, Any],
+        where: str,
+    ) -> None:
         """Let torch's optimizer step on copies.
 
         Args:
             group: The parameter group.
+            gradients: Gradients of its parameters.
             state: State of our optimizer by parameter; torch's optimizer reads its own state there.
             where: Name of the group in messages.
 
@@ -49,7 +56,7 @@ class FallbackUpdate:
         """
         self.parameters: list[Tensor] = group["params"]
         self._state = state
-        self._copies = [_copy(parameter) for parameter in self.parameters]
+        self._copies = [_copy(*pair) for pair in zip(self.parameters, gradients, strict=True)]
         pairs = list(zip(self.parameters, self._copies, strict=True))
         inner = KINDS[group[KEY]](self._copies)
         inner.param_groups = [{**group, "params": self._copies}]
@@ -75,8 +82,8 @@ class FallbackUpdate:
             self._state[parameter].update(state)
 
 
-def _copy(parameter: Tensor) -> Tensor:
-    """Return a copy of a parameter that has the same gradient."""
+def _copy(parameter: Tensor, gradient: Tensor | None) -> Tensor:
+    """Return a copy of a parameter that has a gradient."""
     own = parameter.detach().clone().requires_grad_(parameter.requires_grad)
-    own.grad = parameter.grad
+    own.grad = gradient
     return own

@@ -158,13 +158,14 @@ _NEIGHBOURS = _Neighbours()
 
 
 @torch.no_grad()
-def with_gradients(capture: Capture, group: Mapping[str, Any], index: int) -> Capture:
+def with_gradients(capture: Capture, group: Mapping[str, Any], index: int, scale: float = 1.0) -> Capture:
     """Return a capture with the gradients that the parameters of a group hold now.
 
     Args:
         capture: Capture that gives the gradient.
         group: The parameter group.
         index: Its number.
+        scale: Factor of a gradient scaler that the gradients still have.
 
     Raises:
         CurvatureError: A parameter that the loss reaches has no gradient.
@@ -178,5 +179,6 @@ def with_gradients(capture: Capture, group: Mapping[str, Any], index: int) -> Ca
                 f'group {index} has gradient = "grad", but {parameter_names(group, index)[place]} holds no gradient. '
                 "Call step() before zero_grad(), and write zeros where a parameter shall have no gradient."
             )
-        found[id(parameter)] = parameter.grad.to(capture.dtype, copy=True)  # reports are computed when they are read
+        gradient = parameter.grad.to(capture.dtype)
+        found[id(parameter)] = gradient / scale  # a copy, since reports are computed when they are read
     return capture.with_gradients(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
@@ -34,6 +35,7 @@ from ddn_core.optim.parameters import (
 from ddn_core.optim.passes import CurvaturePasses, Purpose
 from ddn_core.optim.planning import terms_of
 from ddn_core.optim.report import StepReport
+from ddn_core.optim.scaling import ScaledStep, closure_too_late
 from ddn_core.optim.settings import OptimizerSettings
 from ddn_core.optim.state import Progress, loaded_state, saved_state
 from ddn_core.optim.step_loop import StepLoop
@@ -61,6 +63,8 @@ class DirectionalDampedNewton(Optimizer):
         last_step: Report of the last step for each group; empty if there was no step, or it was skipped.
         full_report: Whether reports have the figures that take extra computation.
     """
+
+    _step_supports_amp_scaling = True  # `torch.amp.GradScaler` then leaves its scale to `step`
 
     last_step: tuple[StepReport, ...]
 
@@ -276,27 +280,8 @@ class DirectionalDampedNewton(Optimizer):
             StrategyError: A criterion or damping raised, or returned an invalid value; no parameter has changed.
                 Or a strategy raised in `observe`, after the step.
         """
-        draws = None
-        if closure is not None and self._passes.is_empty:
-            draws = Draws.now(devices_of(self.param_groups))
-            with torch.enable_grad(), self.curvature():
-                closure()
-        loop = StepLoop(
-            self.param_groups, self.state, self._rules, self._passes, self._progress, self.full_report, self._publish
-        )
-        try:
-            loss = loop.run(closure, draws)
-        except NonFiniteError:
-            if not self._can_skip:
-                raise
-            if self._rules.on_nonfinite == "back":
-                go_back(self.param_groups, self.state, self._progress)
-            self._passes.clear()
-            self._progress.skipped_steps += 1
-            self.last_step = ()
-            loss = float("nan")
-        self._watch.warn(loss)
-        return loss
+        with ScaledStep.announced_to(self) as scaled:
+            return self._scaled_step(closure, scaled)
 
     @property
     def requires_closure(self) -> bool:
@@ -349,6 +334,47 @@ class DirectionalDampedNewton(Optimizer):
         self._passes = CurvaturePasses(self._settings, self._progress.generators, self._gradients)
         self._watch = DivergenceWatch()
         self.last_step = ()
+
+    def _scaled_step(self, closure: Callable[[], Any] | None, scaled: ScaledStep | None) -> Any:
+        """Make a step, which a gradient scaler may have asked for."""
+        if scaled is not None and scaled.found_inf:
+            return self._skip()
+        draws = None
+        if closure is not None and self._passes.is_empty:
+            if scaled is not None:
+                raise closure_too_late()
+            draws = Draws.now(devices_of(self.param_groups))
+            with torch.enable_grad(), self.curvature():
+                closure()
+        loop = StepLoop(
+            self.param_groups,
+            self.state,
+            self._rules,
+            self._passes,
+            self._progress,
+            self.full_report,
+            self._publish,
+            scaled,
+        )
+        try:
+            loss = loop.run(closure, draws)
+        except NonFiniteError:
+            if not self._can_skip:
+                raise
+            if self._rules.on_nonfinite == "back":
+                go_back(self.param_groups, self.state, self._progress)
+            loss = self._skip()
+        if scaled is not None:
+            scaled.unscale(self.param_groups)
+        self._watch.warn(loss)
+        return loss
+
+    def _skip(self) -> float:
+        """Drop the passes, count a skipped step, and return the loss that stands for one."""
+        self._passes.clear()
+        self._progress.skipped_steps += 1
+        self.last_step = ()
+        return math.nan
 
     def _wanted(self) -> dict[int, WantedParameter]:
         return wanted_parameters(self.param_groups, self.refreshes)

@@ -27,6 +27,7 @@ from ddn_core.engine import (
 from ddn_core.errors import ArgumentError, CurvatureError, NonFiniteError
 from ddn_core.generators import DeviceGenerators
 from ddn_core.optim.gradients import GradientRecord, with_gradients
+from ddn_core.optim.scaling import ScaledStep, factors_of
 
 Wanted = Callable[[], Mapping[int, WantedParameter]]
 
@@ -41,10 +42,12 @@ class StepCaptures:
     Attributes:
         directions: Capture that gives the directions.
         derivatives: Capture that gives the derivatives along them; `None` if it is the same.
+        scale: Factor of a gradient scaler that `.grad` of the parameters still has.
     """
 
     directions: Capture
     derivatives: Capture | None
+    scale: float = 1.0
     _memos: dict[int, GroupMemo] = field(default_factory=dict)
     _of_groups: dict[int, StepCaptures] = field(default_factory=dict)
 
@@ -64,7 +67,7 @@ class StepCaptures:
         if group["gradient"] == "captured":
             return self
         if index not in self._of_groups:
-            own = with_gradients(self.derivatives or self.directions, group, index)
+            own = with_gradients(self.derivatives or self.directions, group, index, self.scale)
             is_one = self.derivatives is None
             self._of_groups[index] = replace(
                 self,
@@ -73,6 +76,18 @@ class StepCaptures:
                 _memos={},
             )
         return self._of_groups[index]
+
+    def gradients(self, parameters: Sequence[Tensor]) -> list[Tensor | None]:
+        """Return the gradients that parameters hold, without the scale."""
+        gradients = [parameter.grad for parameter in parameters]
+        if self.scale == 1:
+            return gradients
+        return [None if gradient is None else gradient / self.scale for gradient in gradients]
+
+    def divided(self, loss_scale: float, scale: float) -> StepCaptures:
+        """Return the captures of a loss that was not scaled, while `.grad` still has a scale."""
+        other = None if self.derivatives is None else self.derivatives.divided(loss_scale)
+        return StepCaptures(self.directions.divided(loss_scale), other, scale)
 
     def memo_of(self, group: int, parameters: Sequence[Tensor]) -> GroupMemo:
         """Return the results for a group that all tries of the step share."""
@@ -110,6 +125,7 @@ class CurvaturePasses:
         self._is_whole = True
         self._is_paused = False
         self._failed: set[Purpose] = set()
+        self._factors: list[Sequence[Tensor]] = []
 
     @contextmanager
     def block(self, purpose: Purpose, accumulate: bool, wanted: Wanted) -> Iterator[None]:
@@ -208,22 +224,33 @@ class CurvaturePasses:
             self._failed -= {purpose} if purpose != "all" else {"all", "directions", "derivatives"}
         if self.is_empty:
             self._gradients.forget()
+            self._factors.clear()
         if self.is_empty or place:
             self._gradients.check()
+        factors = factors_of(loss)
         try:
             with self._gradients.adding():
                 capture = captured_backward(
                     loss, parameters, self._settings, self._plans, samples, gradient, retain_graph, create_graph, inputs
                 )
-        except BaseException:
+        except BaseException as error:
             place.clear()  # the gradients may include those of the failed pass, which has no curvature
-            raise
+            if not (isinstance(error, NonFiniteError) and factors):
+                raise
+            with backward_as_usual():  # a scaler finds the infinities in the gradients, and lowers its scale
+                torch.autograd.backward(loss, gradient, retain_graph, create_graph, inputs=inputs)
+            self.fail(purpose)
+            return
         place.append(capture)
+        self._factors.append(factors)
         if purpose != "derivatives":
             self._is_whole = purpose == "all"
 
-    def result(self) -> StepCaptures:
+    def result(self, scaled: ScaledStep | None = None) -> StepCaptures:
         """Return the captures that the next step is computed from.
+
+        Args:
+            scaled: The step that a gradient scaler asks for, if one does: captures are those of the loss without scale.
 
         Raises:
             NonFiniteError: A pass was aborted, since its loss was not finite.
@@ -239,9 +266,12 @@ class CurvaturePasses:
                 "`with optimizer.curvature():`, or optimizer.backward(loss)."
             )
         self._gradients.check()
-        return StepCaptures(
+        captures = StepCaptures(
             concatenate(self._directions), concatenate(self._derivatives) if self._derivatives else None
         )
+        if scaled is None:
+            return captures
+        return captures.divided(scaled.loss_scale(self._factors), scaled.grad_scale or 1.0)
 
     def discard(self) -> None:
         """Forget the passes whose gradients are cleared: all but those that give directions alone."""

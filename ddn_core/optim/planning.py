@@ -193,7 +193,7 @@ def plan_group(
     try:
         terms, is_kept = terms_of(group, state), int(group["every"]) > 1
         if held is not None:
-            step = _reused_step(held, group, terms)
+            step = _reused_step(held, captures.gradients(group["params"]), terms)
         else:
             if is_kept:
                 choice = replace(choice, uniform_damping=lambda context: None)  # later steps need the directions
@@ -260,9 +260,8 @@ def check_targets(targets: Iterable[Tensor | None]) -> None:
         raise NonFiniteError("lr times the step is not finite. Damp more, or lower lr.")
 
 
-def _reused_step(held: HeldDirections, group: Mapping[str, Any], terms: StepTerms | None) -> GroupStep:
+def _reused_step(held: HeldDirections, gradients: Sequence[Tensor | None], terms: StepTerms | None) -> GroupStep:
     """Return the step along directions of an earlier one, for the gradient that the parameters hold."""
-    gradients = [parameter.grad for parameter in group["params"]]
     if all(gradient is None for gradient in gradients):
         raise CurvatureError(
             "this step reuses the directions of an earlier one, but the parameters hold no gradient. Call step() "
@@ -280,7 +279,7 @@ def _model(
 ) -> QuadraticModel:
     """Return the quadratic model of the loss along the moves."""
     if held is not None:
-        return held.model([parameter.grad for parameter in group["params"]], moves, terms)
+        return held.model(captures.gradients(group["params"]), moves, terms)
     decay = float(group["weight_decay"])
     return quadratic_model(captures.directions, group["params"], moves, captures.derivatives, decay)
 

@@ -27,6 +27,7 @@ from ddn_core.optim.parameters import is_fallback
 from ddn_core.optim.passes import CurvaturePasses, StepCaptures
 from ddn_core.optim.planning import GroupUpdate, plan_group
 from ddn_core.optim.report import StepReport
+from ddn_core.optim.scaling import ScaledStep
 from ddn_core.optim.state import Progress
 from ddn_core.optim.update import PlannedUpdate, Verdict, largest_loss, settle
 from ddn_core.plugins.resolve import group_choice
@@ -46,6 +47,7 @@ class StepLoop:
         progress: Values that change from step to step.
         full_report: Whether reports have the figures that take extra computation.
         publish: Called with the reports of each try, before the strategies observe its outcome.
+        scaled: The step that a gradient scaler asks for; `None` without a scaler.
     """
 
     groups: Sequence[dict[str, Any]]
@@ -55,6 +57,7 @@ class StepLoop:
     progress: Progress
     full_report: bool
     publish: Callable[[tuple[StepReport, ...]], None]
+    scaled: ScaledStep | None = None
 
     def run(self, closure: Callable[[], Any] | None, draws: Draws | None = None) -> float:
         """Make the step, and return the loss at the parameters after it, or before it if that was not evaluated.
@@ -66,7 +69,7 @@ class StepLoop:
         Raises:
             Exception: As in `DirectionalDampedNewton.step`.
         """
-        captures, step = self.passes.result(), self.progress.step_count
+        captures, step = self.passes.result(self.scaled), self.progress.step_count
         is_kept = closure is None and self.rules.without_closure == "keep"
         rule = "keep" if is_kept else self.rules.on_increase
         needed = required_loss(self.groups, rule)
@@ -112,7 +115,7 @@ class StepLoop:
         for index, group in enumerate(self.groups):
             where = f"group {index}"
             if is_fallback(group):
-                updates[index] = FallbackUpdate(group, self.state, where)
+                updates[index] = FallbackUpdate(group, captures.gradients(group["params"]), self.state, where)
                 continue
             choice = group_choice(group["criterion"], group["damping"], where)
             context, held = self.progress.context(index, group), self.progress.reused(index, group)

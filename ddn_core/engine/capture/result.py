@@ -84,6 +84,21 @@ class Capture:
         """
         return replace(self, gradients={**self.gradients, **gradients}, is_gradient_given=True)
 
+    def divided(self, scale: float) -> Capture:
+        """Return the capture of a loss that was not multiplied by a scale, from that of one that was.
+
+        Columns of V, and the coefficients of the gradients in them, have the square root of the scale.
+        """
+        root = scale**-0.5
+        return replace(
+            self,
+            factors=tuple(Factor(own.parameters, own.root.scaled(root), own.gradient) for own in self.factors),
+            coefficients=None if self.coefficients is None else root * self.coefficients,
+            gradient_scale=self.gradient_scale / scale,
+            gradients={key: gradient / scale for key, gradient in self.gradients.items()},
+            loss=self.loss / scale,
+        )
+
     def zeros(self, *shape: int) -> Tensor:
         """Return zeros in the dtype and on the device of this capture."""
         return torch.zeros(*shape, dtype=self.dtype, device=self.device)

@@ -99,6 +99,10 @@ class Columns(ABC):
         """Return the columns of the given samples, in the given order."""
 
     @abstractmethod
+    def scaled(self, factor: float) -> Self:
+        """Return the columns times a factor."""
+
+    @abstractmethod
     def contracted(self, coefficients: Tensor) -> Columns:
         """Return one column for each sample: the combination of its A columns with coefficients `[B, A]`."""
 

@@ -65,6 +65,10 @@ class ConcatenatedColumns(Columns):
             start += batch.samples
         return ConcatenatedColumns(batches)
 
+    def scaled(self, factor: float) -> ConcatenatedColumns:
+        """Return the columns times a factor."""
+        return ConcatenatedColumns([batch.scaled(factor) for batch in self._batches])
+
     def contracted(self, coefficients: Tensor) -> ConcatenatedColumns:
         """Return one column for each sample."""
         sizes = [batch.samples for batch in self._batches]

@@ -61,6 +61,10 @@ class FormedColumns(Columns):
         values = self._values.reshape(self.samples, self.per_sample, -1)
         return FormedColumns(values[list(samples)], self.layout)
 
+    def scaled(self, factor: float) -> FormedColumns:
+        """Return the columns times a factor."""
+        return FormedColumns((factor * self._values).reshape(self.samples, self.per_sample, -1), self.layout)
+
     def contracted(self, coefficients: Tensor) -> FormedColumns:
         """Return one column for each sample."""
         values = self._values.reshape(self.samples, self.per_sample, -1)

@@ -255,6 +255,10 @@ class ProductColumns(Columns):
         """Return the columns of some samples."""
         return ProductColumns(self._root[list(samples)], self._input.select(samples), self._slice_elements)
 
+    def scaled(self, factor: float) -> ProductColumns:
+        """Return the columns times a factor."""
+        return ProductColumns(factor * self._root, self._input, self._slice_elements)
+
     def contracted(self, coefficients: Tensor) -> ProductColumns:
         """Return one column for each sample."""
         root = self._root.reshape(self.samples, self.per_sample, -1)

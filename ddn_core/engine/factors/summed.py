@@ -67,6 +67,10 @@ class SummedColumns(Columns):
         """Return the columns of some samples."""
         return SummedColumns([summand.select(samples) for summand in self._summands], self._shape)
 
+    def scaled(self, factor: float) -> SummedColumns:
+        """Return the columns times a factor."""
+        return SummedColumns([summand.scaled(factor) for summand in self._summands], self._shape)
+
     def contracted(self, coefficients: Tensor) -> SummedColumns:
         """Return one column for each sample."""
         return SummedColumns([summand.contracted(coefficients) for summand in self._summands], self._shape)
