@@ -15,11 +15,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ddn_core import DirectionalDampedNewton
 from ddn_core.config.presets import PRESETS
-from ddn_core.errors import ArgumentError
+from ddn_core.errors import ArgumentError, CurvatureError
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what they say while they are imported is not ours
     from lightning.pytorch import LightningModule, Trainer
+    from lightning.pytorch.plugins import MixedPrecision
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from torch.utils.tensorboard import SummaryWriter
 
@@ -147,6 +148,61 @@ def test_the_loss_after_the_step_has_the_same_dropout(kind):
     trained(module, batch_size=24, epochs=2)
     before, after, second, second_after = losses
     assert before == after != second == second_after
+
+
+@LIGHTNING
+@pytest.mark.parametrize("gradient", ["captured", "grad"])
+def test_accumulated_micro_batches_need_the_mixin(gradient):
+    module = Plain({**GROUP, "gradient": gradient})
+    before = flat(module)
+    with pytest.raises(
+        CurvatureError, match=r"from a backward pass without curvature.* use CurvatureModule of ddn_core"
+    ):
+        trained(module, batch_size=4, accumulate_grad_batches=2)
+    assert torch.equal(flat(module), before)
+
+
+@LIGHTNING
+@pytest.mark.parametrize("kind", [Plain, Mixed])
+@pytest.mark.parametrize("damping", [0.5, {"kind": "levenberg-marquardt"}], ids=["constant", "loss after the step"])
+def test_clipped_gradients_are_those_of_the_step_or_an_error(kind, damping):
+    group = {**GROUP, "damping": damping}
+    module = kind(group)
+    before = flat(module)
+    with pytest.raises(
+        CurvatureError, match=r"was changed in place, as by clipping, .*max_step_norm .*gradient = \"grad"
+    ):
+        trained(module, gradient_clip_val=0.01)
+    assert torch.equal(flat(module), before)
+
+    group = {**group, "gradient": "grad"}
+    twin, (X, y) = Plain(group), data()
+    optimizer = twin.configure_optimizers()
+    for start in range(0, len(X), 8):
+        batch = X[start : start + 8], y[start : start + 8]
+        optimizer.zero_grad()
+        optimizer.backward(twin.training_step(batch, 0))
+        assert nn.utils.clip_grad_norm_(twin.parameters(), 0.01) > 0.02
+        optimizer.step(lambda batch=batch: twin.training_step(batch, 0))
+    found = flat(trained(kind(group), epochs=1, gradient_clip_val=0.01))
+    torch.testing.assert_close(found, flat(twin), rtol=1e-6, atol=1e-7)
+
+
+@LIGHTNING
+@pytest.mark.parametrize("count", [1, 2])
+def test_scaled_losses_of_lightning_make_steps_without_scale(count):
+    def plugins():
+        return [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))]
+
+    whole = trained(Mixed(), batch_size=8, plugins=[MixedPrecision("bf16-mixed", "cpu")])
+    module = trained(Mixed(), batch_size=8 // count, accumulate_grad_batches=count, plugins=plugins())
+    start = flat(Mixed())
+    assert module.optimizers(use_pl_optimizer=False).step_count == 6
+    assert float((flat(module) - flat(whole)).norm()) < 0.02 * float((flat(whole) - start).norm())
+    with pytest.raises(CurvatureError, match=r"step\(\) needs a curvature pass since the last step"):
+        trained(Plain(), plugins=plugins())
+    with pytest.raises(RuntimeError, match="does not allow for gradient clipping"):
+        trained(Mixed({**GROUP, "gradient": "grad"}), plugins=plugins(), gradient_clip_val=0.01)
 
 
 @LIGHTNING

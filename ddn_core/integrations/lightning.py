@@ -22,7 +22,10 @@ class CurvatureModule:
     Each backward pass has its own curvature block. With `accumulate_grad_batches=n`, the step uses the n micro-batches
     together. If a strategy or a step rule uses the loss after the step, `training_step` is called again, without a
     backward pass. This works only for n = 1, because the call would return the loss of the last micro-batch alone; with
-    n > 1 a strategy or rule that requires the loss is an error, and one that uses it if it can does without.
+    n > 1 a strategy or rule that requires the loss is an error, and one that uses it if it can does without. The same
+    holds for the precision `16-mixed`, whose scaled losses need the mixin.
+
+    `gradient_clip_val` clips gradients before the step, which uses them in groups with `gradient = "grad"`.
 
     Example:
         >>> class Classifier(CurvatureModule, LightningModule): ...
@@ -61,12 +64,26 @@ class CurvatureModule:
         draws = Draws.now([self.device])  # type: ignore[attr-defined]
         if optimizer_closure is not None:
             optimizer_closure()
+        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:  # type: ignore[attr-defined]
+            # Lightning calls a closure before a scaled step, which cannot evaluate the loss after it, clips gradients,
+            # and makes no step if the closure returns `None`.
+            optimizer.step(lambda: True)
+            return
+        self._clip()
         self._evaluates = True
         try:
             has_loss = accumulated == 1 or self._newton().requires_closure
             optimizer.step(loss_after if has_loss else None)
         finally:
             self._evaluates = False
+
+    def _clip(self) -> None:
+        """Clip gradients if the trainer does: before the step, while Lightning would after it, with the closure."""
+        self.configure_gradient_clipping(  # type: ignore[attr-defined]
+            self._newton(),
+            gradient_clip_val=self.trainer.gradient_clip_val,  # type: ignore[attr-defined]
+            gradient_clip_algorithm=self.trainer.gradient_clip_algorithm,  # type: ignore[attr-defined]
+        )
 
     def _newton(self) -> DirectionalDampedNewton:
         """Return the optimizer.

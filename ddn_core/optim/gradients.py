@@ -29,10 +29,10 @@ CHANGED = (
     'gradient = "grad"; to begin anew, call optimizer.zero_grad().'
 )
 FOREIGN = (
-    "is from a backward pass without curvature, and the step of this group would ignore it. Call zero_grad() before "
-    "the first pass of a step. For micro-batches, make each pass with optimizer.backward(loss), or inside `with "
+    "is from a backward pass without curvature, which the step would not know. Call zero_grad() before the first pass "
+    "of a step. For micro-batches, make each pass with optimizer.backward(loss), or inside `with "
     "optimizer.curvature(accumulate=True):`; with Lightning's accumulate_grad_batches, use CurvatureModule of "
-    'ddn_core.integrations.lightning. To use `.grad` as it is at the step, set gradient = "grad".'
+    'ddn_core.integrations.lightning. In a group with gradient = "grad", add to `.grad` after the pass.'
 )
 
 
@@ -111,7 +111,7 @@ class GradientRecord:
         """Raise if the next step would ignore a part of the gradient.
 
         If there was a pass since the last step, gradients may not have changed since, unless the step of their group
-        reads them. If there was none, no other backward pass may have made gradients.
+        reads them. If there was none, no backward pass without curvature may have made gradients.
 
         Raises:
             CurvatureError: A gradient was changed, replaced or set to `None`, or another pass has made it.
@@ -135,7 +135,7 @@ class GradientRecord:
                 if self._is_waiting:
                     change = None if left is None else left.change(parameter.grad, is_read)
                     problem = None if change is None else f"{change} {CHANGED}"
-                elif parameter.grad is not None and not is_read and (left is None or not left.is_same(parameter.grad)):
+                elif parameter.grad is not None and (left is None or not left.is_same(parameter.grad)):
                     problem = FOREIGN
                 if problem is not None:
                     yield f"group {index}: the gradient of {parameter_names(group, index)[place]}", problem
