@@ -19,6 +19,8 @@ Each child also inherits from the built-in exception that fits its cause, so tha
 
 from __future__ import annotations
 
+import os
+
 
 class DdnError(Exception):
     """Root of the exceptions of `ddn`."""
@@ -84,3 +86,15 @@ class NoResultError(DdnError, KeyError):
 
 class DivergenceWarning(UserWarning):
     """A training diverges: its losses are not finite, or have grown past a multiple of the first ones."""
+
+
+def system_error(error: OSError) -> str:
+    """Return an error of the operating system in words, after the path that it concerns."""
+    reason = error.strerror or str(error) or type(error).__name__
+    path = error.filename
+    return f"{os.fsdecode(path)}: {reason}" if isinstance(path, str | bytes) else reason
+
+
+def unwritable(stream: str, error: OSError) -> str:
+    """Return the message that a stream, such as standard output, cannot be written."""
+    return f"{stream} cannot be written: {error.strerror or error}. Send it elsewhere."

@@ -1,8 +1,11 @@
 """The `ddn` command.
 
+process.py         the process of a command: streams, interrupts, exit status
+status.py          exit statuses
 app.py             the commands and their options
 options.py         options and helpers that several commands share
 train.py           `ddn train`: progress and interrupts around `ddn_core.training.train`
+terminal.py        the console that every command prints through
 display.py         progress bar, lines and summary of a run
 listing.py         `ddn check`, `ddn plugins` and `ddn schema`
 component_page.py  `ddn plugins show KIND`
@@ -22,9 +25,11 @@ import sys
 
 
 def main() -> None:
-    """Run the `ddn` command."""
+    """Run the `ddn` command, and end the process with its exit status."""
     try:
-        from ddn_core.cli.app import app
-    except ImportError as error:
-        sys.exit(f"ddn: the command line needs {error.name}: pip install 'ddn-core[train]'")
-    app()
+        from ddn_core.cli.process import run
+
+        status = run()
+    except KeyboardInterrupt:
+        status = 130  # the constant may not be imported yet
+    sys.exit(status)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from ddn_core.cli.options import (
@@ -26,6 +25,7 @@ from ddn_core.cli.options import (
     registry_of,
     reported_errors,
 )
+from ddn_core.cli.terminal import Terminal, lines, say
 from ddn_core.config import load_config
 from ddn_core.config.load import config_error
 from ddn_core.errors import ArgumentError
@@ -64,10 +64,11 @@ def root(
     ] = None,
 ) -> None:
     """Find the installed plugins, without importing them."""
-    registry = installed_registry()
-    context.obj = (
-        registry if allowed is None else registry.restricted(Permission.of_text(allowed, f"--plugins={allowed}"))
-    )
+    with reported_errors():
+        registry = installed_registry()
+        if allowed is not None:
+            registry = registry.restricted(Permission.of_text(allowed, f"--plugins={allowed}"))
+        context.obj = registry
 
 
 @app.command()
@@ -176,7 +177,7 @@ def check(context: typer.Context, config: ConfigPath, overrides: Overrides = Non
         from ddn_core.cli.listing import check_report
 
         report, problems = check_report(loaded, config.name)
-        Console().print(report)
+        Terminal().print(report)
         if problems:
             raise config_error(config.name, problems)
 
@@ -188,7 +189,7 @@ def show_estimate(context: typer.Context, config: ConfigPath, overrides: Overrid
         loaded = load_config(config, overrides or [], registry_of(context))
         from ddn_core.cli.estimate import estimate_report
 
-        Console().print(estimate_report(loaded, config.name))
+        Terminal().print(estimate_report(loaded, config.name))
 
 
 @app.command()
@@ -200,9 +201,10 @@ def schema(
     with reported_errors():
         from ddn_core.cli.listing import schema_text
 
-        text = schema_text(registry_of(context))
+        terminal = Terminal()
+        text = schema_text(registry_of(context), out is None and not terminal.encoding.startswith("utf"))
         if out is None:
-            print(text)
+            terminal.write(text)
             return
         try:
             out.write_text(text + "\n", encoding="utf-8")
@@ -224,10 +226,10 @@ def list_plugins(
         from ddn_core.cli.listing import broken_report, plugin_report
 
         if not broken:
-            Console().print(plugin_report(registry_of(context)))
+            Terminal().print(plugin_report(registry_of(context)))
             return
         report, count = broken_report(registry_of(context))
-        Console().print(report, markup=False, highlight=False, soft_wrap=True)
+        Terminal().print(lines(report), soft_wrap=True)
         if count:
             raise typer.Exit(1)
 
@@ -241,7 +243,7 @@ def show_plugin(
     with reported_errors():
         from ddn_core.cli.component_page import component_page
 
-        Console().print(component_page(kind, registry_of(context)))
+        Terminal().print(component_page(kind, registry_of(context)))
 
 
 @app.command("new-plugin")
@@ -255,7 +257,7 @@ def new_plugin(
     with reported_errors():
         from ddn_core.cli.new_plugin import write_plugin
 
-        Console().print(write_plugin(name, out), markup=False, highlight=False)
+        Terminal().print(lines(write_plugin(name, out)))
 
 
 @app.command()
@@ -350,7 +352,7 @@ def report(
     with reported_errors():
         from ddn_core.cli.report import report_runs
 
-        Console().print(report_runs(runs, out), markup=False, highlight=False, soft_wrap=True)
+        say(Terminal(), report_runs(runs, out))
 
 
 @app.command()

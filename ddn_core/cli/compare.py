@@ -13,11 +13,13 @@ from rich.text import Text
 
 from ddn_core import reports
 from ddn_core.cli.options import default_folder
-from ddn_core.cli.trials import Report, Running, check_metrics, count, order_text, run_plan, say, titled
+from ddn_core.cli.terminal import lines, say
+from ddn_core.cli.trials import Report, Running, check_metrics, count, order_text, run_plan, titled
 from ddn_core.errors import ArgumentError
 from ddn_core.plugins.registry import Registry
 from ddn_core.runs.comparison import Comparison, RankedConfig, Spread
 from ddn_core.runs.scores import Target
+from ddn_core.text import printable
 from ddn_core.trials.comparison import CURVES, LEADERBOARD, ComparisonPlan, ComparisonTables, Contest
 from ddn_core.trials.folder import TABLE, TrialFolder
 from ddn_core.trials.process import Result
@@ -74,12 +76,12 @@ class ComparisonReport(Report[ComparisonPlan]):
             reached = {"reached": partial(_reached, target=target)}
             console.print(_table(comparison, f"to {target}", {**reached, **times}))
         for note in self.plan.notes:
-            console.print(Text(f"note: {note}"))
+            console.print(f"note: {note}")
         for one in comparison.ranking:
             if one.diverged:
-                console.print(Text(f"{one.name}: {one.diverged_text}", style="red"))
+                console.print(f"{one.name}: {one.diverged_text}", style="red")
         if len(comparison.ranking) > 1:
-            console.print(Text(comparison.statement))
+            console.print(comparison.statement)
         for name, what in ((TABLE, "runs"), (CURVES, "curves"), (LEADERBOARD, "leaderboard")):
             say(console, f"{what}: {path / name}")
         if runs := self._tables.runs(results):
@@ -114,9 +116,11 @@ def _table(
     table.box = SIMPLE_HEAD
     table.add_column("config", overflow="fold", max_width=24)
     for name in columns:
-        table.add_column(Text(name), justify="right", overflow="fold")
+        table.add_column(name, justify="right", overflow="fold")
     for one in comparison.ranking:
-        head = Text(f"{one.name}\n{one.finished} of {len(one.scores)} finished" if finished else one.name)
+        head = lines(printable(one.name))
+        if finished:
+            head.append(f"\n{one.finished} of {len(one.scores)} finished")
         if finished and one.diverged:
             head.append(f"\n{len(one.diverged)} diverged", style="red")
         table.add_row(head, *(_cell(column(one)) for column in columns.values()))
@@ -127,11 +131,11 @@ def _reached(one: RankedConfig, target: Target) -> str:
     return f"{one.reached(target)} of {len(one.scores)}"
 
 
-def _cell(spread: Spread | str) -> Text:
+def _cell(spread: Spread | str) -> str | Text:
     """Return a cell: text as it is, or the median of a spread above its range."""
     if isinstance(spread, str):
-        return Text(spread)
+        return spread
     if spread.low == spread.high:
-        return Text(spread.median_text(6 if spread.low is not None and spread.low.is_integer() else 3))
+        return spread.median_text(6 if spread.low is not None and spread.low.is_integer() else 3)
     digits = 6 if all(value.is_integer() for value in spread.values) else 3
-    return Text(f"{spread.median_text(digits)}\n{spread.range_text(digits)}")
+    return lines(f"{spread.median_text(digits)}\n{spread.range_text(digits)}")

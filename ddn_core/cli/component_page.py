@@ -12,14 +12,15 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.syntax import Syntax
 from rich.table import Table
-from rich.text import Text
 
+from ddn_core.cli.terminal import lines
 from ddn_core.errors import UnknownKindError
 from ddn_core.plugins.component import Component
 from ddn_core.plugins.describe import example, field_rows, paragraphs, tables_inside
 from ddn_core.plugins.hookspecs import FAMILIES
 from ddn_core.plugins.messages import suggestion
 from ddn_core.plugins.registry import Registry
+from ddn_core.text import printable_lines
 
 METHODS = {"criterion": "select", "damping": "damp", "problem": "load"}
 
@@ -73,35 +74,35 @@ def config_example(cls: type[Component]) -> str:
 
 def _page(cls: type[Component], kind: str, registry: Registry) -> list[RenderableType]:
     entry = registry.origin_of(kind)
-    head = Text.assemble((kind, "bold"), f", a {cls.family} of plugin {entry.name!r} ({entry})")
-    where = Text(f"{cls.__module__}.{cls.__qualname__}", style="dim")
-    parts: list[RenderableType] = [head, where, Text()]
+    head = lines(kind, "bold") + lines(f", a {cls.family} of plugin {entry.name!r} ({entry})")
+    where = lines(f"{cls.__module__}.{cls.__qualname__}", "dim")
+    parts: list[RenderableType] = [head, where, ""]
     for text in paragraphs(cls):
-        parts += [Text(text.replace("`", "")), Text()]
+        parts += [lines(text.replace("`", "")), ""]
     if cls.model_fields:
-        parts += [_fields("Fields", cls), Text()]
+        parts += [_fields("Fields", cls), ""]
     for name, field in cls.model_fields.items():
         for model in tables_inside(field.annotation):
-            parts += [_fields(f"{name}: {model.__doc__}", model), Text()]
-    parts += [Text("Example", style="bold"), Padding(_code(config_example(cls), "toml"), (0, 0, 1, 2))]
+            parts += [_fields(f"{name}: {model.__doc__}", model), ""]
+    parts += [lines("Example", "bold"), Padding(_code(config_example(cls), "toml"), (0, 0, 1, 2))]
     try:
         source = textwrap.dedent(inspect.getsource(getattr(cls, METHODS[cls.family])))
     except (OSError, TypeError):
         return parts
-    return [*parts, Text("Formula", style="bold"), Padding(_code(source.rstrip(), "python"), (0, 0, 0, 2))]
+    return [*parts, lines("Formula", "bold"), Padding(_code(source.rstrip(), "python"), (0, 0, 0, 2))]
 
 
 def _fields(title: str, model: type[BaseModel]) -> Table:
-    table = Table(title=Text(title), title_justify="left", title_style="bold")
+    table = Table(title=lines(title), title_justify="left", title_style="bold")
     for column in ("field", "type", "default", "unit", "description"):
         table.add_column(column, overflow="fold")
     for row in field_rows(model):
-        table.add_row(*(Text(cell.replace("`", "")) for cell in row))
+        table.add_row(*(lines(cell.replace("`", "")) for cell in row))
     return table
 
 
 def _code(text: str, language: str) -> Syntax:
-    return Syntax(text, language, background_color="default", word_wrap=True)
+    return Syntax(printable_lines(text.expandtabs(4)), language, background_color="default", word_wrap=True)
 
 
 def _toml(value: Any) -> Any:

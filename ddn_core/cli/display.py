@@ -8,8 +8,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
-from rich.text import Text
 
+from ddn_core.cli.terminal import say
 from ddn_core.runs.events import EvaluationEvent, StepEvent
 from ddn_core.runs.record import CHECKPOINT, CONFIG, METRICS, PICTURE
 from ddn_core.training import RunStart, TrainingResult
@@ -86,10 +86,10 @@ class TrainingDisplay:
             table.add_row("training loss", f"{last.train_loss:.4g}")
             table.add_row("test loss", f"{last.test_loss:.4g}")
             for name, value in last.test_metrics.items():
-                table.add_row(Text(f"test {name}"), f"{value:.4g}")
+                table.add_row(f"test {name}", f"{value:.4g}")
         if end is not None:
-            table.add_row("why", Text(str(end)))
-        table.add_row("run folder", Text(str(result.folder)))
+            table.add_row("why", str(end))
+        table.add_row("run folder", str(result.folder))
         written = [
             name for name in (CONFIG, METRICS, CHECKPOINT, PICTURE) if result.folder and (result.folder / name).exists()
         ]
@@ -98,7 +98,7 @@ class TrainingDisplay:
             recorder, index = result.recorder, result.recorder.index
             left = f"; {len(index.left_out)} did not fit" if index.left_out else ""
             size = f"{index.bytes / 1e6:.1f} of at most {index.megabytes:g} MB"
-            table.add_row("trace", Text(f"{recorder.folder}: {len(index.steps)} steps, {size}{left}"))
+            table.add_row("trace", f"{recorder.folder}: {len(index.steps)} steps, {size}{left}")
         self._console.print(table)
         for note in result.notes:
             self._print(f"note: {note}")
@@ -112,7 +112,7 @@ class TrainingDisplay:
         return low if low == high else f"{low} to {high}"
 
     def _print(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(self._console, line)
 
 
 def _heading(metric: str) -> str:

@@ -9,7 +9,6 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.filesize import decimal
 from rich.table import Table
-from rich.text import Text
 from torch import Tensor
 
 from ddn_core.config import Config
@@ -61,7 +60,7 @@ def estimate_report(config: Config, source: str) -> RenderableType:
         budget if isinstance(budget, int) else None,
     )
     table = Table(
-        title=Text(f"{source}: one step on a batch of {len(inputs)}"),
+        title=f"{source}: one step on a batch of {len(inputs)}",
         title_justify="left",
         box=SIMPLE_HEAD,
         pad_edge=False,
@@ -77,7 +76,7 @@ def estimate_report(config: Config, source: str) -> RenderableType:
         table.add_row(*_row(stage))
     total = sum(stage.operations for stage in stages)
     most = f"{_operations(total)} operations; at most {decimal(plan.bytes)} beyond the gradient's memory"
-    return Group(table, Text(most))
+    return Group(table, most)
 
 
 def _first_batch(config: Config, batches: Any) -> tuple[Tensor, Tensor]:

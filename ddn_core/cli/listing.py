@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import sys
 import traceback
 
 from pydantic.fields import FieldInfo
 from rich.console import Group, RenderableType
 from rich.table import Table
-from rich.text import Text
 
+from ddn_core.cli.terminal import Terminal, lines, say
 from ddn_core.config import Config, FirstOrder
 from ddn_core.config.json_schema import partial_schema
 from ddn_core.plugins.component import Component
 from ddn_core.plugins.messages import error_text, shortened, value_text
 from ddn_core.plugins.registry import PluginRecord, Registry
+from ddn_core.text import printable
 
 LONGEST_TRACE = 20_000
 """Largest number of characters of the traceback of a plugin."""
@@ -38,30 +38,30 @@ def check_report(config: Config, source: str) -> tuple[RenderableType, list[str]
         numbers = sum(parameters[name].numel() for name in names if parameters[name].requires_grad)
         frozen = [name for name in names if not parameters[name].requires_grad]
         names_text = ", ".join(name + (" (frozen)" if name in frozen else "") for name in names) or "none"
-        table.add_row(str(index), Text(names_text), str(numbers), Text(str(group.criterion)), Text(str(group.damping)))
+        table.add_row(str(index), names_text, str(numbers), str(group.criterion), str(group.damping))
     notes = [
-        Text(f"{name} matches groups {', '.join(map(str, groups))}; it belongs to group {groups[0]}")
+        f"{name} matches groups {', '.join(map(str, groups))}; it belongs to group {groups[0]}"
         for name, groups in assignment.contested.items()
     ]
     left = [name for name in assignment.unassigned if parameters[name].requires_grad]
     return Group(*([table] if config.groups else []), *notes, *_torch_notes(config, left)), problems
 
 
-def _torch_notes(config: Config, left: list[str]) -> list[Text]:
+def _torch_notes(config: Config, left: list[str]) -> list[str]:
     """Return a line about the parameters that an optimizer of torch updates, if there is one."""
     if config.optimizer is not None:
-        return [Text(f"{_phrase(config.optimizer)} of torch updates all parameters")]
+        return [f"{_phrase(config.optimizer)} of torch updates all parameters"]
     if config.fallback is not None:
         names = ", ".join(left) or "no parameters: the groups have all of them"
-        return [Text(f"{_phrase(config.fallback)} of torch updates {names}")]
+        return [f"{_phrase(config.fallback)} of torch updates {names}"]
     return []
 
 
 def _without_problem(config: Config, source: str) -> RenderableType:
     table = _table(f"{source}: groups", "group", "params", "criterion", "damping")
     for index, group in enumerate(config.groups):
-        table.add_row(str(index), Text(", ".join(group.params)), Text(str(group.criterion)), Text(str(group.damping)))
-    return Group(table, Text("There is no [problem], so the parameters of the groups depend on your own model."))
+        table.add_row(str(index), ", ".join(group.params), str(group.criterion), str(group.damping))
+    return Group(table, "There is no [problem], so the parameters of the groups depend on your own model.")
 
 
 def broken_report(registry: Registry) -> tuple[str, int]:
@@ -82,30 +82,35 @@ def plugin_report(registry: Registry) -> RenderableType:
     off = _table("Plugins that are switched off", "plugin", "from", "by")
     for record in registry.plugins():
         if record.switched_off is not None:
-            off.add_row(Text(record.name), Text(_origin(record)), Text(record.switched_off))
+            off.add_row(record.name, _origin(record), record.switched_off)
         if record.error is not None:
-            broken.add_row(Text(record.name), Text(_origin(record)), Text(str(record.error)))
+            broken.add_row(record.name, _origin(record), shortened(str(record.error)))
         for family, kinds in record.components.items():
             for kind, cls in kinds.items():
                 try:
                     about = cls.summary(), _fields(cls)
                 except Exception as error:  # raised by the plugin
                     about = f"cannot be shown: {error_text(error)}", ""
-                table.add_row(Text(kind), family, *(Text(shortened(text)) for text in about), Text(_origin(record)))
+                table.add_row(kind, family, *(lines(shortened(text)) for text in about), _origin(record))
     return Group(table, *(other for other in (broken, off) if other.row_count))
 
 
-def schema_text(registry: Registry) -> str:
-    """Return the JSON Schema of config files, and report the plugins that it lacks on standard error."""
+def schema_text(registry: Registry, only_ascii: bool = False) -> str:
+    """Return the JSON Schema of config files, and report the plugins that it lacks on standard error.
+
+    Args:
+        registry: The plugins.
+        only_ascii: Whether to write other letters as escapes of JSON.
+    """
     schema, missing = partial_schema(registry)
     for line in missing:
-        print(line, file=sys.stderr)
-    return json.dumps(schema, indent=2, ensure_ascii=False)
+        say(Terminal(stderr=True), line)
+    return json.dumps(schema, indent=2, ensure_ascii=only_ascii)
 
 
 def _table(title: str, *columns: str) -> Table:
     """Return an empty table that wraps long text in all columns but the first."""
-    table = Table(title=Text(title), title_justify="left", title_style="bold")
+    table = Table(title=title, title_justify="left", title_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold", no_wrap=column == columns[0])
     return table
@@ -122,7 +127,7 @@ def _phrase(optimizer: FirstOrder) -> str:
 
 
 def _fields(cls: type[Component]) -> str:
-    return "\n".join(f"{name}{_default(field)}" for name, field in cls.model_fields.items()) or "none"
+    return "\n".join(f"{name}{printable(_default(field))}" for name, field in cls.model_fields.items()) or "none"
 
 
 def _default(field: FieldInfo) -> str:

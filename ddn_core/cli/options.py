@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from ddn_core.errors import ArgumentError, DdnError
+from ddn_core.cli.status import FAILED, INTERRUPTED
+from ddn_core.cli.terminal import OutputError, say_error
+from ddn_core.errors import ArgumentError, DdnError, system_error
 from ddn_core.plugins.registry import Registry
 
-INTERRUPTED = 130
-"""Exit status after an interrupt from the keyboard."""
+_MOST = 200
+"""Number of characters that an error shows of a text."""
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="Config, a .toml or a .json file.")]
 Overrides = Annotated[
@@ -92,9 +93,27 @@ def new_folder(path: Path) -> Path:
 
 @contextmanager
 def reported_errors() -> Iterator[None]:
-    """Print an error of `ddn` without its traceback, and end with exit status 1."""
+    """Print an error of `ddn` or of the operating system as one line without its traceback, with exit status 1.
+
+    Code of a plugin may try to end the process, too: the command has not done its work then, whatever the status says.
+    """
     try:
         yield
+    except OutputError as error:
+        if not error.was_closed:  # the reader of a pipe ends when it has read enough
+            say_error(str(error))
+        raise typer.Exit(FAILED) from error
     except DdnError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from error
+        say_error(str(error))
+        raise typer.Exit(FAILED) from error
+    except OSError as error:
+        say_error(f"{system_error(error)}.")
+        raise typer.Exit(FAILED) from error
+    except UnicodeEncodeError as error:
+        say_error(f"{error.object[:_MOST]!a} cannot be written as {error.encoding}: {error.reason}.")
+        raise typer.Exit(FAILED) from error
+    except SystemExit as error:
+        say_error(f"The command was ended before it was done: code of a plugin called sys.exit({error.code!r}).")
+        raise typer.Exit(FAILED) from error
+    except KeyboardInterrupt as error:
+        raise typer.Exit(INTERRUPTED) from error

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from ddn_core.cli.options import check_new, new_folder
+from ddn_core.cli.terminal import Terminal, say
 from ddn_core.config import load_config
 from ddn_core.plugins.registry import Registry
 from ddn_core.reports import check_installed, size_text, write_report
@@ -55,8 +55,8 @@ def replay_files(
         name = path.stem if path.stem not in candidates else str(path)
         candidates[name] = load_config(path, overrides, registry)
     result = replay(loaded, candidates, splits, seed, registry)
-    console = Console()
-    console.print(Text(repr(loaded)), soft_wrap=True)
+    console = Terminal()
+    say(console, repr(loaded))
     console.print(replay_table(result))
     write_replay(result, new_folder(out), console)
 
@@ -65,9 +65,7 @@ def write_replay(result: Replay, folder: Path, console: Console) -> None:
     """Write the figures and the report into a folder, and print their paths."""
     result.write_csv(folder / "replay.csv")
     size = write_report(folder / "report.html", replay=result)
-    console.print(
-        Text(f"written: {folder / 'replay.csv'}, {folder / 'report.html'} ({size_text(size)})"), soft_wrap=True
-    )
+    say(console, f"written: {folder / 'replay.csv'}, {folder / 'report.html'} ({size_text(size)})")
 
 
 def replay_table(result: Replay) -> Table:
@@ -85,7 +83,7 @@ def replay_table(result: Replay) -> Table:
         table.add_row(
             str(one.step) if first else "",
             *([str(one.group) if first else ""] if several else []),
-            Text(one.name),
+            one.name,
             f"{row['kept']}/{row['directions']}",
             _dampings(one),
             short_text(row["step_norm"]),

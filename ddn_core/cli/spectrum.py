@@ -7,12 +7,11 @@ from typing import Any, Literal
 
 import torch
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 from torch import Tensor
 
 from ddn_core.cli.options import new_folder
+from ddn_core.cli.terminal import Terminal, say
 from ddn_core.config import Config
 from ddn_core.config.provenance import resolved_config
 from ddn_core.errors import ArgumentError
@@ -72,12 +71,12 @@ def spectrum_report(
     recorder = Recorder(folder / "trace", {"steps": [0]})
     recorder.record(optimizer, loss)
     trace = Trace.read(folder / "trace")
-    console = Console()
+    console = Terminal()
     console.print(_table(trace, f"Curvature on {len(inputs)} samples ({data}), loss {loss.item():.4g}"))
     _figure(trace).savefig(folder / PICTURE, dpi=120)
     record = RunRecord(folder, f"{source}, {len(inputs)} samples ({data})", resolved, (), ())
     size = write_report(folder / REPORT, [record], title="Curvature")
-    console.print(Text(f"written: {folder / PICTURE}, {folder / REPORT} ({size_text(size)})"), soft_wrap=True)
+    say(console, f"written: {folder / PICTURE}, {folder / REPORT} ({size_text(size)})")
 
 
 def _weights(checkpoint: Path) -> Any:

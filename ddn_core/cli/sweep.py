@@ -7,10 +7,10 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from ddn_core.cli.options import default_folder
-from ddn_core.cli.trials import Report, Running, check_metrics, order_text, run_plan, say, titled
+from ddn_core.cli.terminal import lines, say
+from ddn_core.cli.trials import Report, Running, check_metrics, order_text, run_plan, titled
 from ddn_core.errors import ArgumentError
 from ddn_core.plugins.registry import Registry
 from ddn_core.runs.scores import distinct
@@ -78,10 +78,10 @@ def _table(plan: SweepPlan, ranked: list[Combination]) -> Table:
     shown = f", the first {_ROWS} of {len(ranked)}" if len(ranked) > _ROWS else ""
     table = titled(f"{plan.metric} {order_text(plan.maximize)}{shown}")
     for path in plan.trials[0].values:
-        table.add_column(Text(path), overflow="fold")
+        table.add_column(path, overflow="fold")
     several, any_diverged = plan.seeds > 1, any(one.diverged for one in ranked)
     for name in (f"median {plan.metric}", "range", "seeds") if several else (plan.metric,):
-        table.add_column(Text(name), justify="right", no_wrap=True)
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("trials" if several else "trial", justify="right")
     if any_diverged:
         table.add_column("diverged", style="red", no_wrap=True)
@@ -90,8 +90,8 @@ def _table(plan: SweepPlan, ranked: list[Combination]) -> Table:
         extent = "-" if spread.low is None else f"{spread.low:.4g} to {spread.high:.4g}"
         ends = [extent, f"{len(spread.values)} of {spread.seeds}"] if several else []
         span = f"{numbers[0]}-{numbers[-1]}" if several else str(numbers[0])
-        values = [Text(plain(value)) for value in one.trials[0].values.values()]
+        values = [plain(value) for value in one.trials[0].values.values()]
         steps = [f"at step {step}{f', seed {trial.seed}' if several else ''}" for trial, step in one.diverged.items()]
-        diverged = ["\n".join(steps)] if any_diverged else []
+        diverged = [lines("\n".join(steps))] if any_diverged else []
         table.add_row(*values, spread.median_text(4), *ends, span, *diverged)
     return table

@@ -13,7 +13,8 @@ import typer
 from rich.console import Console
 
 from ddn_core.cli.display import TrainingDisplay
-from ddn_core.cli.options import INTERRUPTED
+from ddn_core.cli.status import INTERRUPTED
+from ddn_core.cli.terminal import Terminal, say
 from ddn_core.config import Config
 from ddn_core.plugins.registry import Registry
 from ddn_core.runs import EndEvent
@@ -35,7 +36,7 @@ def train_run(config: Config | None, source: str, registry: Registry, out: Path 
         DdnError: Config, problem or run folder is wrong, or a step failed.
         typer.Exit: The user interrupted the run, or it diverged.
     """
-    console = Console()
+    console = Terminal()
     display, interrupt = TrainingDisplay(console), Interrupt()
     with ExitStack() as stack:
 
@@ -56,12 +57,11 @@ def train_run(config: Config | None, source: str, registry: Registry, out: Path 
         )
     assert result.folder is not None
     if not result.finished:
-        message = f"interrupted; continue with: ddn train --resume {result.folder}"
-        console.print(message, markup=False, soft_wrap=True)
+        say(console, f"interrupted; continue with: ddn train --resume {result.folder}")
         raise typer.Exit(INTERRUPTED)
     display.summarize(result)
     if result.end is not None and result.end.diverged_at is not None:
-        show_divergence(Console(stderr=True), result.end)
+        show_divergence(Terminal(stderr=True), result.end)
         raise typer.Exit(DIVERGED)
 
 
@@ -69,7 +69,7 @@ def show_divergence(console: Console, end: EndEvent) -> None:
     """Print that a run diverged, and what to try, in red."""
     lines = [str(end), *(["what to try:"] if end.advice else []), *(f"  - {one}" for one in end.advice)]
     for line in lines:
-        console.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
+        say(console, line, "red")
 
 
 class Interrupt:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +12,12 @@ from typing import Generic, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from rich.text import Text
 
-from ddn_core.cli.options import INTERRUPTED
+from ddn_core.cli.status import INTERRUPTED
+from ddn_core.cli.terminal import Terminal, say
 from ddn_core.errors import ArgumentError
 from ddn_core.plugins.registry import Registry
+from ddn_core.text import is_unicode, shortened
 from ddn_core.trials.folder import TrialFolder, opened, read_plan
 from ddn_core.trials.plan import Task, TrialPlan, trial_config
 from ddn_core.trials.process import Result
@@ -26,6 +27,8 @@ P = TypeVar("P", bound=TrialPlan)
 
 _ENDED = ("finished", "diverged")
 """States of trials that have nothing to repeat."""
+_MOST = 500
+"""Number of characters of a label or an error that are printed."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +113,11 @@ def run_plan(
             raise ArgumentError(f"--resume: {path} holds no {kind.noun}. Name the folder of a {kind.noun}.")
         plan = stored
     plan = running.ranked(plan)
+    for text in _texts(plan.model_dump()):
+        if not is_unicode(text):
+            raise ArgumentError(f"{text!r} is not UTF-8. The {kind.noun} stores options and names of configs as text.")
     with opened(path, plan, resume is not None) as folder:
-        console, made = Console(), report(folder, plan)
+        console, made = Terminal(), report(folder, plan)
         results = _run_waiting(console, folder, plan, running, registry, made.write)
         if results is None:
             return INTERRUPTED
@@ -146,17 +152,21 @@ def order_text(maximize: bool) -> str:
 
 def titled(title: str) -> Table:
     """Return a table with a title."""
-    return Table(title=Text(title), title_justify="left", title_style="bold")
-
-
-def say(console: Console, line: str, style: str | None = None) -> None:
-    """Print a line without markup, highlighting or wrapping."""
-    console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+    return Table(title=title, title_justify="left", title_style="bold")
 
 
 def count(number: int, noun: str) -> str:
     """Return a number with its noun, in the plural if necessary."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Yield all texts in a plan."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item)
 
 
 def _run_waiting(
@@ -218,7 +228,8 @@ def _line(task: Task, result: Result, metric: str) -> str:
     value = result.metrics.get(metric)
     measured = f"no {metric}" if value is None else f"{metric} {value:.4g}"
     text = measured if result.state == "finished" else result.end if result.state == "diverged" else result.error or ""
-    return f"{task.number:>4}  {result.state:<9} {result.seconds:>7.1f} s  {task.label}  {text}"
+    label = shortened(task.label, _MOST)
+    return f"{task.number:>4}  {result.state:<9} {result.seconds:>7.1f} s  {label}  {shortened(text or '', _MOST)}"
 
 
 def _show_failures(console: Console, tasks: Iterable[Task], results: Mapping[int, Result]) -> None:
@@ -230,5 +241,7 @@ def _show_failures(console: Console, tasks: Iterable[Task], results: Mapping[int
     for name in ("trial", "run", "how", "error"):
         table.add_column(name, overflow="fold", no_wrap=name == "trial")
     for task, result in failed:
-        table.add_row(str(task.number), Text(task.label), result.state, Text(result.error or ""))
+        table.add_row(
+            str(task.number), shortened(task.label, _MOST), result.state, shortened(result.error or "", _MOST)
+        )
     console.print(table)
