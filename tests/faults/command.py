@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -54,6 +55,14 @@ def ended(process):
     output, errors = process.communicate(timeout=300)
     texts = [(part or b"").decode("utf-8", "backslashreplace") for part in (output, errors)]
     return process.returncode, *texts
+
+
+def wait_until(happened, process):
+    """Wait until something has happened that a running command does."""
+    while not happened():
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.05)
+            raise AssertionError(process.communicate())
 
 
 def run(*arguments, **options):

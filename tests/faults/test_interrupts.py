@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import signal
-import time
 
 import pytest
 
-from tests.faults.command import CONFIG, ended, start
+from tests.faults.command import CODE, CONFIG, ended, start, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +26,6 @@ class Finder:
 
 sys.meta_path.insert(0, Finder())
 """
-MAIN = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\nfrom ddn_core.cli import main; main()"
 
 
 def interrupted(process):
@@ -49,7 +47,7 @@ def interrupted(process):
 )
 def test_an_interrupt_while_modules_load_ends_quietly(module, arguments, tmp_path):
     (tmp_path / "config.toml").write_text(CONFIG)
-    process = start(*arguments, cwd=tmp_path, code=LOADING.format(module=module) + MAIN)
+    process = start(*arguments, cwd=tmp_path, code=LOADING.format(module=module) + CODE)
     assert process.stderr.readline() == b"here\n"
     assert interrupted(process) == (130, "", "")
     assert [path.name for path in tmp_path.iterdir()] == ["config.toml"]
@@ -70,7 +68,7 @@ registry.Registry.plugins = wait
 
 
 def test_an_interrupt_while_a_command_works_ends_quietly(tmp_path):
-    process = start("plugins", cwd=tmp_path, code=PLUGIN + MAIN)
+    process = start("plugins", cwd=tmp_path, code=PLUGIN + CODE)
     assert process.stderr.readline() == b"here\n"
     assert interrupted(process) == (130, "", "")
 
@@ -79,8 +77,7 @@ def test_an_interrupted_run_can_continue(tmp_path):
     (tmp_path / "config.toml").write_text(CONFIG.replace("epochs = 1", "epochs = 100000"))
     process = start("train", "config.toml", "--out", "run", cwd=tmp_path)
     metrics = tmp_path / "run" / "metrics.jsonl"
-    while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
-        time.sleep(0.05)
+    wait_until(lambda: metrics.exists() and metrics.stat().st_size, process)
     status, output, errors = interrupted(process)
     assert (status, errors) == (130, "")
     assert output.endswith("interrupted; continue with: ddn train --resume run\n")
@@ -89,8 +86,7 @@ def test_an_interrupted_run_can_continue(tmp_path):
 def test_an_interrupted_sweep_can_continue(tmp_path):
     (tmp_path / "config.toml").write_text(CONFIG.replace("epochs = 1", "epochs = 100000"))
     process = start("sweep", "config.toml", "--seeds", "2", "--jobs", "1", "--out", "sweep", cwd=tmp_path)
-    while process.poll() is None and not list(tmp_path.glob("sweep/trials/*/run/metrics.jsonl")):
-        time.sleep(0.05)
+    wait_until(lambda: list(tmp_path.glob("sweep/trials/*/run/metrics.jsonl")), process)
     status, output, errors = interrupted(process)
     assert (status, errors) == (130, "")
     assert output.endswith("interrupted; continue with: ddn sweep --resume sweep\n")

@@ -1,0 +1,143 @@
+"""Paths that cannot be used: too long, below a file, read-only, not UTF-8, on a disk that is full."""
+
+from __future__ import annotations
+
+import os
+import resource
+
+import pytest
+
+from tests.faults.command import CONFIG, assert_one_line, run
+
+pytestmark = pytest.mark.slow
+
+LONG = "a" * 300
+BELOW_A_FILE = "config.toml/below"
+NOT_UTF8 = b"name\xff"
+OUTPUTS = {
+    "train": ["train", "config.toml", "--out"],
+    "sweep": ["sweep", "config.toml", "--seeds", "1", "--grid", "training.seed=0", "--jobs", "1", "--out"],
+    "compare": ["compare", "config.toml", "--seeds", "1", "--jobs", "1", "--out"],
+    "replay": ["replay", "digits", "config.toml", "--out"],
+    "schema": ["schema", "--out"],
+    "new-plugin": ["new-plugin", "acme", "--out"],
+}
+"""Commands that write to a path, without this path."""
+INPUTS = {
+    "check": ["check"],
+    "estimate": ["estimate"],
+    "train": ["train"],
+    "resume": ["train", "--resume"],
+    "sweep": ["sweep", "--seeds", "2"],
+    "resume a sweep": ["sweep", "--resume"],
+    "compare": ["compare"],
+    "resume a comparison": ["compare", "--resume"],
+    "replay": ["replay", "digits"],
+    "report": ["report"],
+    "spectrum": ["spectrum", "config.toml", "--checkpoint"],
+}
+"""Commands that read a path, without this path."""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "config.toml").write_text(CONFIG)
+    return tmp_path
+
+
+@pytest.mark.parametrize("path", [LONG, BELOW_A_FILE], ids=["long", "below-a-file"])
+@pytest.mark.parametrize("command", OUTPUTS)
+def test_an_output_that_cannot_be_made_is_one_line(command, path, folder):
+    result = run(*OUTPUTS[command], path, cwd=folder)
+    assert_one_line(result)
+    assert path in result[2]
+
+
+@pytest.mark.parametrize("path", [LONG, BELOW_A_FILE], ids=["long", "below-a-file"])
+@pytest.mark.parametrize("command", INPUTS)
+def test_an_input_that_cannot_be_read_is_one_line(command, path, folder):
+    result = run(*INPUTS[command], path, cwd=folder)
+    assert_one_line(result)
+    assert path in result[2]
+
+
+def as_nobody():
+    if os.getuid() == 0:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+
+
+@pytest.mark.parametrize("command", OUTPUTS)
+def test_a_folder_without_permission_is_one_line(command, folder):
+    (folder / "locked").mkdir(mode=0o555)
+    for parent in (folder, *folder.parents):
+        if not os.access(parent, os.X_OK) or not parent.stat().st_mode & 0o001:
+            if parent.parent == parent or "pytest" not in str(parent):
+                pytest.skip("another user cannot reach the folders of the tests")
+            parent.chmod(0o755)
+    result = run(*OUTPUTS[command], "locked/out", cwd=folder, prepare=as_nobody, HOME=str(folder))
+    assert_one_line(result)
+    assert "locked/out" in result[2]
+    assert "Permission denied" in result[2]
+
+
+def small_files():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
+
+
+@pytest.mark.parametrize("command", OUTPUTS)
+def test_a_disk_that_fills_up_is_one_line(command, folder):
+    """A limit on the size of files fails in the middle of a write, as a full disk does."""
+    result = run(*OUTPUTS[command], "out", cwd=folder, prepare=small_files, MPLCONFIGDIR=str(folder))
+    assert_one_line(result)
+    assert "out" in result[2]
+    assert "File too large" in result[2]
+
+
+def test_names_that_are_not_utf8_are_escaped(folder):
+    """Every command that can use such a name does."""
+    name = NOT_UTF8.decode("utf-8", "surrogateescape")
+    (folder / f"{name}.toml").write_text(CONFIG)
+    for arguments in (
+        ["check", NOT_UTF8 + b".toml"],
+        ["train", NOT_UTF8 + b".toml", "--out", NOT_UTF8],
+        ["report", NOT_UTF8],
+        ["replay", "digits", NOT_UTF8 + b".toml", "--out", NOT_UTF8 + b"/replay"],
+        [
+            "spectrum",
+            NOT_UTF8 + b".toml",
+            "--checkpoint",
+            NOT_UTF8,
+            "--samples",
+            "20",
+            "--out",
+            NOT_UTF8 + b"/spectrum",
+        ],
+    ):
+        status, output, errors = run(*arguments, cwd=folder)
+        assert (status, errors) == (0, ""), arguments
+        assert "name\\udcff" in output.replace("\n", "")
+    assert (folder / name / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["sweep", NOT_UTF8 + b".toml", "--seeds", "2"],
+        ["compare", NOT_UTF8 + b".toml"],
+        ["sweep", "config.toml", "--seeds", "2", "--metric", NOT_UTF8],
+        ["compare", "config.toml", "--target", NOT_UTF8 + b"=1"],
+        ["train", "config.toml", "--set", b'problem.kind="name\xff"'],
+    ],
+    ids=["sweep", "compare", "metric", "target", "set"],
+)
+def test_text_that_is_not_utf8_is_refused_before_a_trial_starts(arguments, folder):
+    name = NOT_UTF8.decode("utf-8", "surrogateescape")
+    (folder / f"{name}.toml").write_text(CONFIG)
+    status, _, errors = run(*arguments, cwd=folder)
+    assert status == 1
+    assert errors.startswith("error: ")
+    assert "Traceback" not in errors
+    assert "name\\udcff" in errors
+    assert not (folder / "runs").exists()
