@@ -50,8 +50,9 @@ def wanted_parameters(groups: Sequence[Mapping[str, Any]], is_due: Callable[[int
 
 
 def parameter_names(group: Mapping[str, Any], index: int) -> Sequence[str]:
-    """Return the names of a group's parameters, or their places where they have none."""
-    return group.get("param_names") or [f"parameter {place} of group {index}" for place in range(len(group["params"]))]
+    """Return the names of a group's parameters, or their places where there is no name for each."""
+    names, count = group.get("param_names", ()), len(group["params"])
+    return names if len(names) == count else [f"parameter {place} of group {index}" for place in range(count)]
 
 
 def devices_of(groups: Sequence[Mapping[str, Any]]) -> set[torch.device]:

@@ -123,5 +123,11 @@ class HeldDirections:
                 f"the state has directions of parameters of shapes {found}, but the group has parameters of shapes "
                 f"{own}. Load the state into the optimizer that saved it."
             )
+        counts = {len(vector) for vector in vectors} | {len(state[name]) for name in TENSORS if name != "all_evals"}
+        if len(counts) != 1:
+            raise ArgumentError(
+                f"the state has eigenvectors, eigenvalues, curvatures and dampings of {sorted(counts)} directions, but "
+                "their numbers must be equal. The state is damaged: load another one."
+            )
         tensors = {name: state[name].to(device) for name in TENSORS}
         return cls(eigenvectors=vectors, complement_factor=float(state["factor"]), age=int(state["age"]), **tensors)

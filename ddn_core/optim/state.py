@@ -12,10 +12,14 @@ from ddn_core.engine import Context, Outcome
 from ddn_core.errors import ArgumentError, StrategyError
 from ddn_core.generators import DeviceGenerators
 from ddn_core.optim.outcomes import FAMILIES
-from ddn_core.optim.parameters import GROUP_DEFAULTS, is_fallback
+from ddn_core.optim.parameters import GROUP_DEFAULTS, is_fallback, parameter_names
+from ddn_core.optim.planning import OF_EARLIER_STEPS
 from ddn_core.optim.reuse import HeldDirections
 from ddn_core.plugins.resolve import in_group
 from ddn_core.plugins.strategy import Criterion, Damping, Strategy
+
+FITTING = "Load the state into the optimizer that saved it."
+"""Advice for a state that belongs to other parameters."""
 
 KEY = "ddn"
 """Key of an optimizer's `state_dict` that holds `Progress`."""
@@ -70,7 +74,14 @@ class Progress:
         Raises:
             ArgumentError: The state belongs to other parameters, or to a device that is not there.
         """
-        outcomes, held = state["outcomes"], state["held"]
+        outcomes, held, before = state["outcomes"], state["held"], state.get("before", {})
+        for index in (*outcomes, *held, *before):
+            if index not in range(len(groups)):
+                raise ArgumentError(
+                    f"the state has a group {index!r}, but the optimizer has groups 0 to {len(groups) - 1}. {FITTING}"
+                )
+        for index, values in before.items():
+            _check_shapes(f"group {index}: parameters before the last step", values, groups[index]["params"])
         return Progress(
             generators=self.generators.loaded(state["generators"]),
             step_count=int(state["step_count"]),
@@ -82,7 +93,7 @@ class Progress:
                 index: [
                     value.to(own.device, copy=True) for value, own in zip(values, groups[index]["params"], strict=True)
                 ]
-                for index, values in state.get("before", {}).items()
+                for index, values in before.items()
             },
         )
 
@@ -113,11 +124,47 @@ def loaded_state(
         StrategyError: A strategy differs from the one that the state was saved with.
     """
     strategies = _loaded_strategies(_saved_strategies(state_dict, groups), groups)
+    _check_parameter_states(state_dict, groups)
     plain = [
         {**({} if is_fallback(saved) else GROUP_DEFAULTS), **{key: saved[key] for key in saved if key not in FAMILIES}}
         for saved in state_dict["param_groups"]
     ]
     return {**state_dict, "param_groups": plain}, strategies, progress.loaded(state_dict[KEY], groups)
+
+
+def _check_parameter_states(state_dict: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> None:
+    """Raise unless each tensor that is saved for a parameter, such as its momentum, has the parameter's shape.
+
+    Numbers of steps, which some optimizers of torch save as tensors without an axis, are no such tensors.
+
+    Raises:
+        ArgumentError: A tensor has another shape, as if it belonged to another parameter.
+    """
+    for index, (saved, group) in enumerate(zip(state_dict["param_groups"], groups, strict=True)):
+        for place, (key, parameter) in enumerate(zip(saved["params"], group["params"], strict=True)):
+            for name, value in state_dict["state"].get(key, {}).items():
+                if (name in OF_EARLIER_STEPS and value is not None) or (isinstance(value, Tensor) and value.dim()):
+                    where = f"group {index}: {name} of {parameter_names(group, index)[place]}"
+                    _check_shapes(where, [value], [parameter])
+
+
+def _check_shapes(where: str, values: Sequence[Any], parameters: Sequence[Tensor]) -> None:
+    """Raise unless values are tensors in the shapes of parameters.
+
+    Args:
+        where: The values, for a message.
+        values: The values of a state.
+        parameters: The parameters that they belong to.
+
+    Raises:
+        ArgumentError: A value is no tensor, or has another shape, or their numbers differ.
+    """
+    found = [list(value.shape) if isinstance(value, Tensor) else type(value).__name__ for value in values]
+    if found != (own := [list(parameter.shape) for parameter in parameters]):
+        raise ArgumentError(
+            f"{where}: the state has tensors of shapes {found}, but the parameters have shapes {own}. Nothing has been "
+            f"changed. {FITTING}"
+        )
 
 
 def _families(group: Mapping[str, Any]) -> tuple[str, ...]:
@@ -129,7 +176,7 @@ def _saved_strategies(
 ) -> list[dict[str, tuple[Any, Any]]]:
     """Return table and state of each strategy of a state, which has all parts and the same groups."""
     try:
-        saved_groups = state_dict["param_groups"]
+        saved_groups, _ = state_dict["param_groups"], state_dict["state"]
         _ = [state_dict[KEY][entry.name] for entry in fields(Progress) if entry.name != "before"]  # added later
         saved = [
             {family: (group[family]["table"], group[family]["state"]) for family in _families(group)}
