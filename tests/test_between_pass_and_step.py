@@ -69,6 +69,67 @@ def _steps_again(optimizer, model, inputs, targets):
     assert not any(torch.equal(own, old) for own, old in zip(model.parameters(), before, strict=True))
 
 
+# Inputs and activations
+
+
+@pytest.mark.parametrize("make", [_mlp, _cnn, _embedding])
+def test_an_input_that_is_overwritten_after_the_pass_is_noticed(make):
+    model, inputs, targets, optimizer = _setting(make)
+    _pass(optimizer, model, inputs, targets)
+    inputs.copy_(inputs.flip(0))
+    _refuses(optimizer, model, r"group 0: the input of an operation with a weight.* was changed in place after the")
+    _refuses(optimizer, model, r"copy them: `X = X.clone\(\)`", lambda: optimizer.directions().eigenvectors())
+    _steps_again(optimizer, model, inputs, targets)
+
+
+def test_an_activation_that_is_changed_after_the_pass_is_noticed():
+    model, inputs, targets, optimizer = _setting()
+    seen = []
+    model[1].register_forward_hook(lambda module, inputs, output: seen.append(output.detach()))
+    _pass(optimizer, model, inputs, targets)
+    seen[0].zero_()
+    _refuses(optimizer, model, r"a tensor of shape \[12, 6\], was changed in place")
+
+
+def test_a_loader_that_reuses_its_buffer_for_micro_batches_is_noticed():
+    model, inputs, targets, optimizer = _setting()
+    buffer = torch.empty(6, 5)
+    for part in (slice(0, 6), slice(6, 12)):
+        buffer.copy_(inputs[part])
+        _pass(optimizer, model, buffer, targets[part], 0.5)
+    _refuses(optimizer, model, "was changed in place after the backward pass")
+
+
+def test_directions_that_are_kept_notice_that_the_batch_is_overwritten():
+    model, inputs, targets, optimizer = _setting()
+    _pass(optimizer, model, inputs, targets)
+    directions = optimizer.directions()
+    optimizer.step()
+    inputs.zero_()
+    with pytest.raises(CurvatureError, match="was changed in place after the backward pass"):
+        directions.eigenvectors()
+
+
+def test_what_the_curvature_does_not_depend_on_may_change():
+    """Inputs of which it has a copy, those of a bias alone, those of a step that is made, and buffers."""
+    sub_sampled = {"curvature": {"subsampling_ggn": [0, 1, 2], "subsampling_grad": [0, 1]}, "damping": 0.3}
+    model, inputs, targets, optimizer = _setting(**sub_sampled)
+    _pass(optimizer, model, inputs, targets)
+    inputs.zero_()
+    optimizer.step()
+    model, inputs, targets, optimizer = _setting()
+    model[0].weight.requires_grad_(False)
+    _pass(optimizer, model, inputs, targets)
+    inputs.zero_()
+    optimizer.step()
+    inputs.add_(1)
+    normalized = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Linear(6, 3))
+    optimizer = _optimizer(normalized)
+    _pass(optimizer, normalized, inputs + targets[:, None], targets)
+    normalized(inputs)  # the running statistics change
+    optimizer.step()
+
+
 # States
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
 from ddn_core.engine.factors.family import WeightFamily
+from ddn_core.errors import CurvatureError
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,13 +17,34 @@ class FactorInput:
 
     Attributes:
         family: Family of the operation.
-        values: Input of the operation, `[B, *input]`.
+        kept: Input of the operation, `[B, *input]`; no copy, so it may be a tensor of the user.
         names: Roles of the parameters in the operation: `("weight", "bias")`, or one of them.
     """
 
     family: WeightFamily
-    values: Tensor
+    kept: Tensor
     names: tuple[str, ...]
+    _version: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Record how often the input was changed in place until now."""
+        object.__setattr__(self, "_version", _version_of(self.kept))
+
+    @property
+    def values(self) -> Tensor:
+        """Input of the operation, `[B, *input]`.
+
+        Raises:
+            CurvatureError: The input was changed in place after the backward pass.
+        """
+        if _version_of(self.kept) != self._version:
+            raise CurvatureError(
+                f"the input of an operation with a {' and a '.join(self.names)}, a tensor of shape "
+                f"{list(self.kept.shape)}, was changed in place after the backward pass. The curvature would be that "
+                "of other data. Change it before the forward pass or after the step. If a loader overwrites its "
+                "batches, copy them: `X = X.clone()`."
+            )
+        return self.kept
 
     @property
     def has_weight(self) -> bool:
@@ -54,4 +76,9 @@ class FactorInput:
 
     def select(self, samples: Sequence[int]) -> FactorInput:
         """Return the input for some samples."""
-        return replace(self, values=self.values[list(samples)])
+        return replace(self, kept=self.values[list(samples)])
+
+
+def _version_of(tensor: Tensor) -> int:
+    """Return how often a tensor was changed in place, as autograd counts; its views have the same number."""
+    return 0 if tensor.is_inference() else tensor._version
