@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 
 import pytest
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector
 
 from ddn_core import DirectionalDampedNewton
-from ddn_core.errors import ArgumentError, CurvatureError
+from ddn_core.errors import ArgumentError, CurvatureError, NonFiniteError
 
 TWO_GROUPS = [{"params": ["0.*"], "damping": 0.3}, {"params": ["2.*"], "damping": 0.3}]
 SETTINGS = {
@@ -128,6 +129,405 @@ def test_what_the_curvature_does_not_depend_on_may_change():
     _pass(optimizer, normalized, inputs + targets[:, None], targets)
     normalized(inputs)  # the running statistics change
     optimizer.step()
+
+
+# Parameters and groups
+
+
+def _in_place(model, optimizer):
+    with torch.no_grad():
+        model[2].weight.mul_(0.5)
+
+
+def _replaced(model, optimizer):
+    model[2].weight.data = torch.zeros(3, 6)
+
+
+def _of_another_shape(model, optimizer):
+    model[2].weight.data = torch.zeros(4, 6)
+
+
+def _half(model, optimizer):
+    model.half()
+
+
+def _one_layer_double(model, optimizer):
+    model[2].double()
+
+
+def _added(model, optimizer):
+    group = {"criterion": "all", "damping": 0.3}
+    optimizer.add_param_group({"params": list(nn.Linear(2, 2).named_parameters()), **group})
+
+
+def _removed(model, optimizer):
+    optimizer.param_groups.pop()
+
+
+def _left_out(model, optimizer):
+    optimizer.param_groups[1]["params"].pop()
+
+
+def _in_another_group(model, optimizer):
+    optimizer.param_groups[0]["params"].append(optimizer.param_groups[1]["params"].pop())
+
+
+def _exchanged(model, optimizer):
+    optimizer.param_groups[1]["params"][1] = nn.Parameter(torch.zeros(3))
+
+
+def _reused(model, optimizer):
+    optimizer.param_groups[0]["every"] = 4
+
+
+CHANGES = {
+    _in_place: "group 1: 2.weight was changed in place after the backward pass",
+    _replaced: "group 1: 2.weight was moved, cast or replaced after the backward pass",
+    _of_another_shape: r"group 1: 2.weight of shape \[3, 6\] was replaced by a tensor of shape \[4, 6\]",
+    _half: "group 0: 0.weight was moved, cast or replaced",
+    _one_layer_double: "group 1: 2.weight was moved, cast or replaced",
+    _added: "a parameter group was added after the backward pass",
+    _removed: "a parameter group was removed after the backward pass",
+    _left_out: "group 1 has other parameters than at the backward pass",
+    _in_another_group: "group 0 has other parameters than at the backward pass",
+    _exchanged: "group 1 has other parameters than at the backward pass",
+    _reused: "group 0 had every = 1 at the backward pass, and has every = 4 now",
+}
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_changes_between_pass_and_step_is_noticed(change, settings):
+    model, inputs, targets, optimizer = _setting(**settings)
+    _pass(optimizer, model, inputs, targets)
+    change(model, optimizer)
+    _refuses(optimizer, model, rf"{CHANGES[change]}.*No parameter has been touched. Call optimizer.zero_grad\(\)")
+    if change is not _of_another_shape and change is not _half and change is not _one_layer_double:
+        optimizer.zero_grad()
+        _pass(optimizer, model, inputs, targets)
+        optimizer.step()
+        assert optimizer.step_count == 1
+
+
+@pytest.mark.parametrize("purposes", [("all", "all"), ("directions", "derivatives")])
+def test_what_changes_between_two_passes_is_noticed(purposes):
+    model, inputs, targets, optimizer = _setting()
+    _pass(optimizer, model, inputs, targets, purpose=purposes[0])
+    if purposes[0] == "directions":
+        optimizer.zero_grad()
+    _in_place(model, optimizer)
+
+    def second():
+        _pass(optimizer, model, inputs, targets, purpose=purposes[1])
+
+    _refuses(optimizer, model, "2.weight was changed in place after the backward pass", second)
+    optimizer.zero_grad()
+    for purpose in dict.fromkeys(purposes):  # both passes again, with the parameters as they are
+        optimizer.zero_grad()
+        _pass(optimizer, model, inputs, targets, purpose=purpose)
+    optimizer.step()
+    assert optimizer.step_count == 1
+
+
+def test_a_state_that_is_loaded_between_pass_and_step_drops_the_pass():
+    model, inputs, targets, optimizer = _setting(**SETTINGS["two groups"])
+    _pass(optimizer, model, inputs, targets)
+    optimizer.load_state_dict(optimizer.state_dict())
+    _refuses(optimizer, model, "needs a curvature pass since the last step")
+    _steps_again(optimizer, model, inputs, targets)
+
+
+def test_what_is_as_it_was_makes_the_same_step():
+    """Averaged weights that are swapped in and out, a scheduler, a parameter that is frozen: as with torch's own."""
+    model, inputs, targets, optimizer = _setting(**SETTINGS["two groups"])
+    _pass(optimizer, model, inputs, targets)
+    other, twin = copy.deepcopy(model), _optimizer(model, **SETTINGS["two groups"])
+    twin = _optimizer(other, **SETTINGS["two groups"])
+    _pass(twin, other, inputs, targets)
+    kept = [own.data for own in model.parameters()]
+    for own in model.parameters():
+        own.data = torch.zeros_like(own)
+    model(inputs)
+    for own, values in zip(model.parameters(), kept, strict=True):
+        own.data = values
+    model[2].requires_grad_(False)
+    model.eval()
+    optimizer.step()
+    twin.step()
+    assert torch.equal(_flat(model), _flat(other))
+
+
+# Passes that fail
+
+
+class _FailureError(Exception):
+    """An exception in the middle of a backward pass."""
+
+
+def _failing(tensor, error=_FailureError):
+    """Return the tensor, whose gradient cannot be computed."""
+
+    def fail(gradient):
+        raise error
+
+    tensor.register_hook(fail)
+    return tensor
+
+
+@pytest.mark.parametrize(
+    "error", [_FailureError, KeyboardInterrupt, torch.OutOfMemoryError], ids=lambda error: error.__name__
+)
+@pytest.mark.parametrize("place", ["hidden", "loss", "parameter"])
+def test_a_micro_batch_that_fails_leaves_no_half_of_a_step(place, error):
+    model, inputs, targets, optimizer = _setting()
+    first, second, third = slice(0, 5), slice(5, 9), slice(9, 12)
+    _pass(optimizer, model, inputs[first], targets[first], 5 / 12)
+    output = model(inputs[second])
+    handle = (
+        model[0].weight.register_hook(lambda gradient: (_ for _ in ()).throw(error())) if place == "parameter" else None
+    )
+    loss = F.cross_entropy(_failing(output, error) if place == "hidden" else output, targets[second])
+    with pytest.raises(CurvatureError if place == "loss" else error):
+        optimizer.backward(loss.exp() if place == "loss" else loss)
+    if handle is not None:
+        handle.remove()
+    message = r"a backward pass has failed since the gradients were cleared.* No parameter has been touched"
+    _refuses(optimizer, model, message)
+    _refuses(optimizer, model, message, lambda: _pass(optimizer, model, inputs[third], targets[third], 3 / 12))
+    _refuses(optimizer, model, message)
+    _steps_again(optimizer, model, inputs, targets)
+
+
+@pytest.mark.parametrize("to_none", [True, False])
+def test_the_batch_is_begun_anew_after_a_pass_that_failed(to_none):
+    """The step is that of the second try; clearing to zeros counts as clearing."""
+    model, inputs, targets, optimizer = _setting()
+    other = copy.deepcopy(model)
+    twin = _optimizer(other)
+    for part in (slice(0, 6), slice(6, 12)):
+        _pass(optimizer, model, inputs[part], targets[part], 0.5)
+        _pass(twin, other, inputs[part], targets[part], 0.5)
+    with pytest.raises(_FailureError):
+        optimizer.backward(_failing(F.cross_entropy(model(inputs), targets)) * 1.0)
+    optimizer.zero_grad(set_to_none=to_none)
+    for part in (slice(0, 6), slice(6, 12)):
+        _pass(optimizer, model, inputs[part], targets[part], 0.5)
+    optimizer.step()
+    twin.step()
+    torch.testing.assert_close(_flat(model), _flat(other), rtol=1e-6, atol=1e-7)
+
+
+def test_a_first_micro_batch_that_fails_is_no_reason_to_take_the_next_for_the_whole():
+    """Also where the failed pass has written no gradient, in a block that says that it is one of several."""
+    model, inputs, targets, optimizer = _setting()
+    with pytest.raises(CurvatureError, match="is a function"), optimizer.curvature(accumulate=True):
+        F.cross_entropy(model(inputs), targets).exp().backward()
+    with pytest.raises(CurvatureError, match="a backward pass has failed"), optimizer.curvature(accumulate=True):
+        F.cross_entropy(model(inputs), targets).backward()
+    _refuses(optimizer, model, "a backward pass has failed")
+    _pass(optimizer, model, inputs, targets)  # no gradient was written: another try needs no zero_grad()
+    optimizer.step()
+    assert optimizer.step_count == 1
+
+
+@pytest.mark.parametrize("bad", [0, 1, 2])
+def test_one_micro_batch_that_is_not_finite_skips_the_whole_step(bad):
+    model, inputs, targets, optimizer = _setting(damping=0.3, step={"on_nonfinite": "skip"})
+    before = _flat(model)
+    for index in range(3):
+        part = slice(4 * index, 4 * index + 4)
+        _pass(optimizer, model, inputs[part] * (torch.nan if index == bad else 1), targets[part], 1 / 3)
+    optimizer.step()
+    assert optimizer.skipped_steps == 1
+    assert torch.equal(_flat(model), before)
+    _steps_again(optimizer, model, inputs, targets)
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_a_block_that_is_left_by_an_exception_keeps_the_passes_that_were_whole(place):
+    """An exception outside of the backward pass writes no gradient: the step is that of the gradients that are there."""
+    model, inputs, targets, optimizer = _setting()
+    other = copy.deepcopy(model)
+    twin = _optimizer(other)
+    _pass(optimizer, model, inputs, targets)
+    _pass(twin, other, inputs, targets)
+    loss = F.cross_entropy(model(inputs), targets)
+    with contextlib.suppress(_FailureError), optimizer.curvature(accumulate=True):
+        if place == "after":
+            loss.backward()
+        raise _FailureError
+    if place == "after":
+        _pass(twin, other, inputs, targets)
+    optimizer.step()
+    twin.step()
+    assert torch.equal(_flat(model), _flat(other))
+
+
+def test_a_block_without_a_pass_is_no_pass():
+    model, inputs, targets, optimizer = _setting()
+    for _ in range(2):
+        with optimizer.curvature():
+            break
+    with optimizer.curvature():
+        loss = F.cross_entropy(model(inputs), targets)
+    loss.backward()
+    _refuses(optimizer, model, "needs a curvature pass since the last step")
+
+
+def test_a_pass_whose_loss_is_not_finite_is_a_pass_that_failed():
+    model, inputs, targets, optimizer = _setting()
+    _pass(optimizer, model, inputs, targets)
+    with pytest.raises(NonFiniteError, match="the loss is nan"):
+        _pass(optimizer, model, inputs * torch.nan, targets)
+    _refuses(optimizer, model, "a backward pass has failed")
+    _steps_again(optimizer, model, inputs, targets)
+
+
+# Blocks and closures
+
+
+def test_the_innermost_block_has_the_pass():
+    model, inputs, targets, optimizer = _setting()
+    other = copy.deepcopy(model)
+    twin = _optimizer(other)
+    with optimizer.curvature(), optimizer.curvature(accumulate=True):
+        F.cross_entropy(model(inputs), targets).backward()
+    with optimizer.curvature():
+        optimizer.zero_grad()
+        _pass(optimizer, model, inputs, targets)
+    _pass(twin, other, inputs, targets)
+    optimizer.step()
+    twin.step()
+    assert torch.equal(_flat(model), _flat(other))
+
+
+def test_blocks_of_two_optimizers_are_apart():
+    """The pass belongs to the innermost; the other optimizer has none."""
+    model, inputs, targets, _ = _setting()
+    outer = DirectionalDampedNewton(model[0].named_parameters(), damping=0.3)
+    inner = DirectionalDampedNewton(model[2].named_parameters(), damping=0.3)
+    with outer.curvature(), inner.curvature():
+        F.cross_entropy(model(inputs), targets).backward()
+    _refuses(outer, model, "needs a curvature pass since the last step")
+    inner.step()
+    assert inner.step_count == 1
+
+
+def test_the_blocks_of_generators_may_end_in_any_order():
+    model, inputs, targets, optimizer = _setting()
+    own = torch.autograd.backward
+
+    def block():
+        with optimizer.curvature():
+            yield
+
+    first, second = block(), block()
+    next(first), next(second)
+    first.close()
+    F.cross_entropy(model(inputs), targets).backward()
+    second.close()
+    assert torch.autograd.backward is own
+    optimizer.step()
+    assert optimizer.step_count == 1
+
+
+STEPS = {
+    "keep": {"damping": {"kind": "levenberg-marquardt"}},
+    "default": {"lr": 1.0},
+    "damp": {"damping": 0.3, "step": {"on_increase": "damp"}},
+    "search": {"damping": 0.3, "step": {"on_increase": "search"}},
+}
+
+
+@pytest.mark.parametrize("settings", STEPS.values(), ids=STEPS)
+@pytest.mark.parametrize("way", ["block", "backward", "micro-batches"])
+def test_a_closure_may_open_blocks_of_its_own(way, settings):
+    model, inputs, targets, optimizer = _setting(**settings)
+    other = copy.deepcopy(model)
+    twin = _optimizer(other, **settings)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(inputs), targets)
+        if way == "backward":
+            optimizer.backward(loss)
+        else:
+            for share in [1.0] if way == "block" else [0.25, 0.75]:
+                with optimizer.curvature(accumulate=way != "block"):
+                    (share * loss).backward(retain_graph=True)
+        return loss
+
+    def plain():
+        twin.zero_grad()
+        loss = F.cross_entropy(other(inputs), targets)
+        loss.backward()
+        return loss
+
+    outer = _optimizer(_mlp()[0])
+    for _ in range(2):
+        with outer.curvature():  # the closure's passes are not those of a block around the step
+            optimizer.step(closure)
+        twin.step(plain)
+    if way != "micro-batches":  # which are twice the batch here
+        torch.testing.assert_close(_flat(model), _flat(other), rtol=1e-4, atol=1e-6)
+    assert optimizer.step_count == 2
+    _refuses(outer, model, "needs a curvature pass since the last step")
+
+
+@pytest.mark.parametrize("settings", STEPS.values(), ids=STEPS)
+def test_passes_of_the_closure_after_the_step_belong_to_no_block(settings):
+    """They give the loss alone, also in a block around the step that has had its pass."""
+    model, inputs, targets, optimizer = _setting(**settings)
+    outer = _optimizer(copy.deepcopy(model))
+
+    def closure():
+        loss = F.cross_entropy(model(inputs), targets)
+        loss.backward()
+        return loss
+
+    with outer.curvature():
+        _pass(optimizer, model, inputs, targets)
+        optimizer.step(closure)
+    assert optimizer.step_count == 1
+    _refuses(outer, model, "needs a curvature pass since the last step")
+
+
+def test_a_block_of_the_closure_after_the_step_may_have_several_passes():
+    model, inputs, targets, optimizer = _setting(**STEPS["keep"])
+
+    def closure():
+        losses = [0.5 * F.cross_entropy(model(inputs), targets) for _ in range(2)]
+        with optimizer.curvature():
+            for loss in losses:
+                loss.backward()
+        return sum(losses)
+
+    _pass(optimizer, model, inputs, targets)
+    optimizer.step(closure)
+    assert optimizer.step_count == 1
+
+
+@pytest.mark.parametrize("is_captured", [False, True])
+def test_a_closure_that_makes_a_step_itself_is_refused(is_captured):
+    model, inputs, targets, optimizer = _setting(damping=0.3, step={"on_increase": "undo"})
+    before = _flat(model)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(inputs), targets)
+        optimizer.backward(loss)
+        optimizer.step()
+        return loss
+
+    if is_captured:
+        _pass(optimizer, model, inputs, targets)
+    with pytest.raises(ArgumentError, match=r"the closure of step\(\) called step\(\) itself"):
+        optimizer.step(closure)
+    assert torch.equal(_flat(model), before)
+    optimizer.zero_grad()
+    _pass(optimizer, model, inputs, targets)
+    optimizer.step(lambda: F.cross_entropy(model(inputs), targets))
+    assert not torch.equal(_flat(model), before)
 
 
 # States

@@ -229,15 +229,13 @@ def test_what_does_not_fit_together_is_refused():
     torch.testing.assert_close(parameters_to_vector(model.parameters()).detach(), before, rtol=0, atol=0)
 
 
-def test_a_failed_micro_batch_leaves_no_half_of_a_step():
+def test_the_loss_of_micro_batches_is_that_of_all_of_them_while_directions_are_reused():
     model, loss_function, inputs, targets = _problem()
-    optimizer = DirectionalDampedNewton(model.named_parameters(), _groups(TOP))
-    with optimizer.curvature(accumulate=True):
-        loss_function(model(inputs), targets).backward()
-    with pytest.raises(CurvatureError, match="the loss is nan"), optimizer.curvature(accumulate=True):
-        loss_function(model(inputs * torch.nan), targets).backward()
-    with pytest.raises(CurvatureError, match="needs a curvature pass since the last step"):
-        optimizer.step()
-    with optimizer.curvature():  # a fresh pass works
-        loss_function(model(inputs), targets).backward()
-    optimizer.step()
+    group = {"params": ["*"], "criterion": ALL, "damping": CONSTANT, "every": 3}
+    optimizer = DirectionalDampedNewton(model.named_parameters(), [group])
+    for _ in range(3):
+        expected = float(loss_function(model(inputs), targets).detach())
+        optimizer.zero_grad()
+        for part in (slice(0, 3), slice(3, 9)):
+            optimizer.backward(len(inputs[part]) / 9 * loss_function(model(inputs[part]), targets[part]))
+        assert optimizer.step() == pytest.approx(expected, rel=1e-12)

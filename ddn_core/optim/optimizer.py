@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from ddn_core.config import Config, CurvatureConfig, FirstOrder, GroupConfig, StepConfig
 from ddn_core.config.presets import PresetName
-from ddn_core.engine import Directions, WantedParameter, group_directions
+from ddn_core.engine import Directions, group_directions
 from ddn_core.errors import ArgumentError, CurvatureError, NonFiniteError
 from ddn_core.generators import DeviceGenerators
 from ddn_core.optim.divergence import DivergenceWatch
@@ -30,8 +30,8 @@ from ddn_core.optim.parameters import (
     is_fallback,
     named,
     own_group,
-    wanted_parameters,
 )
+from ddn_core.optim.pass_parameters import PassParameters
 from ddn_core.optim.passes import CurvaturePasses, Purpose
 from ddn_core.optim.planning import terms_of
 from ddn_core.optim.report import StepReport
@@ -67,6 +67,7 @@ class DirectionalDampedNewton(Optimizer):
     _step_supports_amp_scaling = True  # `torch.amp.GradScaler` then leaves its scale to `step`
 
     last_step: tuple[StepReport, ...]
+    _is_stepping: bool
 
     def __init__(
         self,
@@ -186,7 +187,7 @@ class DirectionalDampedNewton(Optimizer):
             NonFiniteError: The loss is not finite, and such steps are not skipped.
         """
         try:
-            self._passes.run(loss, purpose, None, self._wanted, samples, retain_graph=retain_graph)
+            self._passes.run(loss, purpose, None, self._parameters_now, samples, retain_graph=retain_graph)
         except NonFiniteError:
             if not self._can_skip:
                 raise
@@ -221,7 +222,7 @@ class DirectionalDampedNewton(Optimizer):
             NonFiniteError: From `backward()`: the loss is not finite, and such steps are not skipped.
         """
         try:
-            with self._passes.block(purpose, accumulate, self._wanted):
+            with self._passes.block(purpose, accumulate, self._parameters_now):
                 yield
         except NonFiniteError:
             if not self._can_skip:
@@ -272,16 +273,25 @@ class DirectionalDampedNewton(Optimizer):
             these losses diverge, the optimizer warns once, with a `DivergenceWarning`.
 
         Raises:
-            CurvatureError: There was no curvature pass since the last step, or a gradient was changed after it, and
-                the step of its group does not use `.grad`; no parameter has changed.
+            CurvatureError: There was no curvature pass since the last step, or one has failed. Or gradients, inputs,
+                parameters or groups have changed since the pass; no parameter has been touched by the optimizer.
             NonFiniteError: A step is not finite; no parameter has changed.
             ArgumentError: The loss after the step is needed, and there is no closure. Or there was a pass before, and
-                the loss that the closure returns depends on random numbers.
+                the loss that the closure returns depends on random numbers. Or the closure calls `step()`.
             StrategyError: A criterion or damping raised, or returned an invalid value; no parameter has changed.
                 Or a strategy raised in `observe`, after the step.
         """
-        with ScaledStep.announced_to(self) as scaled:
-            return self._scaled_step(closure, scaled)
+        if self._is_stepping:
+            raise ArgumentError(
+                "the closure of step() called step() itself. Let the closure compute the loss and its gradient, and "
+                "leave the step to the optimizer."
+            )
+        self._is_stepping = True
+        try:
+            with ScaledStep.announced_to(self) as scaled:
+                return self._step(closure, scaled)
+        finally:
+            self._is_stepping = False
 
     @property
     def requires_closure(self) -> bool:
@@ -333,10 +343,11 @@ class DirectionalDampedNewton(Optimizer):
         """Begin with an empty record of passes."""
         self._passes = CurvaturePasses(self._settings, self._progress.generators, self._gradients)
         self._watch = DivergenceWatch()
+        self._is_stepping = False
         self.last_step = ()
 
-    def _scaled_step(self, closure: Callable[[], Any] | None, scaled: ScaledStep | None) -> Any:
-        """Make a step, which a gradient scaler may have asked for."""
+    def _step(self, closure: Callable[[], Any] | None, scaled: ScaledStep | None) -> float:
+        """Make a step, which a gradient scaler may have asked for, and return its loss, as `step` does."""
         if scaled is not None and scaled.found_inf:
             return self._skip()
         draws = None
@@ -376,8 +387,8 @@ class DirectionalDampedNewton(Optimizer):
         self.last_step = ()
         return math.nan
 
-    def _wanted(self) -> dict[int, WantedParameter]:
-        return wanted_parameters(self.param_groups, self.refreshes)
+    def _parameters_now(self) -> PassParameters:
+        return PassParameters.of(self.param_groups, self.refreshes)
 
     def _publish(self, reports: tuple[StepReport, ...]) -> None:
         self.last_step = reports

@@ -17,7 +17,6 @@ from ddn_core.engine import (
     GroupMemo,
     PlanStore,
     Subsampling,
-    WantedParameter,
     backward_as_usual,
     backward_handed_to,
     captured_backward,
@@ -27,12 +26,20 @@ from ddn_core.engine import (
 from ddn_core.errors import ArgumentError, CurvatureError, NonFiniteError
 from ddn_core.generators import DeviceGenerators
 from ddn_core.optim.gradients import GradientRecord, with_gradients
+from ddn_core.optim.pass_parameters import PassParameters
 from ddn_core.optim.scaling import ScaledStep, factors_of
 
-Wanted = Callable[[], Mapping[int, WantedParameter]]
+ParametersNow = Callable[[], PassParameters]
 
 Purpose = Literal["all", "directions", "derivatives"]
 """Purpose of a curvature pass: the whole step, its directions, or the derivatives along them."""
+
+BROKEN = (
+    "a backward pass has failed since the gradients were cleared, so that `.grad` may hold a part of it, and the other "
+    "micro-batches are not the whole batch. No parameter has been touched. Call optimizer.zero_grad(), and "
+    "run the backward passes of the batch again."
+)
+"""Message of an error about a step, or a further pass, after a backward pass that raised an exception."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,19 +129,21 @@ class CurvaturePasses:
         self._plans = PlanStore()
         self._directions: list[Capture] = []
         self._derivatives: list[Capture] = []
+        self._parameters: PassParameters | None = None
         self._is_whole = True
         self._is_paused = False
+        self._is_broken = False
         self._failed: set[Purpose] = set()
         self._factors: list[Sequence[Tensor]] = []
 
     @contextmanager
-    def block(self, purpose: Purpose, accumulate: bool, wanted: Wanted) -> Iterator[None]:
+    def block(self, purpose: Purpose, accumulate: bool, parameters: ParametersNow) -> Iterator[None]:
         """Return a context in which `loss.backward()` is one backward pass with curvature.
 
         Args:
             purpose: `"all"` for the whole step, `"directions"` or `"derivatives"` for one half of it.
             accumulate: Whether the pass is a further micro-batch, rather than a replacement of the last pass.
-            wanted: Returns the parameters whose factors are wanted, by `id`.
+            parameters: Returns the parameters of the optimizer as they are now.
 
         Raises:
             ArgumentError: The purpose is unknown.
@@ -151,6 +160,9 @@ class CurvaturePasses:
             inputs: Any = None,
         ) -> None:
             nonlocal done
+            if self._is_paused:  # the loss after the step, whose derivatives nobody reads
+                torch.autograd.backward(tensors, grad_tensors, retain_graph, create_graph, grad_variables, inputs)
+                return
             if done:
                 raise CurvatureError(
                     "a second backward pass in one `with optimizer.curvature():`. Its curvature would replace the "
@@ -164,7 +176,7 @@ class CurvaturePasses:
                     f"backward was called on {len(losses)} tensors at once. Call it on one loss, a scalar."
                 )
             gradient = grad_tensors[0] if isinstance(grad_tensors, Sequence) else grad_tensors
-            self.run(losses[0], purpose, accumulate, wanted, None, gradient, retain_graph, create_graph, inputs)
+            self.run(losses[0], purpose, accumulate, parameters, None, gradient, retain_graph, create_graph, inputs)
 
         with backward_handed_to(run):
             yield
@@ -174,7 +186,7 @@ class CurvaturePasses:
         loss: Any,
         purpose: Purpose,
         accumulate: bool | None,
-        wanted: Wanted,
+        parameters: ParametersNow,
         samples: int | None = None,
         gradient: Tensor | None = None,
         retain_graph: bool | None = None,
@@ -188,7 +200,7 @@ class CurvaturePasses:
             purpose: Purpose of the pass.
             accumulate: Whether the pass adds to earlier passes for the same purpose; `None` if it adds unless their
                 gradients were cleared.
-            wanted: Returns the parameters whose factors are wanted, by `id`.
+            parameters: Returns the parameters of the optimizer as they are now.
             samples: Number of samples in the batch; found in the graph by default.
             gradient: Constant by which the loss is multiplied.
             retain_graph: As in `Tensor.backward`.
@@ -198,7 +210,7 @@ class CurvaturePasses:
         Raises:
             ArgumentError: The purpose is unknown.
             CurvatureError: The loss is not supported, or its gradients would add to those of an earlier pass whose
-                curvature is replaced.
+                curvature is replaced, or that failed, or whose parameters have changed since.
             NonFiniteError: The loss is not finite.
         """
         check_purpose(purpose)
@@ -206,41 +218,48 @@ class CurvaturePasses:
             with backward_as_usual():
                 torch.autograd.backward(loss, gradient, retain_graph, create_graph, inputs=inputs)
             return
-        parameters = wanted()
+        now = parameters()
         place = self._derivatives if purpose == "derivatives" else self._directions
-        are_cleared = all(entry.parameter.grad is None for entry in parameters.values())
+        are_cleared = now.are_cleared
+        if self._is_broken and (accumulate or not are_cleared):
+            raise CurvatureError(BROKEN)
         if place and accumulate is False and not are_cleared:
             raise CurvatureError(
                 "there was a curvature pass since the last step, and its gradients are still there: those of this pass "
                 "would be added, while its curvature would replace the other. Call zero_grad() to discard the earlier "
                 "pass, or `optimizer.curvature(accumulate=True)` to add to it."
             )
-        if accumulate is None:
-            accumulate = not are_cleared
         if purpose == "all":
             self._derivatives.clear()
-        if not accumulate:
-            place.clear()
+        if accumulate is False:
             self._failed -= {purpose} if purpose != "all" else {"all", "directions", "derivatives"}
+        if not accumulate and are_cleared:
+            place.clear()
         if self.is_empty:
             self._gradients.forget()
             self._factors.clear()
         if self.is_empty or place:
             self._gradients.check()
+        if self._parameters is not None and (self._directions or self._derivatives):
+            self._parameters.check()
+        else:
+            self._parameters = now
         factors = factors_of(loss)
         try:
             with self._gradients.adding():
                 capture = captured_backward(
-                    loss, parameters, self._settings, self._plans, samples, gradient, retain_graph, create_graph, inputs
+                    loss, now.wanted, self._settings, self._plans, samples, gradient, retain_graph, create_graph, inputs
                 )
         except BaseException as error:
             place.clear()  # the gradients may include those of the failed pass, which has no curvature
+            self._is_broken = True
             if not (isinstance(error, NonFiniteError) and factors):
                 raise
             with backward_as_usual():  # a scaler finds the infinities in the gradients, and lowers its scale
                 torch.autograd.backward(loss, gradient, retain_graph, create_graph, inputs=inputs)
             self.fail(purpose)
             return
+        self._is_broken = False
         place.append(capture)
         self._factors.append(factors)
         if purpose != "derivatives":
@@ -254,11 +273,13 @@ class CurvaturePasses:
 
         Raises:
             NonFiniteError: A pass was aborted, since its loss was not finite.
-            CurvatureError: There was no pass, or none for the directions, the micro-batches do not belong together, or
-                a gradient was changed after its pass.
+            CurvatureError: There was no pass, or none for the directions, or the micro-batches do not belong together.
+                Or a pass failed, or gradients or parameters have changed since the pass.
         """
         if self.failed:
             raise NonFiniteError("the loss is not finite.")
+        if self._is_broken:
+            raise CurvatureError(BROKEN)
         if not self._directions:
             missing = " for the directions" if self._derivatives else ""
             raise CurvatureError(
@@ -266,6 +287,8 @@ class CurvaturePasses:
                 "`with optimizer.curvature():`, or optimizer.backward(loss)."
             )
         self._gradients.check()
+        if self._parameters is not None:
+            self._parameters.check()
         captures = StepCaptures(
             concatenate(self._directions), concatenate(self._derivatives) if self._derivatives else None
         )
@@ -280,25 +303,35 @@ class CurvaturePasses:
         self._derivatives.clear()
         self._failed -= {"all", "derivatives"}
         self._gradients.forget()
+        self._is_broken = False
+
+    def restored(self) -> None:
+        """Record that the optimizer moved the parameters, and moved them back bit by bit."""
+        if self._parameters is not None:
+            self._parameters = self._parameters.now()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Return a context in which backward passes give gradients alone."""
+        """Return a context in which backward passes give gradients alone, also within a block of any optimizer."""
         self._is_paused = True
         try:
-            yield
+            with backward_as_usual():
+                yield
         finally:
             self._is_paused = False
 
     def clear(self) -> None:
         """Forget all passes, once the step has been made."""
+        self._is_broken = False
+        self._parameters = None
         self._directions.clear()
         self._derivatives.clear()
         self._failed.clear()
         self._gradients.forget()
 
     def fail(self, purpose: Purpose) -> None:
-        """Record that a pass was aborted, so that the next step cannot be made."""
+        """Record that a pass was aborted, so that the next step cannot be made, whatever passes follow."""
+        self._is_broken = False
         self._failed.add(purpose)
 
     @property

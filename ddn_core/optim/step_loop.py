@@ -93,6 +93,8 @@ class StepLoop:
                     self.progress.undone_steps += 1
                     for plan in plans.values():
                         plan.abandon()
+            else:
+                self.passes.restored()
             self._record(plans, verdict, captures.loss, step)
             if is_over:
                 return verdict.loss
@@ -149,6 +151,8 @@ class StepLoop:
         except BaseException:
             if rule == "keep":
                 self._finish(plans)  # the step has been made
+            elif evaluate is not None:
+                self.passes.restored()  # the step has been undone, and can be made again
             raise
 
     def _finish(self, plans: Mapping[int, GroupUpdate]) -> None:
