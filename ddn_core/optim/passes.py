@@ -27,6 +27,7 @@ from ddn_core.errors import ArgumentError, CurvatureError, NonFiniteError
 from ddn_core.generators import DeviceGenerators
 from ddn_core.optim.gradients import GradientRecord, with_gradients
 from ddn_core.optim.pass_parameters import PassParameters
+from ddn_core.optim.processes import are_several_processes, check_own_model
 from ddn_core.optim.scaling import ScaledStep, factors_of
 
 ParametersNow = Callable[[], PassParameters]
@@ -133,6 +134,7 @@ class CurvaturePasses:
         self._is_whole = True
         self._is_paused = False
         self._is_broken = False
+        self._is_own_model = False
         self._failed: set[Purpose] = set()
         self._factors: list[Sequence[Tensor]] = []
 
@@ -210,7 +212,8 @@ class CurvaturePasses:
         Raises:
             ArgumentError: The purpose is unknown.
             CurvatureError: The loss is not supported, or its gradients would add to those of an earlier pass whose
-                curvature is replaced, or that failed, or whose parameters have changed since.
+                curvature is replaced, or that failed, or whose parameters have changed since. Or several processes
+                train the model together.
             NonFiniteError: The loss is not finite.
         """
         check_purpose(purpose)
@@ -219,6 +222,9 @@ class CurvaturePasses:
                 torch.autograd.backward(loss, gradient, retain_graph, create_graph, inputs=inputs)
             return
         now = parameters()
+        if not self._is_own_model and are_several_processes():
+            check_own_model([parameter for members in now.members for parameter in members])
+            self._is_own_model = True
         place = self._derivatives if purpose == "derivatives" else self._directions
         are_cleared = now.are_cleared
         if self._is_broken and (accumulate or not are_cleared):
