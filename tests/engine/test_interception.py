@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parameters_to_vector
 
 from ddn_core import DirectionalDampedNewton
-from ddn_core.engine import backward_handed_to
+from ddn_core.engine import backward_as_usual, backward_handed_to
 
 
 def _loss():
@@ -76,6 +76,25 @@ def test_a_block_for_each_pass_of_a_function():
         loss.backward()
         loss.backward()
     assert calls == [("own", loss)] * 2
+
+
+def test_a_block_that_is_left_open_inside_a_pass_ends_later():
+    """As that of a generator which nobody has closed; it has no pass any more."""
+    own, calls, opened = torch.autograd.backward, [], []
+
+    def block():
+        with backward_handed_to(_recorder(calls, "left open")):
+            yield
+
+    with backward_as_usual():
+        opened.append(block())
+        next(opened[0])
+    leaf, loss = _loss()
+    loss.backward()
+    assert leaf.grad.tolist() == [2, 2, 2]
+    assert calls == []
+    opened[0].close()
+    assert torch.autograd.backward is own
 
 
 @pytest.mark.parametrize("place", ["block", "function", "nested function"])

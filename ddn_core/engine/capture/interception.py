@@ -44,7 +44,8 @@ def backward_handed_to(handler: Backward) -> Iterator[None]:
     try:
         yield
     finally:
-        _blocks.handlers.remove(handler)
+        if handler in _blocks.handlers:  # not if the block outlives a `backward_as_usual()` that it was opened in
+            _blocks.handlers.remove(handler)
         _leave()
 
 
