@@ -53,12 +53,12 @@ class GroupFigures:
     def _read_together(self) -> tuple[float, float, float]:
         """Mean square of the gradients, slope and curvature, read at once, since each read waits for the device."""
         with torch.no_grad():
-            squares = self.data.sample_gradient_square
+            squares, unit = self.data.sample_gradient_square, self.data.unit
             if self.images is None or self.images.terms.anchor is None:
-                return _finite(float(squares)), 0.0, 0.0
+                return _finite(float(squares) * unit**2), 0.0, 0.0
             slope, curvature = self.images.anchor_model()
             found = torch.stack([squares, slope, curvature]).tolist()
-            return _finite(found[0]), found[1], found[2]
+            return _finite(found[0] * unit**2), found[1], found[2]
 
     @cached_property
     def curvature(self) -> float:

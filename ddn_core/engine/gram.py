@@ -71,10 +71,15 @@ class GroupCurvature:
         return self._gram_and_projected_gradient[0]
 
     @property
+    def unit(self) -> float:
+        """The number by which the gradient is divided in products with V or with itself, see `Capture.unit`."""
+        return self.capture.unit
+
+    @property
     def projected_gradient(self) -> Tensor:
-        """Vᵀg for the gradient g of the loss, `[R]`."""
+        """Vᵀg / unit for the gradient g of the loss, `[R]`."""
         if (coefficients := self.gradient_coefficients) is not None:
-            return self.gram @ coefficients
+            return self.gram @ (coefficients / self.unit)
         products = self._gram_and_projected_gradient[1]
         assert products is not None
         return products
@@ -104,15 +109,21 @@ class GroupCurvature:
         gram, roots = self.capture.zeros(self.capture.columns, self.capture.columns), self.roots
         products = None if self.gradient_coefficients is not None else self.capture.zeros(self.capture.columns)
         for index, root in enumerate(roots):
-            root.accumulate(gram, None if products is None else self.factor_gradient(index), products)
+            root.accumulate(gram, None if products is None else self.factor_gradient(index, self.unit), products)
         return gram if all(root.fills_gram for root in roots) else mirror(gram), products
 
-    def factor_gradient(self, index: int) -> ParameterVectors:
-        """Return the gradient of the loss with respect to the parameters of a factor, as one vector (K = 1)."""
+    def factor_gradient(self, index: int, unit: float = 1.0) -> ParameterVectors:
+        """Return the gradient of the loss with respect to the parameters of a factor, as one vector (K = 1).
+
+        Args:
+            index: Number of the factor.
+            unit: Number by which the gradient is divided.
+        """
         factor, capture = self.factors[index], self.capture
         if all(key in capture.gradients for key in factor.parameters):
-            return tuple(capture.gradients[key][None] for key in factor.parameters)
-        share = 1 / capture.grad_count if capture.reduction == "mean" else 1.0
+            found = [capture.gradients[key][None] for key in factor.parameters]
+            return tuple(found if unit == 1 else torch._foreach_div(found, unit))
+        share = (1 / capture.grad_count if capture.reduction == "mean" else 1.0) / unit
         if factor.gradient is not None:
             return factor.gradient.combine(capture.zeros(capture.grad_count, 1) + share * capture.gradient_scale)
         assert capture.coefficients is not None
@@ -123,26 +134,33 @@ class GroupCurvature:
     @cached_property
     def gradient(self) -> Tensor:
         """Gradient of the loss, `[P]`, with its entries in the order of formed columns."""
-        parts = [root.layout.join(self.factor_gradient(index))[0] for index, root in enumerate(self.roots)]
+        return self._flat_gradient(1.0)
+
+    def _flat_gradient(self, unit: float) -> Tensor:
+        parts = [root.layout.join(self.factor_gradient(index, unit))[0] for index, root in enumerate(self.roots)]
         return torch.cat(parts or [self.capture.zeros(0)])
 
     def gradient_in_parameters(self) -> tuple[Tensor, ...]:
-        """Return the gradient of the loss, in the shapes of the group's parameters."""
-        return tuple(vectors[0] for vectors in self.unflatten(self.gradient[None]))
+        """Return the gradient of the loss over the unit, in the shapes of the group's parameters."""
+        gradient = self.gradient if self.unit == 1 else self._flat_gradient(self.unit)
+        return tuple(vectors[0] for vectors in self.unflatten(gradient[None]))
 
     @property
     def sample_gradient_square(self) -> Tensor:
-        """Mean over the samples of ‖g_n‖², a scalar in loss²/param², with g_n scaled so that their mean is g."""
+        """Mean over the samples of ‖g_n / unit‖², a scalar, with g_n scaled so that their mean is g."""
         capture = self.capture
         count, per_sample = capture.grad_count, capture.columns_per_sample
         if (coefficients := self._captured_coefficients) is not None:
+            if self.unit != 1:
+                coefficients = coefficients / self.unit
             if per_sample == 1 and not self.is_ggn_smaller:
                 return (self.column_squares @ coefficients.square()) * count
             parts = coefficients.reshape(-1, per_sample)
             if self.is_ggn_smaller:
                 columns = self.formed()
                 own = torch.einsum("nc,ncp->np", parts, columns.reshape(*parts.shape, -1))
-                return own.square().sum() * count
+                norm: Tensor = torch.linalg.vector_norm(own, dtype=torch.float64)
+                return norm.square() * count
             blocks = self.gram.reshape(*parts.shape, *parts.shape).diagonal(dim1=0, dim2=2)  # [C, C, N]
             return torch.einsum("nc,cdn,nd->", parts, blocks, parts) * count
         gram = capture.zeros(count, count)
@@ -152,14 +170,14 @@ class GroupCurvature:
         return gram.diagonal().sum() * (scale**2 / count)
 
     def _sample_gradients(self, factor: Factor) -> Columns:
-        """Return the gradient of each sample with respect to a factor's parameters, one column each."""
+        """Return the gradient of each sample over the unit with respect to a factor's parameters, one column each."""
         capture = self.capture
         if factor.gradient is not None:
-            scale = capture.zeros(capture.grad_count, 1) + capture.gradient_scale
+            scale = capture.zeros(capture.grad_count, 1) + capture.gradient_scale / self.unit
             return factor.gradient.contracted(scale)
         assert capture.coefficients is not None
         chosen = list(capture.grad_samples)
-        return factor.root.select(chosen).contracted(capture.coefficients[chosen])
+        return factor.root.select(chosen).contracted(capture.coefficients[chosen] / self.unit)
 
     @cached_property
     def is_ggn_smaller(self) -> bool:
@@ -294,7 +312,7 @@ class GroupCurvature:
             weights: Weights `[R, K]`.
         """
         total = self.capture.zeros(max((one.count for one in columns.values()), default=0), weights.shape[1])
-        few = 4 * weights.shape[1] <= weights.shape[0]
+        few = 4 * weights.shape[1] <= weights.shape[0] or self.unit != 1  # WᵀV may be out of range for gradients W
         for factor, root in zip(self.factors, self.roots, strict=True):
             if (other := columns.get(factor.parameters)) is not None:
                 total += other.project(root.combine(weights)) if few else other.inner(root) @ weights
@@ -309,12 +327,12 @@ class GroupCurvature:
         return total
 
     def projected_gradient_of(self, data: GroupCurvature) -> Tensor:
-        """Return Vᵀg, `[R]`, for the gradient g of the loss on other data."""
+        """Return Vᵀg over the unit of the data, `[R]`, for the gradient g of the loss on other data."""
         if data is self:
             return self.projected_gradient
         total = self.capture.zeros(self.capture.columns)
         places = {factor.parameters: index for index, factor in enumerate(data.factors)}
         for factor, root in zip(self.factors, self.roots, strict=True):
             if factor.parameters in places:
-                total += root.project(data.factor_gradient(places[factor.parameters]))[:, 0]
+                total += root.project(data.factor_gradient(places[factor.parameters], data.unit))[:, 0]
         return total

@@ -65,12 +65,12 @@ def _ritz_pairs(matrix: Tensor, block: Tensor, count: int) -> tuple[Tensor, Tens
     basis = matrix.new_empty(blocks * width, len(matrix))
     projection = matrix.new_zeros(blocks * width, blocks * width)
     tolerance = max(ROUNDING * torch.finfo(matrix.dtype).eps, 1e-12)
-    trace = matrix.diagonal().sum().clamp(min=torch.finfo(matrix.dtype).tiny)  # entries can underflow
+    scale = matrix.diagonal().amax().clamp(min=torch.finfo(matrix.dtype).tiny)  # entries can underflow
     next_check = CHECKS[0]
     for number in range(1, blocks + 1):
         last, size = slice((number - 1) * width, number * width), number * width
         basis[last] = block
-        known, image = basis[:size], (block @ matrix).div_(trace)
+        known, image = basis[:size], (block @ matrix).div_(scale)
         for _ in range(2):  # a single projection loses digits to cancellation
             overlaps = known @ image.T
             projection[:size, last] += overlaps
@@ -91,7 +91,7 @@ def _ritz_pairs(matrix: Tensor, block: Tensor, count: int) -> tuple[Tensor, Tens
             if not next_check:
                 residual = float(residuals.max() / evals[-1])
                 next_check = number + _blocks_to_go(number, residual, tolerance)
-    return evals * trace, rotation.T @ known, converged
+    return evals * scale, rotation.T @ known, converged
 
 
 def _blocks_to_go(number: int, residual: float, tolerance: float) -> int:

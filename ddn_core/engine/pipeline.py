@@ -18,10 +18,22 @@ from ddn_core.engine.gram import GroupCurvature
 from ddn_core.engine.quadratic import QuadraticModel
 from ddn_core.engine.solved import solved_step
 from ddn_core.engine.source import EngineSource, outputs_first, same_samples
-from ddn_core.engine.spectrum import Spectrum, eigendecompose, eigenvalues, fix_signs
+from ddn_core.engine.spectrum import (
+    Spectrum,
+    curvature_overflows,
+    curvature_underflows,
+    eigendecompose,
+    eigenvalues,
+    fix_signs,
+)
 from ddn_core.engine.step import Correction, DampedDirections, DecreaseLimit, GroupStep, checked_length
 from ddn_core.engine.terms import DecayedSource, StepTerms, TermImages
-from ddn_core.errors import StrategyError
+from ddn_core.errors import NonFiniteError, StrategyError
+
+SPREAD = 1e12
+"""Ratio of the largest curvature to the smallest one that can be resolved."""
+STRONGEST = 1e6
+"""Ratio of a damping to the curvature from which on an infinite damping hardly changes the step."""
 
 
 @dataclass(frozen=True)
@@ -151,10 +163,12 @@ def damped_newton_step(
             with clock.stage("strategies"):
                 try:
                     chosen = directions.select(choice.criterion(directions)) if len(directions) else directions
-                    return DampedDirections.of(chosen, choice.damping(chosen) if len(chosen) else chosen.evals)
+                    deltas = choice.damping(chosen) if len(chosen) else chosen.evals
                 except StrategyError:
                     memo.decompositions.clear()  # a strategy may have changed the tensors in place
                     raise
+            _check_range(memo.decompositions[largest].spectrum.largest, chosen, deltas, basis.capture.least_curvature)
+            return DampedDirections.of(chosen, deltas)
 
     if data is basis and same_samples(capture.lambda_samples, capture.ggn_samples):
         with clock.stage("strategies"):
@@ -173,7 +187,7 @@ def damped_newton_step(
         gradient = data.gradient_in_parameters() if terms is not None and terms.include_complement else None
         outside = 0.0
         if limit is not None and terms is not None and gradient is not None and projections is not None:
-            outside = terms.slope_outside(gradient, plain.loss_gammas(directions), projections)
+            outside = terms.slope_outside(gradient, plain.loss_gammas(directions), projections, data.unit)
         can_grow = limit is not None and bool(((directions.deltas > 0) & directions.deltas.isfinite()).any())
         while True:
             factor = 0.0 if terms is None else terms.complement_factor(directions.deltas, choice.keeps_all)
@@ -183,10 +197,10 @@ def damped_newton_step(
             if not limit.is_exceeded(promise):
                 break
             damping_factor *= limit.factor
-            directions = DampedDirections.of(directions, limit.factor * directions.deltas)
+            directions = DampedDirections.of(directions, _raised(directions, limit.factor))
             table = directions.table(anchors)
         correction = Correction.along(table, directions.combine, terms, projections, factor)
-        moves = correction.step(terms, gradient, data.reached)
+        moves = correction.step(terms, gradient, data.reached, data.unit)
         largest = checked_length(moves)
     chosen = partial(DampedDirections.of, directions, directions.deltas)
     return GroupStep(
@@ -304,6 +318,44 @@ def _context(context: Context | None, basis: GroupCurvature, data: GroupCurvatur
     )
 
 
+def _check_range(curvature: float, chosen: Directions, deltas: Tensor, least: float) -> None:
+    """Check that damped curvatures are within the range of their dtype; this waits for the device at its ends.
+
+    Args:
+        curvature: The largest eigenvalue.
+        chosen: The chosen directions.
+        deltas: Their dampings.
+        least: Smallest damped curvature that has all digits; 0 for no check.
+
+    Raises:
+        CurvatureError: A damped curvature is below it.
+        NonFiniteError: A damping is infinite, or its sum with the largest curvature.
+    """
+    largest = torch.finfo(deltas.dtype).max
+    if curvature < least * SPREAD and bool((chosen.evals + deltas < least).any()):
+        raise curvature_underflows(float((chosen.evals + deltas).min()), deltas.dtype)
+    if curvature > largest / STRONGEST and bool((deltas + curvature).isinf().any()):
+        raise NonFiniteError(
+            f"curvature and damping overflow: the curvature is up to {curvature:.1e}, and numbers in {deltas.dtype} "
+            f"are up to {largest:.1e}. Multiply the loss by a small constant, or use float64."
+        )
+
+
+def _raised(directions: DampedDirections, factor: float) -> Tensor:
+    """Return the dampings of directions times a factor.
+
+    Raises:
+        NonFiniteError: The sum of a curvature and a finite damping overflows.
+    """
+    deltas = factor * directions.deltas
+    if bool(((deltas + directions.loss_lambdas).isinf() & directions.deltas.isfinite()).any()):
+        raise NonFiniteError(
+            f"the damping that `max_decrease` asks for overflows in {deltas.dtype}. Multiply the loss by a small "
+            "constant, or use float64."
+        )
+    return deltas
+
+
 def _decomposed(basis: GroupCurvature, largest: int | None, clock: StageClock) -> Decomposition:
     """Return the eigenpairs of a group, from the smaller of the Gram matrix and the GGN."""
     capture, vectors = basis.capture, None
@@ -312,6 +364,8 @@ def _decomposed(basis: GroupCurvature, largest: int | None, clock: StageClock) -
             matrix = basis.ggn
         with clock.stage("spectrum"):
             spectrum = eigendecompose(matrix, largest, basis.precision).padded(capture.columns)
+            if spectrum.largest > torch.finfo(capture.dtype).max:
+                raise curvature_overflows()
             along = (basis.ggn_columns @ spectrum.evecs / spectrum.evals.sqrt()).to(capture.dtype)
             spectrum = spectrum.to(capture.dtype)
             plain = outputs_first(along, capture.columns_per_sample)

@@ -38,9 +38,9 @@ class QuadraticModel:
             decay: Coefficient w of the L2 weight decay, whose `½ w ‖θ‖²` belongs to the loss.
         """
         vectors = [move[None].to(data.capture.dtype) for move in moves]
-        slope = float((data.gradient * data.flatten(vectors)[0]).sum())
+        slope = float((data.gradient * data.flatten(vectors)[0]).sum(dtype=torch.float64))
         images = data.project(vectors, data.capture.lambda_samples)
-        curvature = float(images.square().sum()) * data.lambda_scale
+        curvature = float(images.square().sum(dtype=torch.float64)) * data.lambda_scale
         if not decay:
             return cls(slope, curvature, curvature)
         products = [(own.detach() * move).sum() for own, move in zip(parameters, moves, strict=True)]

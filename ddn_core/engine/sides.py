@@ -31,23 +31,26 @@ class GramSide:
     Attributes:
         matrix: VᵀV, `[R, R]`.
         gradient: Coefficients c, `[R]`.
-        outside_gradient: Vᵀg for a gradient that is not in the span of V, `[R]`; `None` for one that is.
+        outside_gradient: Vᵀg over the unit for a gradient that is not in the span of V, `[R]`; `None` for one that is.
+        unit: Unit of this gradient.
     """
 
     matrix: Tensor
     gradient: Tensor
     outside_gradient: Tensor | None = None
+    unit: float = 1.0
 
     @classmethod
     def of(cls, curvature: GroupCurvature) -> GramSide:
         """Return this side of the curvature of a group."""
         if (coefficients := curvature.gradient_coefficients) is not None:
             return cls(curvature.gram, coefficients)
-        return cls(curvature.gram, curvature.capture.zeros(curvature.capture.columns), curvature.projected_gradient)
+        zeros = curvature.capture.zeros(curvature.capture.columns)
+        return cls(curvature.gram, zeros, curvature.projected_gradient, curvature.unit)
 
     def start(self, terms: StepTerms, own: Tensor | None, anchor: Tensor, factor: float) -> Tensor:
         """Return Vᵀp for the start p of the step, given Vᵀθ, Vᵀa, and the factor on the slope outside of the span."""
-        return terms.start(own, anchor, self.outside_gradient, factor)
+        return terms.start(own, anchor, self.outside_gradient, factor, self.unit)
 
     def right_side(self, terms: StepTerms, own: Tensor | None, start: Tensor) -> Tensor:
         """Return `c + Vᵀp`."""
@@ -95,7 +98,7 @@ class GramSide:
         """Return the directional gradients of the loss, `[K]`."""
         inside = gammas_in_span(spectrum.evecs, spectrum.evals, spectrum.all_evals[-1], self.gradient, self.matrix)
         outside = self.outside_gradient
-        return inside if outside is None else inside + self.projections(spectrum, outside)
+        return inside if outside is None else inside + self.unit * self.projections(spectrum, outside)
 
     def norm(self, solved: SolvedSummary) -> Tensor:
         """Return the Euclidean norm of the step `-V solution`."""
@@ -103,11 +106,11 @@ class GramSide:
 
     def slope(self, solved: SolvedSummary) -> Tensor:
         """Return the derivative of the loss along the step."""
-        return -(self.gradient @ solved.image)
+        return -(self.gradient * solved.image).sum(dtype=torch.float64)
 
     def curvature(self, solved: SolvedSummary) -> Tensor:
         """Return the curvature of the quadratic model along the step."""
-        return solved.image.square().sum()
+        return solved.image.square().sum(dtype=torch.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,15 +228,17 @@ class SolvedSummary:
 
     def slope(self) -> Tensor:
         """Return the derivative of the loss along that step, a scalar in loss."""
-        return self.table.slope() if self.anchor is not None else self.side.slope(self).to(self.dtype)
+        return self.table.slope() if self.anchor is not None else self.side.slope(self)
 
     def curvature(self) -> Tensor:
         """Return the curvature of the quadratic model along that step, a scalar in loss."""
-        return self.table.curvature() if self.anchor is not None else self.side.curvature(self).to(self.dtype)
+        return self.table.curvature() if self.anchor is not None else self.side.curvature(self)
 
     @cached_property
     def image(self) -> Tensor:
         """The matrix times the solution of a step without terms."""
-        if self.damping <= CANCELS * float(self.side.matrix.diagonal().mean()):
+        matrix = self.side.matrix
+        largest = CANCELS * float(matrix.diagonal().mean(dtype=torch.float64))
+        if self.damping <= min(largest, torch.finfo(matrix.dtype).max):
             return self.side.gradient - self.damping * self.solution
-        return self.side.matrix @ self.solution
+        return matrix @ self.solution

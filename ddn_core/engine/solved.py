@@ -27,7 +27,7 @@ from ddn_core.engine.clock import StageClock
 from ddn_core.engine.gram import GroupCurvature
 from ddn_core.engine.quadratic import QuadraticModel
 from ddn_core.engine.sides import GgnSide, GramSide, SolvedSummary
-from ddn_core.engine.spectrum import check_finite
+from ddn_core.engine.spectrum import check_finite, curvature_underflows
 from ddn_core.engine.step import (
     Correction,
     DampedDirections,
@@ -83,6 +83,9 @@ def solved_step(
         found = system.solution(damping, may_be_raised)
     with clock.stage("step"):
         figures = found.figures(has_model)
+    least = 0.0 if system.side.matrix.dtype == torch.float64 else curvature.capture.least_curvature
+    if 0 < figures.trace < least and figures.shift < least:
+        raise curvature_underflows(figures.trace + figures.shift, system.side.matrix.dtype)
     if figures.has_failed or (figures.shift <= system.rounding * figures.trace and not may_be_raised):
         return None
     if figures.shift > damping + system.decay:
@@ -122,7 +125,7 @@ class _System:
         terms: Weight decay and anchor; `None` without any.
         own: Parameters as the side represents them; `None` without weight decay.
         anchor: Anchor as the side represents it; `None` without terms.
-        outside: Gradient in the shapes of the parameters, if it is not in the span of V.
+        outside: Gradient over the unit in the shapes of the parameters, if it is not in the span of V.
     """
 
     curvature: GroupCurvature
@@ -234,7 +237,7 @@ class _Solution:
         system, curvature = self.system, self.system.curvature
         coordinates = -self.coordinates.to(curvature.capture.dtype)
         correction = Correction(coordinates, curvature.combine_coordinates, self.complement_factor)
-        return correction.step(system.terms, system.outside, curvature.reached)
+        return correction.step(system.terms, system.outside, curvature.reached, curvature.unit)
 
     def summary(self, damping: float) -> SolvedSummary:
         """Return figures of the step along its directions, for the damping of the solution."""
@@ -247,9 +250,10 @@ class _Solution:
         """Slope and curvature of the loss along the step, and the decrease that the correction promises."""
         system, outside = self.system, None
         if system.outside is not None:
-            slope = inner(system.outside, self.moves)
+            slope, unit = inner(system.outside, self.moves), system.curvature.unit
             anchor = None if system.terms is None else system.terms.anchor
-            outside = slope, torch.zeros_like(slope) if anchor is None else inner(system.outside, anchor)
+            at_anchor = torch.zeros_like(slope) if anchor is None else inner(system.outside, anchor)
+            outside = (slope, at_anchor) if unit == 1 else (slope * unit, at_anchor * unit)
         return system.side.model(self.coordinates, self.right, self.start, system.anchor, outside)
 
     def figures(self, has_model: bool) -> _Figures:

@@ -73,7 +73,9 @@ class EngineSource:
             return gammas_in_span(rows, directions.evals, directions.all_evals[-1], span, self.basis.gram)
         if self._own and directions.vectors is not None:
             return directions.vectors @ self.data.gradient
-        return (self.rows(directions.evecs).T @ self.basis.projected_gradient_of(self.data)) / directions.evals.sqrt()
+        projected = self.rows(directions.evecs).T @ self.basis.projected_gradient_of(self.data)
+        found = projected / directions.evals.sqrt()
+        return found if self.data.unit == 1 else found * self.data.unit
 
     def loss_lambdas(self, directions: Directions) -> Tensor:
         """Return the directional curvatures of the loss, `[K]`."""
@@ -125,9 +127,11 @@ def gammas_in_span(evecs: Tensor, evals: Tensor, largest: Tensor, span: Tensor, 
     """
     gammas = (evecs.T @ span) * evals.sqrt()
     norms = gram.diagonal().sqrt()
-    cancels = evals * span.norm() > largest.sqrt() * (span * norms).norm()  # the error ε √λ_k |c| is the larger one
-    cancels &= is_steep(span, norms, largest)
-    return torch.where(cancels, (evecs.T @ (gram @ span)) / evals.sqrt(), gammas)
+    given, made = norm(span), norm(span * norms)
+    cancels = (evals / largest.sqrt()) * given > made  # the error ε √λ_k |c| is the larger one
+    cancels &= largest.sqrt() * given > STEEP * made
+    unit = given.clamp(min=torch.finfo(span.dtype).tiny)  # `gram @ span` may underflow or overflow
+    return torch.where(cancels, (evecs.T @ (gram @ (span / unit))) / evals.sqrt() * unit, gammas)
 
 
 def is_steep(coefficients: Tensor, norms: Tensor, largest: Tensor) -> Tensor:
@@ -138,9 +142,14 @@ def is_steep(coefficients: Tensor, norms: Tensor, largest: Tensor) -> Tensor:
         norms: Norms of the columns.
         largest: The largest eigenvalue of the Gram matrix; it is at most the number of columns times the largest norm².
     """
-    given, made = (torch.linalg.vector_norm(values, dim=-1) for values in (coefficients, coefficients * norms))
-    steep: Tensor = largest.sqrt() * given > STEEP * made
-    return steep
+    given, made = norm(coefficients), norm(coefficients * norms)
+    return largest.sqrt() * given > STEEP * made
+
+
+def norm(vectors: Tensor) -> Tensor:
+    """Return the Euclidean norm along the last axis, in float64: squares of numbers below 1e-19 are zero in float32."""
+    found: Tensor = torch.linalg.vector_norm(vectors, dim=-1, dtype=torch.float64)
+    return found
 
 
 def _weighted(columns: Tensor, coefficients: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -23,6 +24,7 @@ class Spectrum:
             slightly negative.
         evals: The numerically nonzero eigenvalues, ascending, `[K]`.
         evecs: Eigenvectors of `evals`, `[R, K]`.
+        largest: Largest magnitude of the eigenvalues; 0 if there are none.
         fallbacks: Solvers that were used after the first one failed, in order: `"eigh"` if the leading pairs did not
             converge, `"float64"`, `"jitter"`.
     """
@@ -30,6 +32,7 @@ class Spectrum:
     all_evals: Tensor
     evals: Tensor
     evecs: Tensor
+    largest: float
     fallbacks: tuple[str, ...] = ()
 
     def to(self, dtype: torch.dtype) -> Spectrum:
@@ -54,7 +57,7 @@ def null_space_bound(evals: Tensor, columns: int) -> Tensor:
     Rounding errors of a symmetric eigensolver are of the order of the largest eigenvalue times the
     machine precision ε of the dtype, and grow with the number of columns R (Golub and Van Loan, section 8.1).
     """
-    return evals.max() * columns * torch.finfo(evals.dtype).eps
+    return evals.max() * (columns * torch.finfo(evals.dtype).eps)  # without the brackets, it may overflow
 
 
 def factors_bound(evals: Tensor, precision: float) -> Tensor:
@@ -64,7 +67,7 @@ def factors_bound(evals: Tensor, precision: float) -> Tensor:
     about `ε ‖V‖`. Eigenvalues are the squares of singular values and are resolved down to `(16 ε)² trace`. The factor
     16 allows for the rounding errors of several layers.
     """
-    return evals.clamp(min=0).sum() * (16 * precision) ** 2
+    return (evals.clamp(min=0) * (16 * precision) ** 2).sum()
 
 
 def eigendecompose(matrix: Tensor, largest: int | None = None, precision: float = 0.0) -> Spectrum:
@@ -91,16 +94,16 @@ def eigendecompose(matrix: Tensor, largest: int | None = None, precision: float 
             found = leading_eigenpairs(matrix, largest)
         fallbacks += [] if found is not None else ["eigh"]
     found = _eigh_as_given(matrix) if found is None else found
-    is_finite = False
+    size = math.nan
     if found is not None:
-        is_finite, null = _null_count(found[0], columns, precision)
-    if found is None or not is_finite:
+        size, null = _size_and_null_count(found[0], columns, precision)
+    if found is None or not math.isfinite(size):
         found = _eigh(matrix, fallbacks)
-        _, null = _null_count(found[0], columns, precision)
+        size, null = _size_and_null_count(found[0], columns, precision)
     evals, evecs = found
     if largest is not None:
         null = max(null, len(evals) - largest)
-    return Spectrum(evals, evals[null:], evecs[:, null:], tuple(fallbacks))
+    return Spectrum(evals, evals[null:], evecs[:, null:], size, tuple(fallbacks))
 
 
 def eigenvalues(matrix: Tensor) -> tuple[Tensor, tuple[str, ...]]:
@@ -125,10 +128,28 @@ def check_finite(matrix: Tensor) -> None:
         NonFiniteError: An entry is NaN or infinite.
     """
     if not bool(matrix.sum().isfinite()) and not bool(torch.isfinite(matrix).all()):
-        raise NonFiniteError(
-            "the Gram matrix has NaN or infinite entries: layer inputs or the backpropagated loss Hessian overflow. "
-            "Check the scale of the data and the parameters, or use float64."
-        )
+        raise curvature_overflows()
+
+
+def curvature_overflows() -> NonFiniteError:
+    """Return the error for a matrix with NaN or infinite entries."""
+    return NonFiniteError(
+        "the Gram matrix has NaN or infinite entries: layer inputs or the backpropagated loss Hessian overflow. "
+        "Check the scale of the loss, the data and the parameters, or use float64."
+    )
+
+
+def curvature_underflows(size: float, dtype: torch.dtype) -> CurvatureError:
+    """Return the error for a damped curvature that is too small for a dtype.
+
+    Args:
+        size: Curvature plus damping.
+        dtype: The dtype.
+    """
+    return CurvatureError(
+        f"curvature and damping of the loss are only {size:.1e} together, and {dtype} loses digits below "
+        f"{torch.finfo(dtype).tiny:.1e}. Multiply the loss and the damping by a large constant, or use float64."
+    )
 
 
 def fix_signs(evecs: Tensor) -> Tensor:
@@ -139,13 +160,16 @@ def fix_signs(evecs: Tensor) -> Tensor:
     return evecs * torch.where(evecs.gather(0, largest) < 0, -1.0, 1.0).to(evecs.dtype)
 
 
-def _null_count(evals: Tensor, columns: int, precision: float) -> tuple[bool, int]:
-    """Return whether eigenvalues are finite, and how many are numerically zero; this waits for the device once."""
+def _size_and_null_count(evals: Tensor, columns: int, precision: float) -> tuple[float, int]:
+    """Return the largest magnitude of eigenvalues, NaN if one is, and how many are numerically zero.
+
+    This waits for the device once.
+    """
     if not columns:
-        return True, 0
+        return 0.0, 0
     bound = torch.maximum(null_space_bound(evals, columns), factors_bound(evals, precision))
-    is_finite, null = torch.stack([torch.isfinite(evals).all().long(), (evals <= bound).sum()]).tolist()
-    return bool(is_finite), null
+    size, null = torch.stack([evals.abs().amax(), (evals <= bound).sum()]).tolist()
+    return size, int(null)
 
 
 def _eigh_as_given(matrix: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -81,7 +81,7 @@ class DirectionTable:
             lambdas: Directional curvatures of the loss alone, `[K]`.
         """
         anchors = 0.0 if self.anchors is None else self.anchors
-        return -float(((gammas + lambdas * anchors) * (self.coefficients - anchors)).sum())
+        return -float(((gammas + lambdas * anchors) * (self.coefficients - anchors)).sum(dtype=torch.float64))
 
     @property
     def count(self) -> int:
@@ -95,15 +95,16 @@ class DirectionTable:
 
     def norm(self) -> Tensor:
         """Return the Euclidean norm of the step, a scalar in param: directions are orthonormal."""
-        return self.coefficients.square().sum().sqrt()
+        norm: Tensor = torch.linalg.vector_norm(self.coefficients, dtype=torch.float64)
+        return norm.to(self.coefficients.dtype)
 
     def slope(self) -> Tensor:
         """Return the derivative of the loss along the step, a scalar in loss."""
-        return (self.gammas * self.coefficients).sum()
+        return (self.gammas * self.coefficients).sum(dtype=torch.float64)
 
     def curvature(self) -> Tensor:
         """Return the curvature of the quadratic model along the step, a scalar in loss."""
-        return (self.lambdas * self.coefficients.square()).sum()
+        return (self.lambdas * self.coefficients * self.coefficients).sum(dtype=torch.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,14 +207,20 @@ class Correction:
         return cls(table.coefficients - start, combine, complement_factor)
 
     def step(
-        self, terms: StepTerms | None, gradient: Sequence[Tensor | None] | None, reached: Sequence[bool]
+        self,
+        terms: StepTerms | None,
+        gradient: Sequence[Tensor | None] | None,
+        reached: Sequence[bool],
+        unit: float = 1.0,
     ) -> tuple[Tensor, ...]:
         """Return the step in parameter space, in the shapes of the group's parameters.
 
         Args:
             terms: Weight decay, anchor and complement.
-            gradient: Gradient of the loss for each parameter, if the step follows it outside of the coordinates' span.
+            gradient: Gradient of the loss over the unit for each parameter, if the step follows it outside of the
+                coordinates' span.
             reached: For each parameter, whether the loss reaches it; others do not move.
+            unit: Unit of the gradient.
         """
         moves = self.combine(self.coordinates)
         if terms is None:
@@ -227,9 +234,9 @@ class Correction:
             return tuple(
                 total if is_reached else move for total, move, is_reached in zip(sums, moves, reached, strict=True)
             )
-        pairs, slopes = terms.pairs(moves[0].dtype), gradient or [None] * len(moves)
+        pairs, slopes, factor = terms.pairs(moves[0].dtype), gradient or [None] * len(moves), self.complement_factor
         return tuple(
-            move + terms.start(own, anchor, None if slope is None else slope.to(move.dtype), self.complement_factor)
+            move + terms.start(own, anchor, None if slope is None else slope.to(move.dtype), factor, unit)
             if is_reached
             else move
             for move, (own, anchor), slope, is_reached in zip(moves, pairs, slopes, reached, strict=True)

@@ -77,34 +77,42 @@ class StepTerms:
         is_followed = self.include_complement or (keeps_all and self.decay > 0)
         return -1 / strongest if is_followed and strongest > 0 else 0.0
 
-    def slope_outside(self, gradient: Sequence[Tensor], gammas: Tensor, projections: Tensor) -> float:
+    def slope_outside(self, gradient: Sequence[Tensor], gammas: Tensor, projections: Tensor, unit: float) -> float:
         """Return the derivative of the loss along the slope that the step follows in the complement, loss²/param².
 
         It is `g_⊥ᵀ (w (θ + a) + g)_⊥` for the gradient g of the loss.
 
         Args:
-            gradient: g, in the shapes of the parameters.
+            gradient: g over the unit, in the shapes of the parameters.
             gammas: Inner products of the directions with g, `[K]`.
             projections: Inner products of the directions with θ and a, `[2, K]`.
+            unit: Unit of the gradient.
         """
-        pairs = zip(gradient, self.pairs(gradient[0].dtype), strict=True)
-        whole = inner(gradient, [slope + self.decay * (own + anchor) for slope, (own, anchor) in pairs])
-        return float(whole - gammas @ (gammas + self.decay * projections.sum(0)))
+        gammas = gammas / unit
+        square = inner(gradient, gradient) - gammas @ gammas
+        points = [own + anchor for own, anchor in self.pairs(gradient[0].dtype)]
+        product = inner(gradient, points) - gammas @ projections.sum(0)
+        return unit * (unit * float(square) + self.decay * float(product))
 
-    def start(self, own: Tensor | None, anchor: Tensor, gradient: Tensor | None, factor: float) -> Tensor:
+    def start(
+        self, own: Tensor | None, anchor: Tensor, gradient: Tensor | None, factor: float, unit: float = 1.0
+    ) -> Tensor:
         """Return the part of a step that does not depend on the curvature, `a + factor (w (θ + a) + gradient)`.
 
         Args:
             own: θ, or its inner products with directions, `[...]`; `None` without weight decay.
             anchor: a, or its inner products with directions, `[...]`.
-            gradient: Gradient of the loss that is followed in the complement, or its inner products; `None` for zero.
+            gradient: Gradient of the loss over the unit that is followed in the complement, or its inner products;
+                `None` for zero.
             factor: Factor on the slope in the complement, not positive.
+            unit: Unit of the gradient.
         """
-        slope = gradient
-        if own is not None and self.decay:
-            decay = self.decay * (own + anchor)
-            slope = decay if slope is None else decay + slope
-        return anchor + factor * slope if factor and slope is not None else anchor
+        start = anchor
+        if factor and own is not None and self.decay:
+            start = start + (factor * self.decay) * (own + anchor)  # `decay * own` may be out of range
+        if factor and gradient is not None:
+            start = start + (factor * unit) * gradient
+        return start
 
 
 @dataclass(frozen=True, eq=False)

@@ -158,7 +158,7 @@ def engine(problem: Problem, mc_samples: int = 0, kind: CurvatureKind | None = N
     identity = torch.eye(len(curvature.formed()), dtype=like.dtype, device=like.device)
     columns = torch.cat([part.reshape(len(part), -1) for part in curvature.combine(identity)], dim=1)  # [R, P]
     own = columns.detach().double().unflatten(0, (problem.samples, -1))  # rows of a sample are consecutive
-    gradient = _flat(curvature.gradient_in_parameters(), parameters)
+    gradient = curvature.unit * _flat(curvature.gradient_in_parameters(), parameters)
     return Dense(torch.einsum("nkp,nkq->npq", own, own), gradient.detach())
 
 

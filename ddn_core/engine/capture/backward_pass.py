@@ -31,8 +31,11 @@ from ddn_core.engine.capture.result import Capture
 from ddn_core.engine.capture.settings import CaptureSettings
 from ddn_core.engine.capture.verification import Verification
 from ddn_core.engine.factors import Columns, Factor
-from ddn_core.engine.losses import checked_top, recognize
+from ddn_core.engine.losses import checked_top, recognize, unit_of_root
 from ddn_core.errors import CurvatureError, NonFiniteError
+
+LEAST_WEIGHT = 2.0**-10
+"""Smallest weight of a loss, in smallest normal numbers of its dtype; below it, half of the binary digits are lost."""
 
 _logger = logging.getLogger("ddn_core")
 
@@ -100,7 +103,7 @@ class CurvaturePass:
         self._gradients: Recording | None = None
         self._recorded: Recording | None = None
         self._columns: dict[tuple[int, ...], Columns] = {}
-        self._value = math.nan
+        self._value, self._heaviest = math.nan, 1.0
 
     @torch.no_grad()
     def begin(self) -> None:
@@ -237,6 +240,7 @@ class CurvaturePass:
             dtype=self._dtype,
             device=self.device,
             seconds=time.perf_counter() - self._begun,
+            heaviest=self._heaviest,
         )
 
     @property
@@ -269,14 +273,20 @@ class CurvaturePass:
     def _check_values(self) -> None:
         """Raise unless the loss is finite and its weights are not negative; this waits for the device."""
         term = self._term
-        least = term.least_weight().to(term.dtype)
+        least, largest = torch.aminmax(term.weights)
         value = self._loss.detach().to(term.dtype)
-        loss, weight = torch.stack([value.reshape(()) if value.dim() else value, least]).tolist()
-        self._value = loss * self._scale
+        loss, weight, heaviest = torch.stack([value.reshape(()) if value.dim() else value, least, largest]).tolist()
+        self._value, self._heaviest = loss * self._scale, heaviest
+        term.unit = max(unit_of_root(heaviest), unit_of_root(self._value))
         if 0 <= weight < math.inf and not math.isfinite(self._value):
             raise NonFiniteError(
                 f"the loss is {self._value}. Look for diverged parameters, or NaN in the data. Model outputs are from "
                 f"{float(term.output.min()):g} to {float(term.output.max()):g}."
+            )
+        if 0 < heaviest < LEAST_WEIGHT * torch.finfo(term.dtype).tiny:
+            raise CurvatureError(
+                f"the loss was multiplied by {heaviest:g} or has weights of that size, of which {term.dtype} has lost "
+                "most digits. Multiply the loss by a larger constant, or use float64."
             )
         if not 0 <= weight < math.inf:
             raise CurvatureError(

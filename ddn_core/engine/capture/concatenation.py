@@ -60,6 +60,7 @@ def concatenate(captures: Sequence[Capture]) -> Capture:
         gradients={} if in_span else _sums(captures),
         loss=sum(capture.loss for capture in captures),
         seconds=sum(capture.seconds for capture in captures),
+        heaviest=max(capture.heaviest for capture in captures),
     )
 
 

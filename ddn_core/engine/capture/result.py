@@ -11,6 +11,10 @@ import torch
 from torch import Tensor
 
 from ddn_core.engine.factors import Factor
+from ddn_core.engine.losses import unit_of_root
+
+SMALL_WEIGHT = 1e-20
+"""Weight of an element in a loss below which the loss counts as multiplied by a small number."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +45,7 @@ class Capture:
         dtype: Dtype in which curvature is computed.
         device: Device of the model output.
         seconds: Wall-clock seconds of the capture at the end of the pass, on the host.
+        heaviest: Largest weight of an element in the loss.
     """
 
     factors: tuple[Factor, ...]
@@ -60,11 +65,30 @@ class Capture:
     device: torch.device
     seconds: float = 0.0
     is_gradient_given: bool = False
+    heaviest: float = 1.0
 
     def covers_all(self, indices: Sequence[int]) -> bool:
         """Return whether the indices are those of all samples, in order."""
         every = range(self.samples)
         return indices == every or (len(indices) == self.samples and tuple(indices) == tuple(every))
+
+    @property
+    def unit(self) -> float:
+        """Power of two near the square root of the loss; 1 for a loss of ordinary size.
+
+        The gradient is divided by it before it is multiplied with V or with itself. These products have the size of
+        the loss to the power of 1.5 or 2, which float32 cannot represent for losses beyond 1e±19.
+        """
+        return unit_of_root(self.loss)
+
+    @property
+    def least_curvature(self) -> float:
+        """Curvature below which a step with less damping would be wrong, since the loss was made too small.
+
+        It is the smallest normal number of the dtype, or zero for a loss that has ordinary weights: its curvature
+        vanishes where all samples are fitted.
+        """
+        return torch.finfo(self.dtype).tiny if self.heaviest < SMALL_WEIGHT else 0.0
 
     @cached_property
     def reached(self) -> frozenset[int]:
@@ -97,6 +121,7 @@ class Capture:
             gradient_scale=self.gradient_scale / scale,
             gradients={key: gradient / scale for key, gradient in self.gradients.items()},
             loss=self.loss / scale,
+            heaviest=self.heaviest / scale,
         )
 
     def zeros(self, *shape: int) -> Tensor:

@@ -7,7 +7,7 @@ of losses has its own file. `roots.py` has the kinds of curvature: exact, Monte-
 
 from ddn_core.engine.losses.recognition import RecognizedLoss, checked_top, recognize
 from ddn_core.engine.losses.roots import AlignedRoot, CurvatureKind, ExactRoot, MonteCarloRoot, Root, root_of
-from ddn_core.engine.losses.term import LossTerm
+from ddn_core.engine.losses.term import LossTerm, unit_of_root
 
 __all__ = [
     "AlignedRoot",
@@ -20,4 +20,5 @@ __all__ = [
     "checked_top",
     "recognize",
     "root_of",
+    "unit_of_root",
 ]

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import logsigmoid
 
-from ddn_core.engine.losses.term import LossTerm, largest_coefficient
+from ddn_core.engine.losses.term import LossTerm
 from ddn_core.engine.sample_axis import SampleAxis
 
 
@@ -22,9 +22,10 @@ class BinaryCrossEntropy(LossTerm):
         output: Tensor = self.node._saved_self
         return output.detach()
 
-    def least_weight(self) -> Tensor:
-        """Return the smallest weight of an element in the Hessian."""
-        return self._weights.amin()
+    @property
+    def weights(self) -> Tensor:
+        """Weights of the elements in the Hessian."""
+        return self._weights
 
     def exact(self, samples: SampleAxis) -> Tensor:
         """Return the exact root, `[C, *output]`."""
@@ -67,7 +68,7 @@ class BinaryCrossEntropy(LossTerm):
         """Return `√(w p (1 - p))`, with a smallest value where the gradient is divided by it."""
         deviations = (0.5 * (logsigmoid(self.output) + logsigmoid(-self.output))).exp()
         slopes = self._weights.sqrt() * deviations
-        return torch.maximum(slopes, self.slope.abs() / largest_coefficient(self.dtype))
+        return torch.maximum(slopes, self.slope.abs() / self.largest_coefficient)
 
     @cached_property
     def _weights(self) -> Tensor:

@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor
 
-from ddn_core.engine.losses.term import LossTerm, largest_coefficient
+from ddn_core.engine.losses.term import LossTerm
 from ddn_core.engine.nodes import signed
 from ddn_core.engine.sample_axis import SampleAxis
 from ddn_core.errors import CurvatureError
@@ -33,9 +33,10 @@ class CrossEntropy(LossTerm):
         """Number of the axis of the classes."""
         return signed(self.node._saved_dim) % self.output.dim()
 
-    def least_weight(self) -> Tensor:
-        """Return the smallest weight W of a row of log-probabilities."""
-        return self._row_weights.amin()
+    @property
+    def weights(self) -> Tensor:
+        """Weights W of the rows of log-probabilities."""
+        return self._row_weights
 
     def exact(self, samples: SampleAxis) -> Tensor:
         """Return the exact root, `[C, *output]`; C runs over classes first, then over the positions of a sample."""
@@ -101,7 +102,7 @@ class CrossEntropy(LossTerm):
     def _slopes(self) -> Tensor:
         """Return √W τ, with a smallest value where the gradient is divided by it."""
         slopes = (0.5 * self.output).exp() * self._row_weights.clamp(min=0).sqrt()
-        return torch.maximum(slopes, self.weight.abs() / largest_coefficient(self.dtype))
+        return torch.maximum(slopes, self.weight.abs() / self.largest_coefficient)
 
     @cached_property
     def _probabilities(self) -> Tensor:

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal, get_args
 
 from torch import Generator, Tensor
 
-from ddn_core.engine.losses.term import LossTerm, largest_coefficient
+from ddn_core.engine.losses.term import LossTerm
 from ddn_core.engine.sample_axis import SampleAxis
 from ddn_core.errors import ArgumentError
 
@@ -144,7 +144,7 @@ class AlignedRoot(Root):
         """
         slope = term.whole_slope.double()  # squares of small numbers underflow in float32
         squares, curvatures = samples.sums(slope.square()), samples.sums(term.curvature_along(slope))
-        found = (curvatures.sqrt() / squares).clamp(min=1 / largest_coefficient(term.dtype))
+        found = (curvatures.sqrt() / squares).clamp(min=1 / term.largest_coefficient)
         return found.masked_fill_(squares == 0, 0.0).to(term.dtype)
 
 

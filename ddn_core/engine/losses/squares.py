@@ -22,9 +22,10 @@ class SquaredError(LossTerm):
         output: Tensor = self.node._saved_target if self.number else self.node._saved_self
         return output.detach()
 
-    def least_weight(self) -> Tensor:
-        """Return the smallest weight of an element."""
-        return self.weight.amin()
+    @property
+    def weights(self) -> Tensor:
+        """Weights of the elements."""
+        return self.weight
 
     def exact(self, samples: SampleAxis) -> Tensor:
         """Return the exact root, `[C, *output]`."""

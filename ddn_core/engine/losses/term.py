@@ -20,6 +20,7 @@ Where a mistake is so confident that c would overflow, τ is replaced by the val
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from functools import cached_property
 from typing import Any, ClassVar
@@ -30,10 +31,18 @@ from torch.autograd.graph import GradientEdge
 
 from ddn_core.engine.sample_axis import SampleAxis
 
+COARSE = 16
+"""Step between the exponents of units, so that a number from 2e-5 to 6e4 has a square root of the unit 1."""
 
-def largest_coefficient(dtype: torch.dtype) -> float:
-    """Return the largest coefficient of a gradient in a root: sums of its square do not overflow."""
-    return 1e17 if dtype == torch.float32 else 1e145
+
+def unit_of_root(size: float) -> float:
+    """Return a power of two near the square root of a number; 1 for numbers of ordinary size, zero, NaN and infinity.
+
+    Squares and products of the numbers of an extreme loss leave the range of float32, unless they are divided by it.
+    """
+    if not size or not math.isfinite(size):
+        return 1.0
+    return 2.0 ** (COARSE * round(math.log2(abs(size)) / (2 * COARSE)))
 
 
 class LossTerm(ABC):
@@ -47,6 +56,8 @@ class LossTerm(ABC):
         output: Model output, or the function of it that root and gradient need.
         weight: Derivative of the loss with respect to the output of the node.
         dtype: Dtype in which root and coefficients are computed, at least float32.
+        unit: Power of two near the square root of the loss or of its largest weight, in which coefficients have
+            ordinary sizes; 1 until these numbers have been read.
     """
 
     kinds: ClassVar[tuple[str, ...]]
@@ -66,6 +77,7 @@ class LossTerm(ABC):
         self.dtype = torch.float32 if dtype.itemsize < 4 else dtype
         self.output = self.output.to(self.dtype)
         self.weight = weight.to(self.dtype)
+        self.unit = 1.0
 
     @property
     def reduction(self) -> int:
@@ -76,9 +88,15 @@ class LossTerm(ABC):
     def read_output(self) -> Tensor:
         """Return the model output that the node has saved, or the function of it that root and gradient need."""
 
+    @property
+    def largest_coefficient(self) -> float:
+        """Largest coefficient of a gradient in a root: over the unit, sums of its square do not overflow."""
+        return self.unit * (1e17 if self.dtype == torch.float32 else 1e145)
+
+    @property
     @abstractmethod
-    def least_weight(self) -> Tensor:
-        """Return the smallest weight of an element, a scalar; the GGN exists if it is not negative."""
+    def weights(self) -> Tensor:
+        """Weights of the elements, of any shape; the GGN exists if none is negative."""
 
     @abstractmethod
     def exact(self, samples: SampleAxis) -> Tensor:
