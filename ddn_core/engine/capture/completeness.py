@@ -23,6 +23,7 @@ def check_gradients(
     dtype: torch.dtype,
     precision: float,
     rounding: Callable[[], Tensor],
+    unit: float = 1.0,
 ) -> None:
     """Check that the per-sample gradients of each parameter add up to the change of its gradient in the pass.
 
@@ -35,10 +36,21 @@ def check_gradients(
         precision: Machine precision of the coarsest dtype in the graph.
         rounding: Returns the relative rounding error of the gradient at the model output, which is asked for only if
             the gradients do not add up otherwise.
+        unit: Power of two near the loss, that all gradients are divided by, so that their norms are in range.
 
     Raises:
         CurvatureError: The gradients of a parameter do not add up.
     """
+    if unit != 1:
+        device = next((one.device for one in totals.values() if one is not None), None)
+        gradients = {
+            keys: columns.contracted(torch.full((columns.samples, 1), 1 / unit, dtype=dtype, device=device))
+            for keys, columns in gradients.items()
+        }
+        totals, before = (
+            {key: None if one is None else one.to(dtype) / unit for key, one in some.items()}
+            for some in (totals, before)
+        )
     compared, deviations, scales = [], [], []
     for keys, columns in gradients.items():
         own = [totals[key] for key in keys]

@@ -28,14 +28,18 @@ GOLDEN = 0.5 * (5**0.5 - 1)
 class Verification:
     """The check of one pass, while chunks of columns arrive at the sites."""
 
-    def __init__(self, graph: ModelGraph, layouts: Mapping[Edge, Layout], samples: SampleAxis) -> None:
+    def __init__(
+        self, graph: ModelGraph, layouts: Mapping[Edge, Layout], samples: SampleAxis, unit: float = 1.0
+    ) -> None:
         """Begin without columns.
 
         Args:
             graph: The graph.
             layouts: Layout of each edge, according to the plan.
             samples: Axis of the samples at the model output.
+            unit: Power of two that the additional column is divided by, so that its norm is in range.
         """
+        self._unit = unit
         self._graph, self._layouts, self._samples = graph, layouts, samples
         self._powers: dict[Edge, Tensor] = {}
         self._left: dict[Edge, Tensor] = {}
@@ -105,7 +109,11 @@ class Verification:
         return total
 
     def _sample_powers(self, samples: int, like: Tensor) -> Tensor:
-        return self._kept(("powers", samples, like.dtype), lambda: powers(samples, like, self._graph.has_half))
+        def scaled_powers() -> Tensor:
+            found = powers(samples, like, self._graph.has_half)
+            return found if self._unit == 1 else found / self._unit
+
+        return self._kept(("powers", samples, like.dtype), scaled_powers)
 
     def _kept(self, key: tuple[object, ...], make: Callable[[], Tensor]) -> Tensor:
         """Return a small tensor that many edges need, made once."""
