@@ -109,7 +109,7 @@ class Directions:
                 outputs=max(len(evecs) // samples, 1),
                 samples=samples,
                 parameters=max(*evecs.shape, 1),
-                norms=GivenNorms(gradient=float(gradient.norm())),
+                norms=GivenNorms(gradient=float(gradient.double().norm())),
             )
         every = evals if all_evals is None else all_evals
         known: dict[Derivative, Tensor] = {"gammas": gammas, "lambdas": lambdas}

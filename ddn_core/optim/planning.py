@@ -369,12 +369,24 @@ def _clip(
     clip, length = 1.0, None
     if group["max_step_norm"] is not None or group["max_relative_norm"] is not None:
         length, longest = _norms(group, summary.norm() if norm is None else norm)
+        _check_limited("norm", length)
         clip = min(clip, longest / (lr * length)) if lr * length > 0 else clip
     if (largest := group["max_kl"]) is not None:
         curvature = float(summary.curvature()) if model is None else model.loss_curvature
         divergence = 0.5 * lr**2 * curvature
+        _check_limited("curvature", divergence)
         clip = min(clip, math.sqrt(largest / divergence)) if divergence > 0 else clip
     return clip, length
+
+
+def _check_limited(name: str, size: float) -> None:
+    """Raise unless a limit can be applied to a step, which an infinite size would shorten to zero.
+
+    Raises:
+        NonFiniteError: The size is not finite.
+    """
+    if not math.isfinite(size):
+        raise NonFiniteError(f"the {name} of the step, which a limit needs, is {size}. Damp more, or use float64.")
 
 
 def _norms(group: Mapping[str, Any], norm: Tensor) -> tuple[float, float]:

@@ -193,7 +193,8 @@ class Stopping:
 def gradient_norm(optimizer: Optimizer) -> float:
     """Return the Euclidean norm of the gradients of all parameters."""
     gradients = [one.grad for group in optimizer.param_groups for one in group["params"] if one.grad is not None]
-    return math.hypot(*torch.stack([torch.linalg.vector_norm(one) for one in gradients]).tolist()) if gradients else 0.0
+    norms = [torch.linalg.vector_norm(one, dtype=torch.float64) for one in gradients]  # squares may be out of range
+    return math.hypot(*torch.stack(norms).tolist()) if norms else 0.0
 
 
 def step_norm(reports: tuple[StepReport, ...]) -> float:

@@ -49,7 +49,9 @@ class Evidence(Damping, kind="evidence"):
         weight = samples * context.parameter_norm**2 / self.nat
 
         def excess(delta: float) -> tuple[float, float]:
-            effective = evals / (evals + delta)
-            return weight * delta - float(effective.sum()), weight + float((effective / (evals + delta)).sum())
+            effective = (evals / (evals + delta)).masked_fill(evals == 0, 0.0)  # tiny ones may have underflowed
+            return weight * delta - float(effective.sum()), weight + float(
+                (effective / (evals + delta)).masked_fill(evals == 0, 0.0).sum()
+            )
 
         return uniform_deltas(root_from_left(excess, 0.0), directions)

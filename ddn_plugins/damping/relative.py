@@ -44,4 +44,5 @@ class Relative(Damping, kind="relative"):
         evals = directions.evals
         if self.of == "trace":
             return uniform_deltas(self.fraction * directions.context.mean_curvature, directions)
-        return (self.fraction * (evals.max() if self.of == "max" else evals.mean())).expand_as(evals)
+        reference = evals.max() if self.of == "max" else evals.double().mean().to(evals.dtype)  # a sum may overflow
+        return (self.fraction * reference).expand_as(evals)
