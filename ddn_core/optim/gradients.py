@@ -7,14 +7,15 @@ Autograd counts the changes of a tensor in place (`_version`), so that a change 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakSet, ref
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.utils.weak import TensorWeakRef
 
 from ddn_core.engine import Capture
@@ -81,15 +82,15 @@ class GradientRecord:
     the records of a thread know each other. Gradients of another thread must not be read: that thread may free them.
     """
 
-    def __init__(self, groups: Callable[[], Groups]) -> None:
-        """Begin without a pass.
+    def __init__(self, optimizer: Optimizer) -> None:
+        """Begin without a pass; gradients that are there now are no foreign ones.
 
         Args:
-            groups: Returns the parameter groups.
+            optimizer: The optimizer, with its groups; it owns this record.
         """
-        self._groups = groups
-        self._left: dict[int, _Left] = {}
+        self._optimizer = ref(optimizer)
         self._is_waiting = False
+        self.note()
         self._thread = _NEIGHBOURS.join(self)
 
     @contextmanager
@@ -121,12 +122,18 @@ class GradientRecord:
 
     def note(self) -> None:
         """Record the gradients that are there now, and that no step is expected to use or to miss."""
-        groups = [group for group in self._groups() if not is_fallback(group)]
+        groups = [group for group in self._groups if not is_fallback(group)]
         self._left = {id(parameter): _Left.by(parameter) for group in groups for parameter in group["params"]}
+
+    @property
+    def _groups(self) -> Groups:
+        """The parameter groups; none once the optimizer is gone."""
+        optimizer = self._optimizer()
+        return () if optimizer is None else optimizer.param_groups
 
     def _problems(self) -> Iterator[tuple[str, str]]:
         """Yield parameters and what is wrong with their gradients, as the two parts of a sentence."""
-        for index, group in enumerate(self._groups()):
+        for index, group in enumerate(self._groups):
             if is_fallback(group):
                 continue
             is_read = group["gradient"] == "grad"

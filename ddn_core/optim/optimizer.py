@@ -112,13 +112,12 @@ class DirectionalDampedNewton(Optimizer):
         self._settings, self._rules = chosen.curvature, chosen.rules
         self._progress = Progress(DeviceGenerators(self._settings.seed))
         self.full_report = full_report
-        self._gradients = GradientRecord(lambda: self.param_groups)
-        self._connect()
         members, left = group_parameters(named(params), chosen.groups, chosen.fallback is not None)
         if chosen.fallback is not None and left:
             members.append(fallback_group(chosen.fallback, left))
         super().__init__(members, {**GROUP_DEFAULTS, "lr": lr})
-        self._gradients.note()
+        self._gradients = GradientRecord(self)
+        self._connect()
 
     @classmethod
     def preset(
@@ -142,8 +141,7 @@ class DirectionalDampedNewton(Optimizer):
         """Restore the contents of a copy or a pickle, or (called by torch) the groups of a loaded state."""
         super().__setstate__(state)
         if "_settings" in state:
-            self._gradients = GradientRecord(lambda: self.param_groups)
-            self._gradients.note()
+            self._gradients = GradientRecord(self)
             self._connect()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
