@@ -1,12 +1,15 @@
-"""Check of two fields that are a lower and an upper bound."""
+"""Bounds of fields: largest sizes, and the check of two fields that are a lower and an upper bound."""
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 M = TypeVar("M", bound=BaseModel)
+
+Width = Annotated[int, Field(gt=0, le=10**6)]
+"""Width of a layer."""
 
 
 def check_order(model: M, low: str, high: str) -> M:

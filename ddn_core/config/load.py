@@ -17,6 +17,7 @@ from ddn_core.errors import ConfigError
 from ddn_core.plugins.messages import error_lines
 from ddn_core.plugins.reference import REGISTRY
 from ddn_core.plugins.registry import Registry, installed_registry
+from ddn_core.plugins.sizes import depth_faults, integer_faults
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = (), registry: Registry | None = None) -> Config:
@@ -32,7 +33,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), registry: Regis
             with its path.
     """
     path = Path(path)
-    return parse_config(apply_overrides(_read(path), overrides), path.name, registry)
+    table = _read(path)
+    _check_depth(table, path.name)
+    return parse_config(apply_overrides(table, overrides), path.name, registry)
 
 
 def parse_config(table: Mapping[str, Any], source: str = "config", registry: Registry | None = None) -> Config:
@@ -48,6 +51,7 @@ def parse_config(table: Mapping[str, Any], source: str = "config", registry: Reg
     """
     if not isinstance(table, Mapping):
         raise ConfigError(f"{source}: a config must be a table, not a {type(table).__name__}")
+    _check_depth(table, source)
     registry = registry or installed_registry()
     try:
         allowed = PluginsConfig.model_validate({"allow": table["plugins"]["allow"]})
@@ -55,11 +59,20 @@ def parse_config(table: Mapping[str, Any], source: str = "config", registry: Reg
     except (KeyError, TypeError, ValidationError):
         pass  # no restriction, or an invalid one, which the validation below reports
     try:
-        return Config.model_validate(dict(table), context={REGISTRY: registry})
+        config = Config.model_validate(dict(table), context={REGISTRY: registry})
     except RecursionError as error:
         raise ConfigError(f"{source}: tables are nested too deeply. Use fewer levels.") from error
     except ValidationError as error:
         raise config_error(source, error_lines(error)) from error
+    if faults := integer_faults(dict(table)):
+        raise config_error(source, faults)
+    return config
+
+
+def _check_depth(table: Mapping[str, Any], source: str) -> None:
+    """Raise a `ConfigError` if a table is nested too deeply."""
+    if faults := depth_faults(dict(table)):
+        raise config_error(source, faults)
 
 
 def config_error(source: str, lines: Sequence[str]) -> ConfigError:
@@ -83,7 +96,9 @@ def _read(path: Path) -> dict[str, Any]:
             if not isinstance(table, dict):
                 raise ConfigError(f"{path.name}: the top level is a {type(table).__name__}; it must be a table")
             return table
-    except (ValueError, RecursionError) as error:  # ValueError: a number with thousands of digits, too
+    except RecursionError as error:
+        raise ConfigError(f"{path.name}: tables are nested too deeply. Use fewer levels.") from error
+    except ValueError as error:  # a number with thousands of digits, too
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{path.name}: is no valid {path.suffix[1:].upper()}: {error}") from error

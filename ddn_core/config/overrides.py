@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ddn_core.errors import ConfigError
+from ddn_core.plugins.messages import shortened, value_text
+from ddn_core.plugins.sizes import DEEPEST
 
 
 class AssignmentError(ConfigError):
@@ -47,7 +49,11 @@ def _apply(table: dict[str, Any], override: str) -> None:
     path, equals, literal = override.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):
-        raise ConfigError(f"{override!r} is no assignment. Write path=value, such as groups.0.damping.value=1e-3.")
+        raise ConfigError(
+            f"{value_text(override)} is no assignment. Write path=value, such as groups.0.damping.value=1e-3."
+        )
+    if len(keys) > DEEPEST:
+        raise ConfigError(f"{shortened(path, 200)}: the path has {len(keys)} parts. Use at most {DEEPEST}.")
     for each in _expanded(table, keys):
         _assign(table, each, _parse(path, literal))
 
@@ -74,8 +80,8 @@ def _parse(path: str, literal: str) -> Any:
         parsed = tomllib.loads(f"value = {literal.strip()}")
     except (ValueError, RecursionError) as error:  # ValueError: a number with thousands of digits, too
         raise ConfigError(
-            f"{path}: {literal!r} is no TOML literal. Write numbers as they are and text in quotes: "
-            f"--set '{path}=\"{literal.strip()}\"'."
+            f"{path}: {value_text(literal)} is no TOML literal. Write numbers as they are and text in quotes: "
+            f"--set '{path}=\"{shortened(literal.strip(), 200)}\"'."
         ) from error
     if set(parsed) != {"value"}:
         raise ConfigError(f"{path}: {literal!r} is more than one TOML literal. Repeat --set for each value.")

@@ -58,7 +58,7 @@ class CurvatureConfig(TableModel):
         "one column for each sample, along its gradient, with the curvature of the GGN along it.",
     )
     mc_samples: PositiveInt | None = Field(
-        None, description="Number of Monte-Carlo samples per data sample, only for `ggn-mc`; 1 by default."
+        None, le=10**6, description="Number of Monte-Carlo samples per data sample, only for `ggn-mc`; 1 by default."
     )
     seed: Seed | None = Field(
         None, description="Seed of the Monte-Carlo samples; by default they are drawn from torch's global generator."

@@ -145,6 +145,7 @@ class StepConfig(TableModel):
     )
     attempts: PositiveInt = Field(
         5,
+        le=1000,
         description="Number of further tries for `shorten` and `damp`, after which the step is undone. `search` always "
         "makes all of them.",
     )

@@ -12,6 +12,7 @@ permission.py   restrictions on the plugins that may be loaded
 registry.py     kind -> class
 reference.py    AnyCriterion, AnyDamping, AnyProblem: field types that look a kind up in the registry
 messages.py     validation errors as lines with a path, a message and the nearest valid name
+sizes.py        limits on the nesting of tables and on their integers
 describe.py     types, units and defaults of fields as text for the reader of a config
 resolve.py      table, function or object -> a strategy that belongs to one group
 """

@@ -133,10 +133,10 @@ def error_text(error: BaseException) -> str:
         return f"{name} (its message cannot be shown, since that raises {type(failure).__name__})"
 
 
-def value_text(value: object) -> str:
-    """Return the `repr` of a value that a plugin made, even if it cannot be computed."""
+def value_text(value: object, longest: int = LONGEST_VALUE) -> str:
+    """Return the beginning of the `repr` of a value, even if it cannot be computed."""
     try:
-        return shortened(repr(value), LONGEST_VALUE)
+        return shortened(repr(value), longest)
     except KeyboardInterrupt:
         raise
     except BaseException as failure:
@@ -156,10 +156,15 @@ def error_lines(error: ValidationError) -> list[str]:
     lines = []
     for line in error.errors(include_url=False):
         message = line["msg"].removeprefix("Value error, ")
-        path = ".".join(_key(part) for part in line["loc"])
+        path = path_text(line["loc"])
         text = message[:1].lower() + message[1:] if not message.startswith("'") else message
         lines.append(f"{path}: {text}" if path else text)
     return lines
+
+
+def path_text(path: Iterable[str | int]) -> str:
+    """Return a path into a config in TOML notation."""
+    return ".".join(map(_key, path))
 
 
 def _key(part: str | int) -> str:

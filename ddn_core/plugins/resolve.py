@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from ddn_core.engine import Choice, Context
 from ddn_core.errors import ConfigError, StrategyError
-from ddn_core.plugins.messages import error_lines, value_text
+from ddn_core.plugins.messages import LONGEST_TEXT, error_lines, value_text
 from ddn_core.plugins.reference import REGISTRY, WARN, AnyCriterion, AnyDamping
 from ddn_core.plugins.registry import Registry
+from ddn_core.plugins.sizes import depth_faults, integer_faults
 from ddn_core.plugins.strategy import Criterion, Damping
 
 M = TypeVar("M", bound=BaseModel)
@@ -34,10 +35,9 @@ def as_criterion(given: object, where: str, warn: bool = True, registry: Registr
     Raises:
         ConfigError: `given` is none of these, or the table is invalid.
     """
-    try:
-        return _CRITERION.validate_python(given, context={WARN: warn, REGISTRY: registry}).model_copy(deep=True)
-    except ValidationError as error:
-        raise _config_error(error, f"{where}, criterion", given) from error
+    context = {WARN: warn, REGISTRY: registry}
+    made = _checked(lambda: _CRITERION.validate_python(given, context=context), given, f"{where}, criterion")
+    return made.model_copy(deep=True)
 
 
 def as_damping(given: object, where: str, registry: Registry | None = None) -> Damping:
@@ -51,10 +51,9 @@ def as_damping(given: object, where: str, registry: Registry | None = None) -> D
     Raises:
         ConfigError: `given` is none of these, or the table is invalid.
     """
-    try:
-        return _DAMPING.validate_python(given, context={REGISTRY: registry}).model_copy(deep=True)
-    except ValidationError as error:
-        raise _config_error(error, f"{where}, damping", given) from error
+    context = {REGISTRY: registry}
+    made = _checked(lambda: _DAMPING.validate_python(given, context=context), given, f"{where}, damping")
+    return made.model_copy(deep=True)
 
 
 def validated(model: type[M], given: object, where: str) -> M:
@@ -63,10 +62,7 @@ def validated(model: type[M], given: object, where: str) -> M:
     Raises:
         ConfigError: The table is invalid.
     """
-    try:
-        return model.model_validate(given)
-    except ValidationError as error:
-        raise _config_error(error, where, given) from error
+    return _checked(lambda: model.model_validate(given), given, where)
 
 
 def group_choice(criterion: Criterion, damping: Damping, where: str) -> Choice:
@@ -132,5 +128,18 @@ def in_group(function: Callable[[A], R], where: str) -> Callable[[A], R]:
     return call
 
 
-def _config_error(error: ValidationError, where: str, given: Any) -> ConfigError:
-    return ConfigError(f"{where}: {'; '.join(error_lines(error))} (given: {given!r})")
+def _checked(validate: Callable[[], M], given: object, where: str) -> M:
+    """Return the object that a function makes of a table or an object.
+
+    Raises:
+        ConfigError: It is invalid, nested too deeply, or has too large an integer.
+    """
+    faults = depth_faults(given)
+    try:
+        made = None if faults else validate()
+    except ValidationError as error:
+        lines = "; ".join(error_lines(error))
+        raise ConfigError(f"{where}: {lines} (given: {value_text(given, LONGEST_TEXT)})") from error
+    if made is None or (faults := integer_faults(given)):
+        raise ConfigError(f"{where}: {'; '.join(faults)}")
+    return made

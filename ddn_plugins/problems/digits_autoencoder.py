@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field, PositiveInt
 
 from ddn_core.api import ProblemParts
+from ddn_plugins._bounds import Width
 from ddn_plugins.problems._batches import split, test_batches, training_batches
 from ddn_plugins.problems._digits import Digits, load_digits
 from ddn_plugins.problems._metrics import squared_error
@@ -21,7 +22,7 @@ class DigitsAutoencoder(Digits, kind="digits-autoencoder"):
     batch_size: PositiveInt = Field(
         32, description="Number of samples in a training batch; the exact GGN has 64 columns per sample."
     )
-    hidden: list[PositiveInt] = Field(
+    hidden: list[Width] = Field(
         [100, 50, 25, 10],
         min_length=1,
         description="Widths of the hidden layers down to the narrow one, which is the last; mirrored after it.",

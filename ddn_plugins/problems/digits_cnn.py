@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field, PositiveInt
 
 from ddn_core.api import ProblemParts
+from ddn_plugins._bounds import Width
 from ddn_plugins.problems._digits import Digits
 from ddn_plugins.problems._networks import convolutional
 
@@ -13,7 +14,7 @@ class DigitsCnn(Digits, kind="digits-cnn"):
     """Classify scikit-learn's digits (8 × 8 pixels, 10 classes) with two convolutions and a linear layer."""
 
     batch_size: PositiveInt = Field(32, description="Number of samples in a training batch.")
-    channels: tuple[PositiveInt, PositiveInt] = Field((8, 16), description="Output channels of the two convolutions.")
+    channels: tuple[Width, Width] = Field((8, 16), description="Output channels of the two convolutions.")
 
     def load(self) -> ProblemParts:
         """Return network, loss and data."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
 from ddn_core.api import ProblemParts
+from ddn_plugins._bounds import Width
 from ddn_plugins.problems._digits import Digits
 from ddn_plugins.problems._networks import Activation, fully_connected
 
@@ -12,7 +13,7 @@ from ddn_plugins.problems._networks import Activation, fully_connected
 class DigitsMlp(Digits, kind="digits-mlp"):
     """Classify scikit-learn's digits (64 pixels, 10 classes) with a fully connected network."""
 
-    hidden: list[PositiveInt] = Field([128, 64], description="Widths of the hidden layers.")
+    hidden: list[Width] = Field([128, 64], description="Widths of the hidden layers.")
     activation: Activation = Field("relu", description="Activation after each hidden layer.")
 
     def load(self) -> ProblemParts:

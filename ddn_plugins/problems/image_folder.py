@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import Field, PositiveInt, model_validator
 
 from ddn_core.api import Problem, ProblemParts, Unit
+from ddn_plugins._bounds import Width
 from ddn_plugins.problems._batches import split, test_batches, training_batches
 from ddn_plugins.problems._metrics import accuracy
 from ddn_plugins.problems._networks import convolutional
@@ -31,11 +32,13 @@ class ImageFolder(Problem, kind="image-folder"):
         examples=["pictures"],
         description="Folder of the pictures; a relative path starts in the working directory of the command.",
     )
-    image_size: PositiveInt = Field(32, description="Height and width in pixels that each picture is resized to.")
+    image_size: PositiveInt = Field(
+        32, le=10**4, description="Height and width in pixels that each picture is resized to."
+    )
     channels: Annotated[Literal[1, 3], Unit("1")] = Field(
         3, description="Number of channels: 1 for grey, 3 for colour."
     )
-    widths: list[PositiveInt] = Field([8, 16], min_length=1, description="Output channels of the convolutions.")
+    widths: list[Width] = Field([8, 16], min_length=1, description="Output channels of the convolutions.")
     batch_size: PositiveInt = Field(32, description="Number of pictures in a training batch.")
     test_fraction: Annotated[float, Unit("1")] = Field(
         0.2, gt=0, lt=1, description="Fraction of the pictures used for the test, unless there is a folder `test`."

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from ddn_core.api import Problem, ProblemParts, Unit
+from ddn_plugins._bounds import Width
 from ddn_plugins.problems._curves import curve_parts
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ class Regression1d(Problem, kind="regression-1d"):
     frequencies: Annotated[list[PositiveFloat], Unit("1")] = Field(
         [2.0, 3.0], min_length=1, description="Frequencies f of the sines; a sine has 2 f periods on [-1, 1]."
     )
-    samples: int = Field(256, ge=2, description="Number of equidistant training points.")
-    hidden: list[PositiveInt] = Field([30, 30], description="Widths of the hidden layers.")
+    samples: int = Field(256, ge=2, le=10**8, description="Number of equidistant training points.")
+    hidden: list[Width] = Field([30, 30], description="Widths of the hidden layers.")
     batch_size: PositiveInt | None = Field(
         None, description="Number of samples in a training batch; all samples by default."
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field, PositiveInt
 
 from ddn_core.api import Problem, ProblemParts
+from ddn_plugins._bounds import Width
 from ddn_plugins.problems._curves import curve_parts
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ class Sinc(Problem, kind="sinc"):
     The curve, the network and the batches are those of the curve-fitting example of `torch-levenberg-marquardt` 1.2.3.
     """
 
-    samples: int = Field(20_000, ge=2, description="Number of equidistant training points.")
-    hidden: list[PositiveInt] = Field([20], description="Widths of the hidden layers.")
+    samples: int = Field(20_000, ge=2, le=10**8, description="Number of equidistant training points.")
+    hidden: list[Width] = Field([20], description="Widths of the hidden layers.")
     batch_size: PositiveInt = Field(1000, description="Number of samples in a training batch.")
 
     def load(self) -> ProblemParts:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from ddn_core.api import Problem, ProblemParts, Unit
+from ddn_plugins._bounds import Width
 from ddn_plugins.problems._batches import split, test_batches, training_batches
 from ddn_plugins.problems._metrics import accuracy
 from ddn_plugins.problems._networks import fully_connected
@@ -28,9 +29,9 @@ class Spirals(Problem, kind="spirals"):
         0.02, description="Standard deviation of the noise on both coordinates."
     )
     samples: int = Field(
-        1000, ge=2, description="Number of points on both spirals together, including the test points."
+        1000, ge=2, le=10**8, description="Number of points on both spirals together, including the test points."
     )
-    hidden: list[PositiveInt] = Field([32, 32], description="Widths of the hidden layers.")
+    hidden: list[Width] = Field([32, 32], description="Widths of the hidden layers.")
     batch_size: PositiveInt = Field(100, description="Number of samples in a training batch.")
     test_fraction: Annotated[float, Unit("1")] = Field(
         0.2, gt=0, lt=1, description="Fraction of the samples used for the test."

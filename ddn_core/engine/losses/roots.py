@@ -73,6 +73,10 @@ class ExactRoot(Root):
         return term.coefficients(samples)
 
 
+MOST_SAMPLES = 10**6
+"""Largest number of Monte-Carlo samples for each sample of the data."""
+
+
 @dataclass(frozen=True)
 class MonteCarloRoot(Root):
     """A column for each target that is drawn from the likelihood of the loss.
@@ -89,12 +93,14 @@ class MonteCarloRoot(Root):
         """Check the number of Monte-Carlo samples.
 
         Raises:
-            ArgumentError: It is no integer from 1.
+            ArgumentError: It is no integer from 1 to a million.
         """
         if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 1:
             raise ArgumentError(
                 f"the number of Monte-Carlo samples is {self.count!r}. Use 0 for the exact GGN, or 1, 2, ..."
             )
+        if self.count > MOST_SAMPLES:
+            raise ArgumentError(f"the number of Monte-Carlo samples is too large. Use at most {MOST_SAMPLES}.")
 
     def per_sample(self, outputs: int) -> int:
         """Return the number of drawn targets."""
