@@ -15,6 +15,7 @@ import torch
 from pydantic import Field
 
 from ddn_core.api import Criterion, Damping, Directions, Problem, ProblemParts, hookimpl
+from ddn_core.cli.component_page import component_page
 from ddn_core.cli.listing import broken_report, plugin_report, schema_text
 from ddn_core.config import Config, parse_config
 from ddn_core.errors import ConfigError, PluginError, StrategyError
@@ -261,6 +262,8 @@ def test_classes_that_cannot_be_described_are_listed_all_the_same(monkeypatch, c
     assert "a value of type Unshowable (it cannot be shown" in listing
     assert "cannot be shown: ZeroDivisionError: division by zero" in listing
     assert listing.count("x") < 10_000
+    with pytest.raises(PluginError, match="'odd/failing' cannot be shown: ZeroDivisionError: division by zero"):
+        component_page("odd/failing", registry)
     schema = json.loads(schema_text(registry))
     assert {"damping.odd.failing", "damping.odd.shy"} & set(schema["$defs"]) == {"damping.odd.failing"}
     assert "The schema lacks the damping 'odd/shy': PydanticInvalidForJsonSchema" in capsys.readouterr().err
@@ -330,6 +333,17 @@ def test_a_problem_leaves_nothing_behind_but_random_numbers(capsys, tmp_path, mo
     assert torch.equal(*states)  # those of the seed, after the draws of the problem
 
 
+def test_a_problem_that_sets_a_field_is_told_what_to_do():
+    class Setting(Problem, kind="odd/setting"):
+        """Sets an attribute."""
+
+        def load(self):
+            self.model = torch.nn.Linear(1, 1)
+
+    with pytest.raises(PluginError, match=r"sets the attribute 'model', but .* declare `_model: \.\.\. = PrivateAttr"):
+        load_problem(Config(problem=Setting()), "config.toml")
+
+
 def test_batches_that_end_the_process_are_an_error():
     config = Config(problem=Odd(action="pass"))
     batches = checked_batches(Quitting(), config)
@@ -357,6 +371,8 @@ class Raising(Criterion):
             namespace = {}
             exec(TEXTLESS, namespace)
             raise namespace["Textless"]
+        if self.way == "kind":
+            raise type("Odd", (BaseException,), {})("oh")
         if self.way == "long":
             raise ValueError("x" * 10_000_000)
         return Rows()
@@ -367,6 +383,7 @@ class Raising(Criterion):
     [
         ("text", r"`select` raised Textless \(its message cannot be shown"),
         ("long", r"`select` raised ValueError: x+\.\.\. \(\d+ more characters\)"),
+        ("kind", "`select` raised Odd: oh"),
         ("rows", r"`select` returned a value of type Rows \(it cannot be shown"),
     ],
 )

@@ -14,11 +14,11 @@ from rich.syntax import Syntax
 from rich.table import Table
 
 from ddn_core.cli.terminal import lines
-from ddn_core.errors import UnknownKindError
+from ddn_core.errors import PluginError, UnknownKindError
 from ddn_core.plugins.component import Component
 from ddn_core.plugins.describe import example, field_rows, paragraphs, tables_inside
 from ddn_core.plugins.hookspecs import FAMILIES
-from ddn_core.plugins.messages import suggestion
+from ddn_core.plugins.messages import error_text, suggestion
 from ddn_core.plugins.registry import Registry
 from ddn_core.text import printable_lines
 
@@ -30,7 +30,8 @@ def component_page(kind: str, registry: Registry) -> RenderableType:
 
     Raises:
         UnknownKindError: No family has the kind.
-        PluginError: The plugin of the kind is not installed, is switched off, or cannot be loaded.
+        PluginError: The plugin of the kind is not installed, is switched off, or cannot be loaded, or the class cannot
+            be shown.
     """
     found = []
     for family in FAMILIES:
@@ -43,7 +44,10 @@ def component_page(kind: str, registry: Registry) -> RenderableType:
         same = [name for name in kinds if name.endswith(f"/{kind}")]
         hint = f" Did you mean {same[0]!r}?" if same else suggestion(kind, kinds)
         raise UnknownKindError(f"no strategy or problem named {kind!r}.{hint}")
-    return Group(*(part for cls in found for part in _page(cls, kind, registry)))
+    try:
+        return Group(*(part for cls in found for part in _page(cls, kind, registry)))
+    except Exception as error:  # raised by a field of the plugin
+        raise PluginError(f"{kind!r} cannot be shown: {error_text(error)}") from error
 
 
 def config_example(cls: type[Component]) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
+from ddn_core.errors import PluginError
 from ddn_core.plugins.component import Component
 
 if TYPE_CHECKING:
@@ -43,6 +44,20 @@ class Problem(Component, ABC):
     """
 
     family: ClassVar[str] = "problem"
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set a private attribute.
+
+        Raises:
+            PluginError: The attribute is public.
+        """
+        if not name.startswith("_"):
+            raise PluginError(
+                f"{self.label()} sets the attribute {name!r}, but a problem cannot change its fields, which are the "
+                f"user's settings. Use a local variable, or declare `_{name}: ... = PrivateAttr(...)` in "
+                f"{type(self).__name__}, and set `self._{name}`."
+            )
+        super().__setattr__(name, value)
 
     @abstractmethod
     def load(self) -> ProblemParts:

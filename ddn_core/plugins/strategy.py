@@ -236,9 +236,9 @@ class Strategy(Component, ABC):
         """Call a method of the plugin; an exception in it becomes a `StrategyError` that names the strategy."""
         try:
             return method(*arguments)
-        except (StrategyError, NonFiniteError):  # a figure that the engine computes when the strategy reads it
+        except (StrategyError, NonFiniteError, KeyboardInterrupt):  # the engine computes figures when they are read
             raise
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             name = getattr(method, "__name__", "?")
             raise StrategyError(f"{self.label()}: `{name}` raised {error_text(error)}") from error
 
