@@ -172,7 +172,11 @@ def test_a_run_may_be_killed_before_any_access_to_its_files(tmp_path):
 
 @pytest.mark.parametrize(
     ("file", "count", "there", "status"),
-    [("checkpoint.pt", 2, set(), 0), ("run.png", 1, {"checkpoint.pt"}, 1), ("run.png", 2, {"checkpoint.pt"}, 1)],
+    [
+        ("checkpoint.pt", 2, set(), 0),
+        pytest.param("run.png", 1, {"checkpoint.pt"}, 1, marks=pytest.mark.slow),
+        pytest.param("run.png", 2, {"checkpoint.pt"}, 1, marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_that_is_killed_while_it_finishes_ends_as_one_that_is_not(
     config, whole, tmp_path, file, count, there, status

@@ -78,7 +78,11 @@ def test_a_second_process_is_refused_and_harms_nothing(tmp_path, monkeypatch):
     assert names(folder) == {"config.resolved.json", "metrics.jsonl", "checkpoint.pt", "run.png"}
 
 
-def test_two_processes_that_begin_at_once(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("still_runs", "message"),
+    [(True, r"Another process .* Wait until it has ended or name a new folder\."), (False, "run is not empty")],
+)
+def test_two_processes_that_begin_at_once(tmp_path, monkeypatch, still_runs, message):
     """The second one comes between the check of the first and its lock."""
     monkeypatch.setattr(locks, "PATIENCE", 0)
     begun = []
@@ -87,11 +91,13 @@ def test_two_processes_that_begin_at_once(tmp_path, monkeypatch):
     def interrupted(self):
         create(self)
         if not begun:
-            begun.append(True)
+            begun.append(None)
             begun.append(run_folder.RunFolder.begin(self.path, {"seed": 2}))
+            if not still_runs:
+                begun[1].close()
 
     monkeypatch.setattr(run_folder.RunFolder, "_create", interrupted)
-    with pytest.raises(ArgumentError, match=r"Another process .* Wait until it has ended or name a new folder\."):
+    with pytest.raises(ArgumentError, match=message):
         run_folder.RunFolder.begin(tmp_path / "run", {"seed": 1})
     begun[1].close()
     assert json.loads((tmp_path / "run" / "config.resolved.json").read_text()) == {"seed": 2}
@@ -213,6 +219,19 @@ def test_a_picture_that_cannot_be_written_is_a_note(tmp_path):
     )
 
 
+def test_a_run_that_was_killed_before_its_picture_gets_it_later(cut_off):
+    older = {path.name: path.read_bytes() for path in CheckpointFolder(cut_off).paths()}
+    assert train(resume=cut_off).finished
+    finished = names(cut_off)
+    (cut_off / "run.png").unlink()
+    (cut_off / "checkpoints").mkdir()
+    for name, content in older.items():
+        (cut_off / "checkpoints" / name).write_bytes(content)
+    with pytest.raises(ArgumentError, match=r"is finished\. There is nothing to resume\."):
+        train(resume=cut_off)
+    assert names(cut_off) == finished
+
+
 def test_other_files_among_the_checkpoints_fail_nothing(cut_off):
     checkpoints = cut_off / "checkpoints"
     (checkpoints / "notes.txt").write_text("mine")
@@ -274,11 +293,12 @@ def test_a_checkpoint_that_does_not_fit_is_told(entry, value, cut_off):
 # Nothing of the user's is removed
 
 
-def test_a_folder_that_the_user_made_stays_if_the_first_step_fails(tmp_path, monkeypatch):
+@pytest.mark.parametrize("out", [".", "../here"])
+def test_a_folder_that_the_user_made_stays_if_the_first_step_fails(out, tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     with pytest.raises(DdnError, match="the first cause"):
-        train(OURS, ".", record=True, on_start=fail)
+        train(OURS, out, record=True, on_start=fail)
     assert (tmp_path / "here").is_dir()
     assert names(tmp_path / "here") == set()
 

@@ -40,12 +40,14 @@ TRIAL = """
 import os, subprocess, sys, time
 from ddn_core.trials.process import die_with_parent
 
+number = int(os.environ["DDN_TRIAL_LOCK"])
 die_with_parent()
 if os.fork() == 0:
     os.setsid()
-    other = os.open(os.devnull, os.O_RDONLY)  # may get the number that the lock had
+    os.dup2(os.open(os.devnull, os.O_RDONLY), number)  # another file gets the number that the lock had
     if os.fork() == 0:
-        os._exit(0 if os.fstat(other) else 1)
+        os.fstat(number)
+        os._exit(0)
     print(os.getpid(), os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
     time.sleep(3600)
 time.sleep(3600)
