@@ -62,7 +62,8 @@ def spectrum_report(
     try:
         parts.model.load_state_dict(weights)
     except RuntimeError as error:
-        raise ArgumentError(f"--checkpoint: {checkpoint} belongs to another model: {error}") from error
+        reason = " ".join(str(error).split())
+        raise ArgumentError(f"--checkpoint: {checkpoint} belongs to another model: {reason}") from error
     inputs, targets = _samples(config, parts, data, samples)
     folder = new_folder(out)
     parts.model.eval()

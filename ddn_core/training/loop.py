@@ -210,7 +210,9 @@ class Training:
         except DdnError:
             raise
         except ValidationError as error:
-            raise ArgumentError(f"The checkpoint is damaged: progress.{mistake(error)}.") from error
+            raise ArgumentError(
+                f"The checkpoint belongs to another model or optimizer, or is damaged: progress.{mistake(error)}."
+            ) from error
         except Exception as error:  # torch raises many types for a state that does not fit
             reason = f"{type(error).__name__}: {error}"
             raise ArgumentError(f"The checkpoint belongs to another model or optimizer: {reason}") from error

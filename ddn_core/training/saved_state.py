@@ -6,7 +6,6 @@ end in an error of torch some steps later, or in none.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +16,8 @@ from torch.optim import LBFGS, Optimizer
 from ddn_core.errors import ArgumentError
 from ddn_core.foreign import Count, Finite, mistake
 
+LARGEST = 1e30
+"""Size that no setting of an optimizer or scheduler reaches, unless it is infinite."""
 STRATEGIES = ("criterion", "damping")
 """Settings of a group that the optimizer compares itself."""
 
@@ -61,7 +62,7 @@ def check_saved_state(saved: Mapping[str, Any], own: Mapping[str, Any], optimize
         _difference(own["model"], saved["model"], "model")
         or _difference(own["scheduler"], saved.get("scheduler"), "scheduler")
         or _groups_difference(own["optimizer"], saved["optimizer"])
-        or _state_mistake(saved["optimizer"].get("state"), optimizer)
+        or _state_mistake(saved["optimizer"]["state"], optimizer)
         or ("ending" in saved and _ending_mistake(own["ending"], saved["ending"]))  # earlier versions lack it
     )
     if found:
@@ -70,14 +71,19 @@ def check_saved_state(saved: Mapping[str, Any], own: Mapping[str, Any], optimize
 
 def _groups_difference(own: Mapping[str, Any], saved: Mapping[str, Any]) -> str | None:
     """Return the first difference between the settings of parameter groups."""
-    groups = saved.get("param_groups")
-    if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
+    if missing := [name for name in own if not isinstance(saved.get(name), type(own[name]))]:
+        return f"optimizer.{missing[0]} is missing, or of another type"
+    groups = saved["param_groups"]
+    if not all(isinstance(group, dict) for group in groups):
         return "optimizer.param_groups is no list of tables"
     for number, group in enumerate(groups):
         for name in STRATEGIES:
             parts = group.get(name, {"table": {}, "state": {}})
             if not isinstance(parts, dict) or not all(isinstance(parts.get(part), dict) for part in ("table", "state")):
                 return f"optimizer.param_groups.{number}.{name} has no table or no state"
+            own_parts = own["param_groups"][number].get(name) if number < len(own["param_groups"]) else None
+            if own_parts and (found := _difference(own_parts["table"], parts["table"], f"group {number}, {name}")):
+                return found
     return _difference(_settings(own["param_groups"]), _settings(groups), "optimizer.param_groups")
 
 
@@ -85,22 +91,21 @@ def _settings(groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{name: value for name, value in group.items() if name not in STRATEGIES} for group in groups]
 
 
-def _state_mistake(states: Any, optimizer: Optimizer) -> str | None:
+def _state_mistake(states: Mapping[Any, Any], optimizer: Optimizer) -> str | None:
     """Return what is wrong with the values that torch keeps for each parameter; `None` if nothing is."""
+    groups = [group for group in optimizer.param_groups for _ in group["params"]]
     parameters = [one for group in optimizer.param_groups for one in group["params"]]
     total = (sum(one.numel() for one in parameters),)
-    if not isinstance(states, dict):
-        return "optimizer.state is no table"
-    forms: dict[str, bool] = {}
+    forms: dict[int, dict[str, bool]] = {}
     for index, state in states.items():
         place = f"optimizer.state.{str(index)[:60]}"
         if not isinstance(index, int) or not 0 <= index < len(parameters) or not isinstance(state, dict):
             return f"{place} is no state of a parameter"
         own = parameters[index]
         shapes = [total, ()] if isinstance(optimizer, LBFGS) else [tuple(own.shape)]
-        forms = forms or {name: isinstance(value, Tensor) for name, value in state.items()}
-        if forms != {name: isinstance(value, Tensor) for name, value in state.items()}:
-            return f"{place} has other values than the first parameter"
+        form = {name: isinstance(value, Tensor) for name, value in state.items()}
+        if STRATEGIES[0] not in groups[index] and forms.setdefault(id(groups[index]), form) != form:
+            return f"{place} has other values than another parameter"  # torch keeps the same values for all of them
         for name, value in state.items():
             for part in value if isinstance(value, list) else [value]:
                 if isinstance(part, Tensor) and tuple(part.shape) not in [*shapes, *([()] if name == "step" else [])]:
@@ -147,5 +152,5 @@ def _difference(own: Any, saved: Any, path: str) -> str | None:
         return next((found for index, (a, b) in pairs if (found := _difference(a, b, f"{path}.{index}"))), None)
     if isinstance(own, int | float) and not isinstance(own, bool):
         is_number = isinstance(saved, int | float) and not isinstance(saved, bool)
-        return None if is_number and not math.isnan(saved) else f"{path} is no number"
+        return None if is_number and (abs(saved) < LARGEST or saved == own) else f"{path} is no number in the range"
     return None if type(saved) is type(own) else f"{path} is no {type(own).__name__}"

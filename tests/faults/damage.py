@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ VALUES = {
     "an empty table": {},
     "a list of words": ["word", "word"],
     "a deep list": json.loads("[" * 150 + "]" * 150),
-    "a long word": "word " * 5000,
+    "a long word": "word " * 100,
     "markup": "[red]</script>\x1b[31m",
 }
 """Values in place of a value in a table."""
@@ -117,7 +118,7 @@ def damaged_tensors(tensor: Tensor):
 
 
 def damaged_checkpoints(checkpoint):
-    """Yield the name of a damage and a damaged checkpoint, for every value and every damage."""
+    """Yield the name of a damage and a function that returns the checkpoint, for every value and every damage."""
     for path in paths_in(checkpoint):
         where = ".".join(map(str, path))
         value = checkpoint
@@ -125,5 +126,5 @@ def damaged_checkpoints(checkpoint):
             value = value[key]
         damages = damaged_tensors(value) if isinstance(value, Tensor) else {"a tensor": torch.zeros(2, 2), **VALUES}
         for name, one in damages.items():
-            yield f"{where} is {name}", replaced(checkpoint, path, one)
-        yield f"{where} is missing", removed(checkpoint, path)
+            yield f"{where} is {name}", partial(replaced, checkpoint, path, one)
+        yield f"{where} is missing", partial(removed, checkpoint, path)
