@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ddn_core.errors import ArgumentError
 from ddn_core.reports.curvature import Ranked, Recorded
 from ddn_core.reports.curves import all_rounded, ranks_shown, rounded, spread_evenly
 from ddn_core.reports.figures_runs import labels
@@ -22,15 +23,21 @@ _DIGITS = 4
 
 
 def spectrum_section(runs: Sequence[RunRecord], recorded: Recorded) -> Section | None:
-    """Return the recorded eigenvalues by step, or those at the first step and at the last of each epoch."""
-    spectra = _recorded_spectra(recorded)
+    """Return the recorded eigenvalues by step, or those at the first step and at the last of each epoch.
+
+    If the checkpoint of a run is damaged, a note says so.
+    """
+    spectra, notes = _recorded_spectra(recorded), []
     own = {source.label.partition(", group")[0] for source in recorded.sources}
     for label, run in zip(labels(runs), runs, strict=True):
         if label not in own:
-            spectra += _checkpoint_spectra(label, run)
+            try:
+                spectra += _checkpoint_spectra(label, run)
+            except ArgumentError as error:
+                notes.append(f"{label}: {error}")
     spectra = [(label, by_step) for label, by_step in spectra if by_step]
     if not spectra:
-        return None
+        return Section("spectrum", "Spectrum over time", "There are no eigenvalues.", notes=notes) if notes else None
     text = (
         "Eigenvalues λ of the generalized Gauss-Newton matrix (loss/param²): all of them by rank, with one line for "
         "each step, and some of them over the steps."
@@ -42,7 +49,7 @@ def spectrum_section(runs: Sequence[RunRecord], recorded: Recorded) -> Section |
         Figure("spectrum-rank", "Eigenvalues by rank", over_rank, ("spectrum",)),
         Figure("spectrum-step", "Eigenvalues over steps", over_step, ("spectrum",)),
     ][: 1 if all(len(by_step) == 1 for _, by_step in spectra) else 2]
-    return Section("spectrum", "Spectrum over time", text, figures, [switch])
+    return Section("spectrum", "Spectrum over time", text, figures, [switch], notes=notes)
 
 
 def direction_sections(recorded: Recorded) -> list[Section]:

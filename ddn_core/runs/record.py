@@ -107,14 +107,14 @@ class RunRecord:
         """The ascending eigenvalues of each group by step, for the first step and for the last step of each epoch.
 
         Runs of torch's own optimizers, and runs without a checkpoint, have none.
+
+        Raises:
+            ArgumentError: The final checkpoint is damaged.
         """
         from ddn_core.runs.checkpoints import CheckpointFolder, load_checkpoint
 
-        try:
-            final = self.path / CHECKPOINT
-            state = load_checkpoint(final) if final.is_file() else CheckpointFolder(self.path).newest()[0]
-        except ArgumentError:
-            return {}
+        final = self.path / CHECKPOINT
+        state = load_checkpoint(final) if final.is_file() else CheckpointFolder(self.path).newest()[0]
         return {} if state is None else dict(state.get("spectra", {}))
 
 

@@ -298,6 +298,13 @@ def test_a_checkpoint_has_the_form_of_the_training(adam, tmp_path, path, value, 
     assert "step-00000004.pt" in result.stderr
 
 
+def test_a_report_says_that_a_checkpoint_is_damaged(adam, tmp_path):
+    run = shutil.copytree(adam, tmp_path / "run")
+    (run / "checkpoint.pt").write_bytes(b"damaged")
+    assert ddn("report", run).returncode == 0
+    assert "checkpoint.pt: is truncated, or no checkpoint" in (run / "report.html").read_text(encoding="utf-8")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_all_damages_of_each_file(made, tmp_path, case):
