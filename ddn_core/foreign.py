@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from ddn_core.errors import ArgumentError
+from ddn_core.text import shortened
 
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
@@ -125,7 +126,7 @@ def mistake(error: ValidationError) -> str:
     if first["type"] == "json_invalid":
         return f"{first['msg']}{more}"
     value = "" if first["type"] == "missing" else f", not {_value(first['input'])}"
-    return f"{_shortened(path)}: {first['msg']}{value}{more}" if path else f"{first['msg']}{value}{more}"
+    return f"{shortened(path, LONGEST)}: {first['msg']}{value}{more}" if path else f"{first['msg']}{value}{more}"
 
 
 def check_no_links(folder: Path) -> None:
@@ -160,10 +161,6 @@ def _value(value: Any) -> str:
     if isinstance(value, int) and value.bit_length() > 64:
         return "a number of more than 64 bits"
     if isinstance(value, str | int | float):
-        return _shortened(repr(value))
+        return shortened(repr(value), LONGEST)
     names = {type(None): "null", dict: "a table", list: "a list", tuple: "a list"}
     return names.get(type(value), f"a {type(value).__name__}")
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"

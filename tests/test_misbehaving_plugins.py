@@ -86,7 +86,7 @@ BROKEN = {
         f"{TEXTLESS}\nraise Textless",
         "failed to import: Textless (its message cannot be shown, since that raises ZeroDivisionError)",
     ),
-    "a long text": ("raise ValueError('x' * 10_000_000)", "x... (9999012 more characters)"),
+    "a long text": ("raise ValueError('x' * 10_000_000)", "x…"),
     "no recursion's end": ("def f(): f()\nf()", "failed to import: RecursionError: "),
     "no syntax": ("def", "failed to import: SyntaxError: "),
     "a module whose attributes fail": (
@@ -118,7 +118,7 @@ def ddn_dampings():
     "a docstring that is no text": (f"{GOOD}\nOne.__doc__ = 3", "returned One, whose __doc__ is 3; expected a text"),
     "a kind without end": (
         GOOD.replace('"odd/one"', '"odd/" + 100_000 * "a"'),
-        f"of kind 'odd/{195 * 'a'}... (99806 more characters); expected",
+        f"of kind 'odd/{194 * 'a'}…; expected",
     ),
 }
 VERSIONS = {
@@ -131,7 +131,7 @@ VERSIONS = {
     "1.0": "its ddn_api_version is 1.0",
     "True": "its ddn_api_version is True",
     "object": "its ddn_api_version is <class 'object'>",
-    "'1' * 10 ** 6": "(999802 more characters); expected an integer",
+    "'1' * 10 ** 6": "…; expected an integer",
     "type('Odd', (int,), {'__le__': lambda *_: True})(7)": "its ddn_api_version is 7",
 }
 BROKEN |= {f"version {version}": (f"{GOOD}\nddn_api_version = {version}", text) for version, text in VERSIONS.items()}
@@ -308,7 +308,7 @@ class Quitting:
     [
         ("import sys; sys.exit(0)", "failed to load: SystemExit: 0"),
         ("raise GeneratorExit", "failed to load: GeneratorExit: "),
-        ("raise ValueError('x' * 10**7)", r"more characters\)"),
+        ("raise ValueError('x' * 10**7)", "x…"),
         (TEXTLESS + "raise Textless", r"failed to load: Textless \(its message cannot be shown"),
     ],
 )
@@ -382,7 +382,7 @@ class Raising(Criterion):
     ("way", "message"),
     [
         ("text", r"`select` raised Textless \(its message cannot be shown"),
-        ("long", r"`select` raised ValueError: x+\.\.\. \(\d+ more characters\)"),
+        ("long", r"`select` raised ValueError: x+…"),
         ("kind", "`select` raised Odd: oh"),
         ("rows", r"`select` returned a value of type Rows \(it cannot be shown"),
     ],
@@ -406,7 +406,7 @@ def test_a_validator_that_exits_is_an_error_of_the_config(registry_with):
 def test_texts_of_values_and_errors():
     assert value_text([1, "a"]) == "[1, 'a']"
     assert error_text(KeyError("a")) == "KeyError: 'a'"
-    assert error_text(ValueError("x" * 2000)) == f"ValueError: {'x' * 988}... (1012 more characters)"
+    assert error_text(ValueError("x" * 2000)) == f"ValueError: {'x' * 987}…"
 
     class StoppedError(Exception):
         def __str__(self):

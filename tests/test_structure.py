@@ -21,7 +21,7 @@ GROUND = tuple(f"ddn_core.{name}" for name in ("errors", "files", "foreign", "lo
 ROOMS = {
     "ddn_core.errors": (),
     "ddn_core.files": ("ddn_core.errors",),
-    "ddn_core.foreign": ("ddn_core.errors",),
+    "ddn_core.foreign": ("ddn_core.errors", "ddn_core.text"),
     "ddn_core.locks": ("ddn_core.errors",),
     "ddn_core.tables": ("ddn_core.text",),
     "ddn_core.text": (),

@@ -13,9 +13,9 @@ from ddn_core.cli.terminal import Terminal, lines, say
 from ddn_core.config import Config, FirstOrder
 from ddn_core.config.json_schema import partial_schema
 from ddn_core.plugins.component import Component
-from ddn_core.plugins.messages import error_text, shortened, value_text
+from ddn_core.plugins.messages import LONGEST_TEXT, error_text, value_text
 from ddn_core.plugins.registry import PluginRecord, Registry
-from ddn_core.text import printable
+from ddn_core.text import printable, shortened
 
 LONGEST_TRACE = 20_000
 """Largest number of characters of the traceback of a plugin."""
@@ -84,14 +84,14 @@ def plugin_report(registry: Registry) -> RenderableType:
         if record.switched_off is not None:
             off.add_row(record.name, _origin(record), record.switched_off)
         if record.error is not None:
-            broken.add_row(record.name, _origin(record), shortened(str(record.error)))
+            broken.add_row(record.name, _origin(record), shortened(str(record.error), LONGEST_TEXT))
         for family, kinds in record.components.items():
             for kind, cls in kinds.items():
                 try:
                     about = cls.summary(), _fields(cls)
                 except Exception as error:  # raised by the plugin
                     about = f"cannot be shown: {error_text(error)}", ""
-                table.add_row(kind, family, *(lines(shortened(text)) for text in about), _origin(record))
+                table.add_row(kind, family, *(lines(shortened(text, LONGEST_TEXT)) for text in about), _origin(record))
     return Group(table, *(other for other in (broken, off) if other.row_count))
 
 

@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ddn_core.errors import ConfigError
-from ddn_core.plugins.messages import shortened, value_text
+from ddn_core.plugins.messages import value_text
 from ddn_core.plugins.sizes import DEEPEST
+from ddn_core.text import shortened
 
 
 class AssignmentError(ConfigError):

@@ -19,7 +19,8 @@ from ddn_core.errors import PluginError, PluginLoadError
 from ddn_core.plugins import hookspecs
 from ddn_core.plugins.component import Component
 from ddn_core.plugins.containment import contained
-from ddn_core.plugins.messages import error_text, shortened, suggestion, value_text
+from ddn_core.plugins.messages import LONGEST_TEXT, error_text, suggestion, value_text
+from ddn_core.text import shortened
 
 BUILTIN = "builtin"
 """Name of the entry point of the built-in plugin, whose kinds have no prefix."""
@@ -138,7 +139,7 @@ class PluginLoader:
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            reason = shortened(str(error)) if isinstance(error, PluginError) else error_text(error)
+            reason = shortened(str(error), LONGEST_TEXT) if isinstance(error, PluginError) else error_text(error)
             raise PluginLoadError(plugin, f"failed to register: {reason}") from error
 
 

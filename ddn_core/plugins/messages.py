@@ -12,6 +12,8 @@ from typing import Any, Self
 from pydantic import AliasChoices, BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from ddn_core.text import shortened
+
 BOUNDS_AND_CHOICES = frozenset(
     {
         *("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number"),
@@ -117,16 +119,11 @@ LONGEST_VALUE = 200
 """Largest number of characters of a value in a message."""
 
 
-def shortened(text: str, longest: int = LONGEST_TEXT) -> str:
-    """Return a text, or its beginning and the number of characters that follow."""
-    return text if len(text) <= longest else f"{text[:longest]}... ({len(text) - longest} more characters)"
-
-
 def error_text(error: BaseException) -> str:
     """Return type and message of an exception, such as `KeyError: 'lost'`, even if its message cannot be computed."""
     name = type(error).__name__
     try:
-        return shortened(f"{name}: {error}")
+        return shortened(f"{name}: {error}", LONGEST_TEXT)
     except KeyboardInterrupt:
         raise
     except BaseException as failure:  # it comes from a plugin, as the exception does

@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from ddn_core.plugins.messages import path_text, shortened
+from ddn_core.plugins.messages import path_text
+from ddn_core.text import shortened
 
 DEEPEST = 50
 """Largest number of levels of tables and lists; strategies inside of each other take one or two levels each."""
