@@ -24,6 +24,7 @@ from ddn_core.cli.options import (
     default_folder,
     registry_of,
     reported_errors,
+    written,
 )
 from ddn_core.cli.terminal import Terminal, lines, say
 from ddn_core.config import load_config
@@ -206,10 +207,8 @@ def schema(
         if out is None:
             terminal.write(text)
             return
-        try:
+        with written("output file", out):
             out.write_text(text + "\n", encoding="utf-8")
-        except OSError as error:
-            raise ArgumentError(f"The output file {out} cannot be written: {error.strerror}.") from error
 
 
 @plugins.callback()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ddn_core.cli.options import new_folder
+from ddn_core.cli.options import new_folder, written
 from ddn_core.errors import ArgumentError
 from ddn_core.plugins.discovery import API_VERSION, installed_entries
 
@@ -48,15 +48,13 @@ def write_plugin(name: str, folder: Path | None = None) -> str:
             source.replace("MODULE", module).removesuffix(SUFFIX): environment.get_template(source).render(values)
             for source in environment.list_templates()
         }
-    try:
+    with written("output folder", folder):
         for path, text in made.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ArgumentError(f"The output folder {folder} cannot be written: {error.strerror}.") from error
-    written = "\n".join(f"  {path}" for path in sorted(made))
+    listed = "\n".join(f"  {path}" for path in sorted(made))
     return (
-        f"Wrote {folder}:\n{written}\n\nInstall it, run its tests, and look at its damping:\n"
+        f"Wrote {folder}:\n{listed}\n\nInstall it, run its tests, and look at its damping:\n"
         f"  cd {folder}\n  pip install --editable '.[test]'\n  pytest\n"
         f"  ddn plugins show {plugin}/spectral-floor"
     )

@@ -84,11 +84,22 @@ def new_folder(path: Path) -> Path:
         ArgumentError: The folder is not empty, or cannot be written.
     """
     check_new(path)
-    try:
+    with written("output folder", path):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ArgumentError(f"The output folder {path} cannot be written: {error.strerror}.") from error
     return path
+
+
+@contextmanager
+def written(noun: str, path: Path) -> Iterator[None]:
+    """Raise an error of the operating system as one that names what is written; the system names no open file.
+
+    Raises:
+        ArgumentError: The path cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ArgumentError(f"The {noun} {path} cannot be written: {error.strerror or error}.") from error
 
 
 @contextmanager

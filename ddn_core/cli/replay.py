@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from ddn_core.cli.options import check_new, new_folder
+from ddn_core.cli.options import check_new, new_folder, written
 from ddn_core.cli.terminal import Terminal, say
 from ddn_core.config import load_config
 from ddn_core.plugins.registry import Registry
@@ -63,7 +63,8 @@ def replay_files(
 
 def write_replay(result: Replay, folder: Path, console: Console) -> None:
     """Write the figures and the report into a folder, and print their paths."""
-    result.write_csv(folder / "replay.csv")
+    with written("output file", folder / "replay.csv"):
+        result.write_csv(folder / "replay.csv")
     size = write_report(folder / "report.html", replay=result)
     say(console, f"written: {folder / 'replay.csv'}, {folder / 'report.html'} ({size_text(size)})")
 

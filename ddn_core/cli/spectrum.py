@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from torch import Tensor
 
-from ddn_core.cli.options import new_folder
+from ddn_core.cli.options import new_folder, written
 from ddn_core.cli.terminal import Terminal, say
 from ddn_core.config import Config
 from ddn_core.config.provenance import resolved_config
@@ -74,7 +74,8 @@ def spectrum_report(
     trace = Trace.read(folder / "trace")
     console = Terminal()
     console.print(_table(trace, f"Curvature on {len(inputs)} samples ({data}), loss {loss.item():.4g}"))
-    _figure(trace).savefig(folder / PICTURE, dpi=120)
+    with written("picture", folder / PICTURE):
+        _figure(trace).savefig(folder / PICTURE, dpi=120)
     record = RunRecord(folder, f"{source}, {len(inputs)} samples ({data})", resolved, (), ())
     size = write_report(folder / REPORT, [record], title="Curvature")
     say(console, f"written: {folder / PICTURE}, {folder / REPORT} ({size_text(size)})")

@@ -55,7 +55,8 @@ def write_report(
     sections = [*_sections(runs, replay, extra_sections)]
     if not sections:
         raise ArgumentError("There is nothing to report. Give a run or a replay.")
-    content = _page(sections, title or _title(runs, replay), _subtitle(runs, replay)).encode()
+    page = _page(sections, title or _title(runs, replay), _subtitle(runs, replay))
+    content = page.encode(errors="backslashreplace")  # a name of a file need not be UTF-8
     content = content.replace(_SIZE.encode(), size_text(len(content)).rjust(len(_SIZE)).encode())
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)

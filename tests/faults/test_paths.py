@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import resource
+from pathlib import Path
 
 import pytest
 
@@ -61,25 +61,12 @@ def test_an_input_that_cannot_be_read_is_one_line(command, path, folder):
     assert path in result[2]
 
 
-def as_nobody():
-    if os.getuid() == 0:
-        os.setgroups([])
-        os.setgid(65534)
-        os.setuid(65534)
-
-
+@pytest.mark.skipif(not Path("/sys").exists(), reason="the system has no folder that nobody may write")
 @pytest.mark.parametrize("command", OUTPUTS)
-def test_a_folder_without_permission_is_one_line(command, folder):
-    (folder / "locked").mkdir(mode=0o555)
-    for parent in (folder, *folder.parents):
-        if not os.access(parent, os.X_OK) or not parent.stat().st_mode & 0o001:
-            if parent.parent == parent or "pytest" not in str(parent):
-                pytest.skip("another user cannot reach the folders of the tests")
-            parent.chmod(0o755)
-    result = run(*OUTPUTS[command], "locked/out", cwd=folder, prepare=as_nobody, HOME=str(folder))
+def test_a_folder_that_nobody_may_write_is_one_line(command, folder):
+    result = run(*OUTPUTS[command], "/sys/out", cwd=folder)
     assert_one_line(result)
-    assert "locked/out" in result[2]
-    assert "Permission denied" in result[2]
+    assert "/sys/out" in result[2]
 
 
 def small_files():
