@@ -107,7 +107,7 @@ class DivergenceWatch:
                 f"The training diverges from step {step} on: {self.growth}. Try a larger damping, a smaller `lr`, a "
                 "`max_step_norm`, or `step={'on_increase': 'shorten'}` with `step(closure)`."
             )
-            warnings.warn(message, DivergenceWarning, stacklevel=4)  # the caller of `step`, which torch wraps
+            warnings.warn(message, DivergenceWarning, stacklevel=5)  # the caller of `step`, which torch wraps
 
     def _multiple_of(self, reference: float) -> float:
         scale = max(abs(reference), reference - self.lowest, _ROUNDING)
