@@ -264,6 +264,10 @@ class _FailureError(Exception):
     """An exception in the middle of a backward pass."""
 
 
+def _raise(gradient):
+    raise _FailureError
+
+
 def _failing(tensor, error=_FailureError):
     """Return the tensor, whose gradient cannot be computed."""
 
@@ -381,6 +385,25 @@ def test_a_pass_whose_loss_is_not_finite_is_a_pass_that_failed():
         _pass(optimizer, model, inputs * torch.nan, targets)
     _refuses(optimizer, model, "a backward pass has failed")
     _steps_again(optimizer, model, inputs, targets)
+
+
+@pytest.mark.parametrize("is_captured", [False, True])
+def test_gradients_that_are_cleared_to_zeros_are_no_part_of_the_next_pass(is_captured):
+    """Neither those of a first pass that failed, nor those of a pass without curvature."""
+    model, inputs, targets, optimizer = _setting()
+    loss = F.cross_entropy(model(inputs), targets)
+    if is_captured:
+        handle = model[0].weight.register_hook(_raise)
+        with pytest.raises(_FailureError):
+            optimizer.backward(loss)
+        handle.remove()
+    else:
+        loss.backward()
+    assert model[2].bias.grad is not None
+    optimizer.zero_grad(set_to_none=False)
+    _pass(optimizer, model, inputs, targets)
+    optimizer.step()
+    assert optimizer.step_count == 1
 
 
 # Blocks and closures

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_, parameters_to_vector, vector_to_parameters
 
 from ddn_core import DirectionalDampedNewton
-from ddn_core.errors import CurvatureError, NonFiniteError
+from ddn_core.errors import ArgumentError, CurvatureError, NonFiniteError
 
 CONSTANT = {"kind": "constant", "value": 0.3}
 TOP = {"kind": "top-k", "k": 4}
@@ -419,3 +419,13 @@ def test_vector_to_parameters_is_a_change_of_parameters_alone():
     vector_to_parameters(flat(model), model.parameters())
     with pytest.raises(CurvatureError, match=r"group 0: 0\.weight was moved, cast or replaced"):
         optimizer.step()
+
+
+def test_an_optimizer_that_could_not_be_made_disturbs_no_other():
+    model, X, y = problem()
+    with pytest.raises(ArgumentError) as kept:  # and with the traceback, the optimizer
+        optimizer_of(model, globs=["nothing.*"])
+    optimizer = optimizer_of(model)
+    whole_pass(optimizer, model, X, y)
+    optimizer.step()
+    assert "nothing" in str(kept.value)

@@ -241,15 +241,15 @@ class CurvaturePasses:
             self._failed -= {purpose} if purpose != "all" else {"all", "directions", "derivatives"}
         if not accumulate and are_cleared:
             place.clear()
+        if self._parameters is not None and (self._directions or self._derivatives):
+            self._parameters.check()
+        else:
+            self._parameters = now
         if self.is_empty:
             self._gradients.forget()
             self._factors.clear()
         if self.is_empty or place:
             self._gradients.check()
-        if self._parameters is not None and (self._directions or self._derivatives):
-            self._parameters.check()
-        else:
-            self._parameters = now
         factors = factors_of(loss)
         try:
             with self._gradients.adding():
@@ -258,8 +258,8 @@ class CurvaturePasses:
                 )
         except BaseException as error:
             place.clear()  # the gradients may include those of the failed pass, which has no curvature
-            self._is_broken = True
             if not (isinstance(error, NonFiniteError) and factors):
+                self._is_broken = True
                 raise
             with backward_as_usual():  # a scaler finds the infinities in the gradients, and lowers its scale
                 torch.autograd.backward(loss, gradient, retain_graph, create_graph, inputs=inputs)
@@ -292,9 +292,9 @@ class CurvaturePasses:
                 f"step() needs a curvature pass{missing} since the last step. Call loss.backward() inside "
                 "`with optimizer.curvature():`, or optimizer.backward(loss)."
             )
-        self._gradients.check()
         if self._parameters is not None:
             self._parameters.check()
+        self._gradients.check()
         captures = StepCaptures(
             concatenate(self._directions), concatenate(self._derivatives) if self._derivatives else None
         )
@@ -308,8 +308,10 @@ class CurvaturePasses:
             self._directions.clear()
         self._derivatives.clear()
         self._failed -= {"all", "derivatives"}
-        self._gradients.forget()
         self._is_broken = False
+        self._gradients.forget()
+        if not self._is_paused:
+            self._gradients.note()  # zeros are no gradient of another pass
 
     def restored(self) -> None:
         """Record that the optimizer moved the parameters, and moved them back bit by bit."""
