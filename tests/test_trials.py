@@ -459,7 +459,7 @@ def test_a_planned_update_of_the_fallback_changes_nothing_before_its_commit(name
     for _ in range(2):
         parameter.grad = torch.randn(3)
         value, before = parameter.detach().clone(), [copy.deepcopy(own) for own in state.values()]
-        update = FallbackUpdate(group, state, "group 0")
+        update = FallbackUpdate(group, [parameter.grad], state, "group 0")
         assert torch.equal(parameter, value)
         torch.testing.assert_close(list(state.values()), before, rtol=0, atol=0)
         update.commit(1.0)
