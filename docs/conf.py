@@ -36,6 +36,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "examples",
     "gallery_dirs": "gallery",
     "filename_pattern": r"\.py$",  # run every example
+    "parallel": 2,
     "abort_on_example_error": True,  # an example that fails, or that warns, fails the build
     "reset_modules": ("matplotlib", "example_warnings.set_filters"),
     "reset_modules_order": "both",

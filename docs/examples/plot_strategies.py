@@ -30,7 +30,7 @@ DAMPINGS = {
 # Training
 # --------
 #
-# Each damping trains for four passes over the data, from the same initial weights and with the same batches. The
+# Each damping trains for two passes over the data, from the same initial weights and with the same batches. The
 # closure computes the loss after the step for the dampings that adapt to it. The optimizer does not call it for the
 # others.
 #
@@ -40,12 +40,12 @@ DAMPINGS = {
 
 def train(damping):
     torch.manual_seed(0)
-    problem = DigitsMlp(hidden=[32], batch_size=128).load()
+    problem = DigitsMlp(hidden=[32], batch_size=64).load()
     model, loss_function = problem.model, problem.loss_function
     group = {"params": ["*"], "criterion": {"kind": "top-k", "k": 60}, "damping": damping}
     optimizer = DirectionalDampedNewton(model.named_parameters(), [group], lr=0.5)
     losses, reports = [], []
-    for _ in range(4):
+    for _ in range(2):
         for inputs, targets in problem.train_batches:
             optimizer.zero_grad()
             loss = loss_function(model(inputs), targets)
