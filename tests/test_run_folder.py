@@ -290,6 +290,25 @@ def test_a_checkpoint_that_does_not_fit_is_told(entry, value, cut_off):
         train(resume=cut_off)
 
 
+def test_a_run_of_a_version_with_fewer_settings_goes_on(tmp_path):
+    """A setting of groups that the version which began the run did not have gets its default."""
+    table = {**OURS, "groups": [{**GROUP, "params": ["0.*"]}], "fallback": {"kind": "sgd", "lr": 0.01}}
+    run, seen = tmp_path / "run", []
+    train(table, run, on_event=seen.append, should_stop=lambda: len(seen) == 4)
+    resolved = json.loads((run / "config.resolved.json").read_text())
+    del resolved["groups"][0]["gradient"]
+    (run / "config.resolved.json").write_text(json.dumps(resolved))
+    for path in CheckpointFolder(run).paths():
+        state = load_checkpoint(path)
+        for group in (*state["config"]["groups"], *state["optimizer"]["param_groups"]):
+            del group["gradient"]
+        save_checkpoint(path, state)
+    assert train(resume=run).finished
+    train(table, tmp_path / "whole")
+    resumed, whole = (load_checkpoint(folder / "checkpoint.pt")["model"] for folder in (run, tmp_path / "whole"))
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
 # Nothing of the user's is removed
 
 

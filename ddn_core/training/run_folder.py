@@ -13,10 +13,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ddn_core.config import parse_config
+from ddn_core.config.provenance import config_table
 from ddn_core.errors import ArgumentError, DdnError
 from ddn_core.files import is_partial, remove_partial_files, write_atomically, writing
 from ddn_core.locks import LOCK, FolderLock
 from ddn_core.plots import run_picture
+from ddn_core.plugins.registry import Registry
 from ddn_core.runs.checkpoints import CheckpointFolder, save_checkpoint
 from ddn_core.runs.events import EndEvent, EvaluationEvent, History, StepEvent
 from ddn_core.runs.record import CHECKPOINT, CONFIG, METRICS, PICTURE, TRACE, RunRecord, read_events
@@ -72,11 +75,15 @@ class RunFolder:
             with suppress(OSError):  # the folder has files of the user's code
                 self.path.rmdir()
 
-    def resume(self, training: Training) -> list[str]:
+    def resume(self, training: Training, registry: Registry | None = None) -> list[str]:
         """Restore the newest checkpoint that can be used, and return remarks for the user.
 
         Later metrics are dropped, because the run will repeat them. The remarks name checkpoints that cannot be used,
         packages whose versions changed, and a line of the metrics that was cut off.
+
+        Args:
+            training: The training that continues.
+            registry: The plugins that its config may use; all installed ones by default.
 
         Raises:
             ArgumentError: The run is finished, no checkpoint can be used, the files belong to another run, or another
@@ -87,12 +94,12 @@ class RunFolder:
             with writing(self.path):
                 self._hold("")
             remove_partial_files(self.path)
-            return self._restore(training)
+            return self._restore(training, registry)
         except BaseException:
             self.close()
             raise
 
-    def _restore(self, training: Training) -> list[str]:
+    def _restore(self, training: Training, registry: Registry | None) -> list[str]:
         if (self.path / CHECKPOINT).exists():
             end = read_events(self.path / METRICS)[2]
             how = "is finished" if end is None else f"is finished: it {end}"
@@ -109,7 +116,7 @@ class RunFolder:
             )
         if state is not None:
             path = self._checkpoints.paths()[len(remarks)]
-            if _without_provenance(state["config"]) != _without_provenance(self._resolved):
+            if not _is_config(state["config"], self._resolved, registry):
                 raise ArgumentError(
                     f"The run in {self.path} cannot be resumed, because {path} has another config than {CONFIG}. "
                     "Restore the config that the run began with."
@@ -220,8 +227,16 @@ def _check_new(path: Path) -> None:
     raise ArgumentError(f"The output folder {path} is not empty. {advice}.")
 
 
-def _without_provenance(resolved: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in resolved.items() if key != "provenance"}
+def _is_config(saved: Mapping[str, Any], now: Mapping[str, Any], registry: Registry | None) -> bool:
+    """Return whether a saved config is the resolved config of now, apart from the provenance.
+
+    Settings that the version which saved it did not have yet have their defaults.
+    """
+    try:
+        table = config_table(parse_config(saved, CONFIG, registry))
+    except DdnError:
+        return False
+    return table == {key: value for key, value in now.items() if key != "provenance"}
 
 
 def _differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

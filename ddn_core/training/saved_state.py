@@ -15,6 +15,7 @@ from torch.optim import LBFGS, Optimizer
 
 from ddn_core.errors import ArgumentError
 from ddn_core.foreign import Count, Finite, mistake
+from ddn_core.optim.parameters import GROUP_DEFAULTS, is_fallback
 
 LARGEST = 1e30
 """Size that no setting of an optimizer or scheduler reaches, unless it is infinite."""
@@ -88,7 +89,14 @@ def _groups_difference(own: Mapping[str, Any], saved: Mapping[str, Any]) -> str 
 
 
 def _settings(groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    return [{name: value for name, value in group.items() if name not in STRATEGIES} for group in groups]
+    """Return the settings of groups, with the defaults of those that earlier versions of our optimizer lack."""
+    return [
+        {
+            **(GROUP_DEFAULTS if STRATEGIES[0] in group or is_fallback(group) else {}),
+            **{name: value for name, value in group.items() if name not in STRATEGIES},
+        }
+        for group in groups
+    ]
 
 
 def _state_mistake(states: Mapping[Any, Any], optimizer: Optimizer) -> str | None:

@@ -138,7 +138,7 @@ def train(
     folder, notes = None, []
     if out is not None and resolved is not None:
         folder = RunFolder(Path(out), resolved) if resume is not None else RunFolder.begin(Path(out), resolved)
-        notes = folder.resume(training) if resume is not None else []
+        notes = folder.resume(training, registry) if resume is not None else []
     try:
         if folder is not None and loaded.record is not None:
             training.recorder = Recorder(folder.path / TRACE, loaded.record)
