@@ -67,12 +67,13 @@ class Source(BaseModel):
         """Return a file as a source of this name.
 
         Raises:
-            ArgumentError: The name cannot be that of a file.
+            ArgumentError: The name cannot be that of a folder, or the file has a name that other systems lack.
         """
-        try:
-            plain_name(name)
-        except ValueError as error:
-            raise ArgumentError(f"{path}: {name!r} cannot be the name of a folder. Rename the config.") from error
+        for one in (name, path.name):
+            try:
+                plain_name(one)
+            except ValueError as error:
+                raise ArgumentError(f"{path}: {one!r} cannot be the name of a folder. Rename the config.") from error
         return cls(name=name, config=path.name, text=path.read_bytes().decode("utf-8"))
 
     def place(self, stem: str) -> str:

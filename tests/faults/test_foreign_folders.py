@@ -117,6 +117,8 @@ def test_plans_of_absurd_size_are_refused(place):
 def test_a_config_whose_name_is_no_name_of_a_folder(place):
     config = shutil.copy(place / "sweep/config.toml", place / "a\\b.toml")
     assert_refused(ddn("compare", config), r"'a\\b' cannot be the name of a folder. Rename the config.")
+    options = ("--grid", "groups.0.lr=0.5,1.0")
+    assert_refused(ddn("sweep", config, *options), r"'a\\b.toml' cannot be the name of a folder. Rename the config.")
 
 
 LINKS = {
