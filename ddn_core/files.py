@@ -31,12 +31,14 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that a kill at any time leaves either the old file or the new one.
 
     The content is first written to a new file beside it. If the path is a symbolic link, the link is replaced, and the
-    file that it points to stays as it is.
+    file that it points to stays as it is. A pipe or a device, such as `/dev/null`, is not replaced.
 
     Raises:
         ArgumentError: The file cannot be written; the old file is still there.
     """
     with writing(path):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ArgumentError(f"{path} is a pipe or a device, and ddn does not replace it. Name a file.")
         partial = path.with_name(f".{path.name[:50]}.{secrets.token_hex(8)}.partial")
         descriptor = os.open(partial, os.O_WRONLY | OWN, 0o666)
         try:

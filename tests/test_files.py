@@ -29,6 +29,19 @@ def test_a_link_is_replaced_and_not_written_through(tmp_path):
     assert (tmp_path / "file").read_bytes() == b"new"
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_a_pipe_or_a_device_is_not_replaced(tmp_path):
+    """A user who names /dev/null as the output must not lose it, not even one who may replace it."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(ArgumentError, match=f"{name} is a pipe or a device, and ddn does not replace it"):
+            write_atomically(tmp_path / name, b"new")
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "link").is_symlink()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_a_planted_temporary_file_is_not_written_through(tmp_path, monkeypatch):
     """Even if the random part of its name was guessed."""
     monkeypatch.setattr("secrets.token_hex", lambda count: "0" * 2 * count)
