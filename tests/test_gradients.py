@@ -153,6 +153,53 @@ def test_gradients_that_are_there_before_the_first_pass_are_an_error():
         optimizer.step()
 
 
+@pytest.mark.parametrize("clear", [zeroed, lambda model, X, y: None])
+def test_a_pass_without_curvature_is_noticed_in_gradients_that_were_there(clear):
+    model, X, y = problem()
+    optimizer = optimizer_of(model)
+    whole_pass(optimizer, model, X, y)
+    optimizer.step()
+    clear(model, X, y)
+    cross_entropy(model(X[:2]), y[:2]).backward()
+    before = flat(model)
+    with pytest.raises(CurvatureError, match="from a backward pass without curvature"):
+        whole_pass(optimizer, model, X, y)
+    assert torch.equal(flat(model), before)
+
+
+def new_zeros(model, X, y):
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+
+
+def zeros_after_another_pass(model, X, y):
+    cross_entropy(model(X), y).backward()
+    model.zero_grad(set_to_none=False)
+
+
+@pytest.mark.parametrize("clear", [new_zeros, zeros_after_another_pass, zeroed])
+def test_zeros_before_the_first_pass_are_no_gradient(clear):
+    model, X, y = problem()
+    optimizer = optimizer_of(model)
+    for _ in range(2):
+        clear(model, X, y)
+        whole_pass(optimizer, model, X, y)
+        optimizer.step()
+
+
+def test_gradients_that_a_step_leaves_are_those_of_no_other_pass():
+    model, X, y = problem()
+    optimizer, scaler = optimizer_of(model, gradient="grad"), torch.amp.GradScaler("cpu")
+    for _ in range(2):
+        whole_pass(optimizer, model, X, y)
+        clipped(model, X, y)
+        optimizer.step()
+    for _ in range(2):
+        optimizer.backward(scaler.scale(cross_entropy(model(X), y)))
+        scaler.step(optimizer)  # divides the gradients, too
+        scaler.update()
+
+
 def test_what_is_no_change_is_no_error():
     """Accumulated passes, two batches, gradients of the fallback, closures that clear gradients, copies."""
     model, X, y = problem()

@@ -1,7 +1,8 @@
 """The `.grad` of the parameters: the record that notices changes between backward pass and step, and its use in a step.
 
 Autograd counts the changes of a tensor in place (`_version`), so that a change is noticed without reading a value.
-`tensor.data` is torch's way around this count, and ours.
+`tensor.data` is torch's way around this count, and ours. Values are read only to tell zeros, which the model or the
+user has written to clear gradients, from those of a backward pass without curvature.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ class GradientRecord:
         self._is_waiting = True
 
     def forget(self) -> None:
-        """Allow any change from now on: the step has been made, or the passes were dropped."""
+        """Expect no step of the last pass from now on: it has been made, or the passes were dropped."""
         self._is_waiting = False
 
     def check(self) -> None:
@@ -133,19 +134,32 @@ class GradientRecord:
 
     def _problems(self) -> Iterator[tuple[str, str]]:
         """Yield parameters and what is wrong with their gradients, as the two parts of a sentence."""
+        foreign: list[tuple[str, Tensor]] = []
         for index, group in enumerate(self._groups):
             if is_fallback(group):
                 continue
             is_read = group["gradient"] == "grad"
             for place, parameter in enumerate(group["params"]):
-                left, problem = self._left.get(id(parameter)), None
+                left, gradient = self._left.get(id(parameter)), parameter.grad
+                if self._is_waiting and left is None:
+                    continue
+                change = "is new" if left is None else left.change(gradient, self._is_waiting and is_read)
+                if change is None:
+                    continue
+                name = f"group {index}: the gradient of {parameter_names(group, index)[place]}"
                 if self._is_waiting:
-                    change = None if left is None else left.change(parameter.grad, is_read)
-                    problem = None if change is None else f"{change} {CHANGED}"
-                elif parameter.grad is not None and (left is None or not left.is_same(parameter.grad)):
-                    problem = FOREIGN
-                if problem is not None:
-                    yield f"group {index}: the gradient of {parameter_names(group, index)[place]}", problem
+                    yield name, f"{change} {CHANGED}"
+                elif gradient is not None:
+                    foreign.append((name, gradient))
+        nonzero = _are_nonzero([gradient for _, gradient in foreign])
+        yield from ((name, FOREIGN) for (name, _), is_nonzero in zip(foreign, nonzero, strict=True) if is_nonzero)
+
+
+@torch.no_grad()
+def _are_nonzero(gradients: Sequence[Tensor]) -> list[bool]:
+    """Return for each gradient whether it has a value other than zero; all are read at once."""
+    found = [(gradient.to_dense() if gradient.is_sparse else gradient).any() for gradient in gradients]
+    return torch.stack([one.to(found[0].device) for one in found]).tolist() if found else []
 
 
 class _Neighbours(threading.local):

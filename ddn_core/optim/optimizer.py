@@ -375,6 +375,7 @@ class DirectionalDampedNewton(Optimizer):
             loss = self._skip()
         if scaled is not None:
             scaled.unscale(self.param_groups)
+            self._gradients.note()
         self._watch.warn(loss)
         return loss
 

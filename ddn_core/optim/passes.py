@@ -336,6 +336,7 @@ class CurvaturePasses:
         self._derivatives.clear()
         self._failed.clear()
         self._gradients.forget()
+        self._gradients.note()
 
     def fail(self, purpose: Purpose) -> None:
         """Record that a pass was aborted, so that the next step cannot be made, whatever passes follow."""
