@@ -83,6 +83,15 @@ def test_an_input_that_is_overwritten_after_the_pass_is_noticed(make):
     _steps_again(optimizer, model, inputs, targets)
 
 
+def test_a_strategy_that_reads_a_figure_of_an_overwritten_input_is_not_blamed():
+    model, inputs, targets, _ = _setting()
+    optimizer = DirectionalDampedNewton(model.named_parameters())  # its damping reads gradients of samples
+    _pass(optimizer, model, inputs, targets)
+    inputs.copy_(inputs.flip(0))
+    _refuses(optimizer, model, "^group 0: the input of an operation with a weight.* was changed in place after the")
+    _steps_again(optimizer, model, inputs, targets)
+
+
 def test_an_activation_that_is_changed_after_the_pass_is_noticed():
     model, inputs, targets, optimizer = _setting()
     seen = []

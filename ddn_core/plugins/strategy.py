@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, final
 
 from pydantic import BaseModel
 
-from ddn_core.errors import NonFiniteError, PluginError, StrategyError
+from ddn_core.errors import CurvatureError, PluginError, StrategyError
 from ddn_core.plugins.component import Component
 from ddn_core.plugins.messages import error_text
 from ddn_core.plugins.units import unit_of
@@ -236,7 +236,7 @@ class Strategy(Component, ABC):
         """Call a method of the plugin; an exception in it becomes a `StrategyError` that names the strategy."""
         try:
             return method(*arguments)
-        except (StrategyError, NonFiniteError, KeyboardInterrupt):  # the engine computes figures when they are read
+        except (StrategyError, CurvatureError, KeyboardInterrupt):  # the engine computes figures when they are read
             raise
         except BaseException as error:
             name = getattr(method, "__name__", "?")
