@@ -412,6 +412,25 @@ def test_a_gradient_that_the_loss_does_not_give_is_no_silent_part_of_a_step():
         optimizer.step()
 
 
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_penalty_on_a_parameter_that_the_loss_does_not_reach_is_no_silent_part_of_a_step(every):
+    model, X, y = problem()
+    optimizer = optimizer_of(model, gradient="grad", every=every)
+    new_zeros(model, X, y)
+    model[0].requires_grad_(False)
+    for _ in range(2):
+        optimizer.backward(cross_entropy(model(X), y))
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)  # zeros in the frozen layer are no gradient
+    optimizer.backward(cross_entropy(model(X), y))
+    model[0].requires_grad_(True)
+    before = flat(model)
+    added(model, X, y)
+    with pytest.raises(CurvatureError, match=r"group 0: 0\.weight holds a gradient, though the loss does not depend"):
+        optimizer.step()
+    assert torch.equal(flat(model), before)
+
+
 def test_gradients_of_one_group_alone_may_be_changed():
     model, X, y = problem()
     groups = [

@@ -189,17 +189,26 @@ def with_gradients(capture: Capture, group: Mapping[str, Any], index: int, scale
         scale: Factor of a gradient scaler that the gradients still have.
 
     Raises:
-        CurvatureError: A parameter that the loss reaches has no gradient.
+        CurvatureError: A parameter that the loss reaches has no gradient, or one that it does not reach has one.
     """
-    found = {}
-    for place, parameter in enumerate(group["params"]):
+    names, found, unused = parameter_names(group, index), {}, []
+    for name, parameter in zip(names, group["params"], strict=True):
         if id(parameter) not in capture.reached:
+            if parameter.grad is not None:
+                unused.append((name, parameter.grad))
             continue
         if parameter.grad is None:
             raise CurvatureError(
-                f'group {index} has gradient = "grad", but {parameter_names(group, index)[place]} holds no gradient. '
+                f'group {index} has gradient = "grad", but {name} holds no gradient. '
                 "Call step() before zero_grad(), and write zeros where a parameter shall have no gradient."
             )
         gradient = parameter.grad.to(capture.dtype)
         found[id(parameter)] = gradient / scale  # a copy, since reports are computed when they are read
+    for (name, _), is_nonzero in zip(unused, _are_nonzero([gradient for _, gradient in unused]), strict=True):
+        if is_nonzero:
+            raise CurvatureError(
+                f"group {index}: {name} holds a gradient, though the loss does not depend on it: it has no curvature, "
+                "and the step would not move it. No parameter has been touched. Call zero_grad() before the pass, and "
+                "leave such parameters out of penalties, or to the fallback."
+            )
     return capture.with_gradients(found)

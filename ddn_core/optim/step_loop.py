@@ -121,7 +121,7 @@ class StepLoop:
                 continue
             choice = group_choice(group["criterion"], group["damping"], where)
             context, held = self.progress.context(index, group), self.progress.reused(index, group)
-            own = captures.of_group(index, group)
+            own = captures.of_group(index, group) if held is None else captures
             updates[index] = plan_group(own, group, choice, context, held, self.state, self.full_report, predict)
         return updates
 
