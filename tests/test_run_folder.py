@@ -309,6 +309,31 @@ def test_a_run_of_a_version_with_fewer_settings_goes_on(tmp_path):
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
+def test_a_run_of_another_version_of_torch_goes_on(tmp_path):
+    """Versions of torch differ in the settings of Adam, and in what a scheduler saves."""
+    training = {**TABLE["training"], "scheduler": {"kind": "exponential", "gamma": 0.5}}
+    table = {**TABLE, "training": training, "optimizer": {"kind": "adam", "lr": 0.01}}
+    run, seen = tmp_path / "run", []
+    train(table, run, on_event=seen.append, should_stop=lambda: len(seen) == 4)
+    for path in CheckpointFolder(run).paths():
+        state = load_checkpoint(path)
+        state["optimizer"]["param_groups"][0].pop("decoupled_weight_decay", None)
+        state["scheduler"].pop("_is_initial", None)
+        save_checkpoint(path, {**state, "scheduler": {**state["scheduler"], "verbose": False}})
+    shutil.copytree(run, tmp_path / "damaged")
+    assert train(resume=run).finished
+    train(table, tmp_path / "whole")
+    resumed, whole = (load_checkpoint(folder / "checkpoint.pt")["model"] for folder in (run, tmp_path / "whole"))
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+    for part, name in (("optimizer", "lr"), ("scheduler", "last_epoch")):
+        for path in CheckpointFolder(tmp_path / "damaged").paths():
+            state = load_checkpoint(path)
+            del (state["optimizer"]["param_groups"][0] if part == "optimizer" else state["scheduler"])[name]
+            save_checkpoint(path, state)
+            with pytest.raises(ArgumentError, match=f"{name} is missing"):
+                train(resume=tmp_path / "damaged")
+
+
 # Nothing of the user's is removed
 
 

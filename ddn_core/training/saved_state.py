@@ -7,6 +7,7 @@ end in an error of torch some steps later, or in none.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -15,7 +16,8 @@ from torch.optim import LBFGS, Optimizer
 
 from ddn_core.errors import ArgumentError
 from ddn_core.foreign import Count, Finite, mistake
-from ddn_core.optim.parameters import GROUP_DEFAULTS, is_fallback
+from ddn_core.optim import DirectionalDampedNewton
+from ddn_core.optim.parameters import GROUP_DEFAULTS
 
 LARGEST = 1e30
 """Size that no setting of an optimizer or scheduler reaches, unless it is infinite."""
@@ -61,8 +63,8 @@ def check_saved_state(saved: Mapping[str, Any], own: Mapping[str, Any], optimize
     """
     found = (
         _difference(own["model"], saved["model"], "model")
-        or _difference(own["scheduler"], saved.get("scheduler"), "scheduler")
-        or _groups_difference(own["optimizer"], saved["optimizer"])
+        or _difference(own["scheduler"], _of_any_version(own["scheduler"], saved.get("scheduler")), "scheduler")
+        or _groups_difference(own["optimizer"], saved["optimizer"], optimizer)
         or _state_mistake(saved["optimizer"]["state"], optimizer)
         or ("ending" in saved and _ending_mistake(own["ending"], saved["ending"]))  # earlier versions lack it
     )
@@ -70,7 +72,15 @@ def check_saved_state(saved: Mapping[str, Any], own: Mapping[str, Any], optimize
         raise ArgumentError(f"The checkpoint belongs to another model or optimizer, or is damaged: {found}.")
 
 
-def _groups_difference(own: Mapping[str, Any], saved: Mapping[str, Any]) -> str | None:
+def _of_any_version(own: Any, saved: Any) -> Any:
+    """Return the state of a scheduler with the same names, although versions of torch differ in names of no effect."""
+    if not isinstance(own, Mapping) or not isinstance(saved, Mapping):
+        return saved
+    missing = {name: value for name, value in own.items() if name.startswith("_")}
+    return {**missing, **{name: value for name, value in saved.items() if name != "verbose"}}
+
+
+def _groups_difference(own: Mapping[str, Any], saved: Mapping[str, Any], optimizer: Optimizer) -> str | None:
     """Return the first difference between the settings of parameter groups."""
     if missing := [name for name in own if not isinstance(saved.get(name), type(own[name]))]:
         return f"optimizer.{missing[0]} is missing, or of another type"
@@ -85,18 +95,22 @@ def _groups_difference(own: Mapping[str, Any], saved: Mapping[str, Any]) -> str 
             own_parts = own["param_groups"][number].get(name) if number < len(own["param_groups"]) else None
             if own_parts and (found := _difference(own_parts["table"], parts["table"], f"group {number}, {name}")):
                 return found
-    return _difference(_settings(own["param_groups"]), _settings(groups), "optimizer.param_groups")
+    return _difference(
+        _settings(own["param_groups"]), _settings(_completed(groups, optimizer)), "optimizer.param_groups"
+    )
+
+
+def _completed(groups: Sequence[Mapping[str, Any]], optimizer: Optimizer) -> Sequence[Mapping[str, Any]]:
+    """Return groups with the defaults of settings that earlier versions of their optimizer lack."""
+    if isinstance(optimizer, DirectionalDampedNewton):
+        return [{**GROUP_DEFAULTS, **group} for group in groups]
+    loading = copy(optimizer)
+    loading.__setstate__({"state": {}, "param_groups": [dict(group) for group in groups]})  # torch adds its defaults
+    return loading.param_groups
 
 
 def _settings(groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the settings of groups, with the defaults of those that earlier versions of our optimizer lack."""
-    return [
-        {
-            **(GROUP_DEFAULTS if STRATEGIES[0] in group or is_fallback(group) else {}),
-            **{name: value for name, value in group.items() if name not in STRATEGIES},
-        }
-        for group in groups
-    ]
+    return [{name: value for name, value in group.items() if name not in STRATEGIES} for group in groups]
 
 
 def _state_mistake(states: Mapping[Any, Any], optimizer: Optimizer) -> str | None:
