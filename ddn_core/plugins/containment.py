@@ -15,9 +15,10 @@ from typing import Any
 def contained(keep_random_state: bool = True) -> Iterator[None]:
     """Return a context for the code of a plugin, whose effects on the process end with it.
 
-    Standard output belongs to the command, so that everything that the plugin prints goes to standard error. After the
-    context, these are as before: the working directory, the handlers of SIGINT and SIGTERM, and, of torch, the grad
-    mode, the default dtype, the default device and the state of the global random generator.
+    Standard output belongs to the command, so that what the plugin prints in Python goes to standard error; output of C
+    code and of child processes is not redirected. After the context, these are as before: the working directory, the
+    handlers of SIGINT and SIGTERM, and, of torch, the grad mode, the default dtype, the default device and the state of
+    the global random generator.
 
     Args:
         keep_random_state: Whether the random generator is among them.
