@@ -72,7 +72,7 @@ class StepCaptures:
 
     def of_group(self, index: int, group: Mapping[str, Any]) -> StepCaptures:
         """Return the captures of a group, with the gradient that its step uses; all tries of the step share them."""
-        if group["gradient"] == "captured":
+        if group["gradient"] != "grad":
             return self
         if index not in self._of_groups:
             own = with_gradients(self.derivatives or self.directions, group, index, self.scale)
