@@ -161,6 +161,9 @@ class Trace:
         return picture(panels, "eigenvalues over time, and signal-to-noise at the last step") + html_table(self.rows())
 
 
+LARGEST_ENTRY = 1.1
+"""Size that no entry of an eigenvector reaches, whatever the rounding."""
+
 _AXES = {
     **{"evals": "K", "evecs": "RK", "gammas": "NK", "lambdas": "MK", "loss_gammas": "K", "loss_lambdas": "K"},
     **{"all_evals": "A", "kept": "k", "deltas": "k"},
@@ -188,6 +191,8 @@ def _mistake(entry: GroupEntry, own: Mapping[str, Tensor]) -> str | None:
             return f"{name} has the shape {list(tensor.shape)}"
         if bool(tensor.isnan().any()) or (name != "deltas" and bool(tensor.isinf().any())):  # a damping may be infinite
             return f"{name} has values that are not finite"
+    if bool((own["evecs"].abs() > LARGEST_ENTRY).any()):
+        return "evecs has entries that no vector of norm 1 has"
     if not own["evals"].is_floating_point():
         return f"evals has the type {own['evals'].dtype}"
     if sizes["K"] and not (sizes["N"] and sizes["M"] == entry.samples and sizes["R"] % entry.samples == 0):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 
 import pytest
@@ -224,8 +223,7 @@ def test_leading_eigenpairs_of_any_scale(scale):
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_power_of_ten(name):
     for power in POWERS:
-        for side, kind in zip(SIDES, itertools.islice(itertools.cycle(KINDS), power % 3, None), strict=False):
-            check_power(kind, side, name, power)
+        check_power(list(KINDS)[power % 3], list(SIDES)[power % 2], name, power)
 
 
 @pytest.mark.slow

@@ -213,7 +213,7 @@ READERS = {
     "comparison": ("comparison", "comparison.json", tables, lambda folder: read_plan(folder, ComparisonPlan)),
     "result": ("sweep", "trials/0000/result.json", tables, read_results),
 }
-MOST = 30
+MOST = 12
 """Number of damages of values in a file that a test tries, besides all those of its whole content."""
 
 
