@@ -146,7 +146,7 @@ def test_a_run_that_is_killed_twice_ends_as_one_that_is_not(config, whole_run, t
 
 @pytest.mark.slow
 def test_a_run_may_be_killed_before_any_access_to_its_files(tmp_path):
-    """Then it can be begun or resumed, or it is finished."""
+    """Then it can be begun or resumed, or it is finished. Every second access is tried."""
     (tmp_path / "c.toml").write_text(
         """
         problem = { kind = "regression-1d", samples = 16, hidden = [4] }
@@ -158,13 +158,15 @@ def test_a_run_may_be_killed_before_any_access_to_its_files(tmp_path):
     whole, folder, output = tmp_path / "whole", tmp_path / "run", tmp_path / "output"
     accesses = PausedRun([tmp_path / "c.toml", "--out", whole], output, str(whole), None).accesses
     assert accesses > 20, output.read_text()
-    for number in range(1, accesses + 1):
+    for number in range(1, accesses + 1, 2):
         run = PausedRun([tmp_path / "c.toml", "--out", folder], output, str(folder), number)
         assert run.paused, output.read_text()
         run.kill()
         begun = (folder / "config.resolved.json").exists()
-        result = ddn("train", *(["--resume", folder] if begun else [tmp_path / "c.toml", "--out", folder]))
-        assert result.returncode == 0 or "is finished. There is nothing to resume." in result.stderr, number
+        arguments = ["--resume", folder] if begun else [tmp_path / "c.toml", "--out", folder]
+        run = PausedRun(arguments, output, str(folder), None)
+        is_finished = "is finished. There is nothing to resume." in output.read_text()
+        assert run.process.exitcode == 0 or is_finished, (number, output.read_text())
         assert metrics(folder) == metrics(whole), number
         assert {path.name for path in folder.rglob("*")} == {path.name for path in whole.rglob("*")}, number
         shutil.rmtree(folder)

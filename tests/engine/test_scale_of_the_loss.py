@@ -220,10 +220,10 @@ def test_leading_eigenpairs_of_any_scale(scale):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SETTINGS)
-def test_every_power_of_ten(name):
-    for power in POWERS:
-        check_power(list(KINDS)[power % 3], list(SIDES)[power % 2], name, power)
+@pytest.mark.parametrize(("place", "name"), list(enumerate(SETTINGS)))
+def test_every_power_of_ten(place, name):
+    for power in POWERS[place % 2 :: 2]:  # each power has half of the settings
+        check_power(list(KINDS)[power % 3], list(SIDES)[power // 2 % 2], name, power)
 
 
 @pytest.mark.slow
