@@ -15,14 +15,14 @@ from hypothesis import HealthCheck, settings
 from hypothesis.internal.conjecture import providers
 
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "default")
-_TIMES_AS_MANY = {"default": 1, "thorough": 3, "fuzz": 200}
+_TIMES_AS_MANY = {"default": 1, "thorough": 5, "fuzz": 200}
 
 
 def load_profile() -> None:
     """Register the profiles, and load the one that the environment names; property tests are decorated after this."""
     common = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}  # no failure depends on the time taken
     settings.register_profile("default", derandomize=True, database=None, max_examples=50, **common)
-    settings.register_profile("thorough", derandomize=True, database=None, max_examples=150, **common)
+    settings.register_profile("thorough", derandomize=True, database=None, max_examples=250, **common)
     settings.register_profile("fuzz", derandomize=False, max_examples=10_000, print_blob=True, **common)
     settings.load_profile(PROFILE)
     if PROFILE != "fuzz":
