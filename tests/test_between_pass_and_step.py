@@ -52,7 +52,7 @@ def _flat(model):
     return parameters_to_vector(model.parameters()).detach().clone()
 
 
-def _refuses(optimizer, model, message, step=None):
+def assert_refuses(optimizer, model, message, step=None):
     """Check that a step is an error, before anything has moved."""
     before, count = [own.detach().clone() for own in model.parameters()], optimizer.step_count
     with pytest.raises(CurvatureError, match=message):
@@ -61,13 +61,25 @@ def _refuses(optimizer, model, message, step=None):
     assert optimizer.step_count == count
 
 
-def _steps_again(optimizer, model, inputs, targets):
+def assert_steps_again(optimizer, model, inputs, targets):
     """Check that cleared gradients and another pass make a step that moves all parameters."""
     before = [own.detach().clone() for own in model.parameters()]
     optimizer.zero_grad()
     _pass(optimizer, model, inputs, targets)
     optimizer.step()
     assert not any(torch.equal(own, old) for own, old in zip(model.parameters(), before, strict=True))
+
+
+def assert_step_ignores(change, model, inputs, targets, **settings):
+    """Check that a change between pass and step leaves the step as it is, bit by bit."""
+    other = copy.deepcopy(model)
+    twin, optimizer = _optimizer(other, **settings), _optimizer(model, **settings)
+    _pass(twin, other, inputs.clone(), targets)
+    twin.step()
+    _pass(optimizer, model, inputs, targets)
+    change()
+    optimizer.step()
+    assert torch.equal(_flat(model), _flat(other))
 
 
 # Inputs and activations
@@ -78,9 +90,11 @@ def test_an_input_that_is_overwritten_after_the_pass_is_noticed(make):
     model, inputs, targets, optimizer = _setting(make)
     _pass(optimizer, model, inputs, targets)
     inputs.copy_(inputs.flip(0))
-    _refuses(optimizer, model, r"group 0: the input of an operation with a weight.* was changed in place after the")
-    _refuses(optimizer, model, r"copy them: `X = X.clone\(\)`", lambda: optimizer.directions().eigenvectors())
-    _steps_again(optimizer, model, inputs, targets)
+    assert_refuses(
+        optimizer, model, r"group 0: the input of an operation with a weight.* was changed in place after the"
+    )
+    assert_refuses(optimizer, model, r"copy them: `X = X.clone\(\)`", lambda: optimizer.directions().eigenvectors())
+    assert_steps_again(optimizer, model, inputs, targets)
 
 
 def test_a_strategy_that_reads_a_figure_of_an_overwritten_input_is_not_blamed():
@@ -88,8 +102,10 @@ def test_a_strategy_that_reads_a_figure_of_an_overwritten_input_is_not_blamed():
     optimizer = DirectionalDampedNewton(model.named_parameters())  # its damping reads gradients of samples
     _pass(optimizer, model, inputs, targets)
     inputs.copy_(inputs.flip(0))
-    _refuses(optimizer, model, "^group 0: the input of an operation with a weight.* was changed in place after the")
-    _steps_again(optimizer, model, inputs, targets)
+    assert_refuses(
+        optimizer, model, "^group 0: the input of an operation with a weight.* was changed in place after the"
+    )
+    assert_steps_again(optimizer, model, inputs, targets)
 
 
 def test_an_activation_that_is_changed_after_the_pass_is_noticed():
@@ -98,7 +114,7 @@ def test_an_activation_that_is_changed_after_the_pass_is_noticed():
     model[1].register_forward_hook(lambda module, inputs, output: seen.append(output.detach()))
     _pass(optimizer, model, inputs, targets)
     seen[0].zero_()
-    _refuses(optimizer, model, r"a tensor of shape \[12, 6\], was changed in place")
+    assert_refuses(optimizer, model, r"a tensor of shape \[12, 6\], was changed in place")
 
 
 def test_a_loader_that_reuses_its_buffer_for_micro_batches_is_noticed():
@@ -107,7 +123,7 @@ def test_a_loader_that_reuses_its_buffer_for_micro_batches_is_noticed():
     for part in (slice(0, 6), slice(6, 12)):
         buffer.copy_(inputs[part])
         _pass(optimizer, model, buffer, targets[part], 0.5)
-    _refuses(optimizer, model, "was changed in place after the backward pass")
+    assert_refuses(optimizer, model, "was changed in place after the backward pass")
 
 
 def test_directions_that_are_kept_notice_that_the_batch_is_overwritten():
@@ -121,23 +137,19 @@ def test_directions_that_are_kept_notice_that_the_batch_is_overwritten():
 
 
 def test_what_the_curvature_does_not_depend_on_may_change():
-    """Inputs of which it has a copy, those of a bias alone, those of a step that is made, and buffers."""
+    """Inputs of which the capture has a copy, inputs of a bias alone, and running statistics."""
+    model, inputs, targets, _ = _setting()
     sub_sampled = {"curvature": {"subsampling_ggn": [0, 1, 2], "subsampling_grad": [0, 1]}, "damping": 0.3}
-    model, inputs, targets, optimizer = _setting(**sub_sampled)
-    _pass(optimizer, model, inputs, targets)
-    inputs.zero_()
-    optimizer.step()
-    model, inputs, targets, optimizer = _setting()
+    assert_step_ignores(inputs.zero_, model, inputs, targets, **sub_sampled)
+
+    model, inputs, targets, _ = _setting()
     model[0].weight.requires_grad_(False)
-    _pass(optimizer, model, inputs, targets)
-    inputs.zero_()
-    optimizer.step()
-    inputs.add_(1)
-    normalized = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Linear(6, 3))
-    optimizer = _optimizer(normalized)
-    _pass(optimizer, normalized, inputs + targets[:, None], targets)
-    normalized(inputs)  # the running statistics change
-    optimizer.step()
+    assert_step_ignores(inputs.zero_, model, inputs, targets)
+
+    model, inputs, targets, _ = _setting(
+        lambda: (nn.Sequential(_mlp()[0][0], nn.BatchNorm1d(6), nn.Linear(6, 3)), torch.rand(12, 5))
+    )
+    assert_step_ignores(lambda: model(inputs), model, inputs, targets)
 
 
 # Parameters and groups
@@ -210,7 +222,7 @@ def test_what_changes_between_pass_and_step_is_noticed(change, settings):
     model, inputs, targets, optimizer = _setting(**settings)
     _pass(optimizer, model, inputs, targets)
     change(model, optimizer)
-    _refuses(optimizer, model, rf"{CHANGES[change]}.*No parameter has been touched. Call optimizer.zero_grad\(\)")
+    assert_refuses(optimizer, model, rf"{CHANGES[change]}.*No parameter has been touched. Call optimizer.zero_grad\(\)")
     if change is not _of_another_shape and change is not _half and change is not _one_layer_double:
         optimizer.zero_grad()
         _pass(optimizer, model, inputs, targets)
@@ -229,7 +241,7 @@ def test_what_changes_between_two_passes_is_noticed(purposes):
     def second():
         _pass(optimizer, model, inputs, targets, purpose=purposes[1])
 
-    _refuses(optimizer, model, "2.weight was changed in place after the backward pass", second)
+    assert_refuses(optimizer, model, "2.weight was changed in place after the backward pass", second)
     optimizer.zero_grad()
     for purpose in dict.fromkeys(purposes):  # both passes again, with the parameters as they are
         optimizer.zero_grad()
@@ -242,8 +254,8 @@ def test_a_state_that_is_loaded_between_pass_and_step_drops_the_pass():
     model, inputs, targets, optimizer = _setting(**SETTINGS["two groups"])
     _pass(optimizer, model, inputs, targets)
     optimizer.load_state_dict(optimizer.state_dict())
-    _refuses(optimizer, model, "needs a curvature pass since the last step")
-    _steps_again(optimizer, model, inputs, targets)
+    assert_refuses(optimizer, model, "needs a curvature pass since the last step")
+    assert_steps_again(optimizer, model, inputs, targets)
 
 
 def test_what_is_as_it_was_makes_the_same_step():
@@ -305,10 +317,10 @@ def test_a_micro_batch_that_fails_leaves_no_half_of_a_step(place, error):
     if handle is not None:
         handle.remove()
     message = r"a backward pass has failed since the gradients were cleared.* No parameter has been touched"
-    _refuses(optimizer, model, message)
-    _refuses(optimizer, model, message, lambda: _pass(optimizer, model, inputs[third], targets[third], 3 / 12))
-    _refuses(optimizer, model, message)
-    _steps_again(optimizer, model, inputs, targets)
+    assert_refuses(optimizer, model, message)
+    assert_refuses(optimizer, model, message, lambda: _pass(optimizer, model, inputs[third], targets[third], 3 / 12))
+    assert_refuses(optimizer, model, message)
+    assert_steps_again(optimizer, model, inputs, targets)
 
 
 @pytest.mark.parametrize("to_none", [True, False])
@@ -337,7 +349,7 @@ def test_a_first_micro_batch_that_fails_is_no_reason_to_take_the_next_for_the_wh
         F.cross_entropy(model(inputs), targets).exp().backward()
     with pytest.raises(CurvatureError, match="a backward pass has failed"), optimizer.curvature(accumulate=True):
         F.cross_entropy(model(inputs), targets).backward()
-    _refuses(optimizer, model, "a backward pass has failed")
+    assert_refuses(optimizer, model, "a backward pass has failed")
     _pass(optimizer, model, inputs, targets)  # no gradient was written: another try needs no zero_grad()
     optimizer.step()
     assert optimizer.step_count == 1
@@ -353,7 +365,7 @@ def test_one_micro_batch_that_is_not_finite_skips_the_whole_step(bad):
     optimizer.step()
     assert optimizer.skipped_steps == 1
     assert torch.equal(_flat(model), before)
-    _steps_again(optimizer, model, inputs, targets)
+    assert_steps_again(optimizer, model, inputs, targets)
 
 
 @pytest.mark.parametrize("place", ["before", "after"])
@@ -384,7 +396,7 @@ def test_a_block_without_a_pass_is_no_pass():
     with optimizer.curvature():
         loss = F.cross_entropy(model(inputs), targets)
     loss.backward()
-    _refuses(optimizer, model, "needs a curvature pass since the last step")
+    assert_refuses(optimizer, model, "needs a curvature pass since the last step")
 
 
 def test_a_pass_whose_loss_is_not_finite_is_a_pass_that_failed():
@@ -392,8 +404,8 @@ def test_a_pass_whose_loss_is_not_finite_is_a_pass_that_failed():
     _pass(optimizer, model, inputs, targets)
     with pytest.raises(NonFiniteError, match="the loss is nan"):
         _pass(optimizer, model, inputs * torch.nan, targets)
-    _refuses(optimizer, model, "a backward pass has failed")
-    _steps_again(optimizer, model, inputs, targets)
+    assert_refuses(optimizer, model, "a backward pass has failed")
+    assert_steps_again(optimizer, model, inputs, targets)
 
 
 @pytest.mark.parametrize("is_captured", [False, True])
@@ -440,7 +452,7 @@ def test_blocks_of_two_optimizers_are_apart():
     inner = DirectionalDampedNewton(model[2].named_parameters(), damping=0.3)
     with outer.curvature(), inner.curvature():
         F.cross_entropy(model(inputs), targets).backward()
-    _refuses(outer, model, "needs a curvature pass since the last step")
+    assert_refuses(outer, model, "needs a curvature pass since the last step")
     inner.step()
     assert inner.step_count == 1
 
@@ -503,7 +515,7 @@ def test_a_closure_may_open_blocks_of_its_own(way, settings):
     if way != "micro-batches":  # which are twice the batch here
         torch.testing.assert_close(_flat(model), _flat(other), rtol=1e-4, atol=1e-6)
     assert optimizer.step_count == 2
-    _refuses(outer, model, "needs a curvature pass since the last step")
+    assert_refuses(outer, model, "needs a curvature pass since the last step")
 
 
 @pytest.mark.parametrize("settings", STEPS.values(), ids=STEPS)
@@ -521,7 +533,7 @@ def test_passes_of_the_closure_after_the_step_belong_to_no_block(settings):
         _pass(optimizer, model, inputs, targets)
         optimizer.step(closure)
     assert optimizer.step_count == 1
-    _refuses(outer, model, "needs a curvature pass since the last step")
+    assert_refuses(outer, model, "needs a curvature pass since the last step")
 
 
 def test_a_block_of_the_closure_after_the_step_may_have_several_passes():

@@ -72,8 +72,11 @@ def test_an_error_names_the_file_and_leaves_nothing(name, message, tmp_path):
 
 
 def test_a_name_may_be_as_long_as_the_system_allows(tmp_path):
-    write_atomically(tmp_path / ("δ" * 127), b"new")
-    write_atomically(tmp_path / ("x" * 255), b"new")
+    names = {"δ" * 127, "x" * 255}
+    for name in names:
+        write_atomically(tmp_path / name, b"new")
+    assert {path.name for path in tmp_path.iterdir()} == names
+    assert all(path.read_bytes() == b"new" for path in tmp_path.iterdir())
 
 
 def test_the_first_cause_is_reported_if_cleaning_up_fails_too(tmp_path, monkeypatch):

@@ -180,11 +180,16 @@ def zeros_after_another_pass(model, X, y):
 @pytest.mark.parametrize("clear", [new_zeros, zeros_after_another_pass, zeroed])
 def test_zeros_before_the_first_pass_are_no_gradient(clear):
     model, X, y = problem()
-    optimizer = optimizer_of(model)
+    other = copy.deepcopy(model)
+    optimizer, twin = optimizer_of(model), optimizer_of(other)
     for _ in range(2):
         clear(model, X, y)
         whole_pass(optimizer, model, X, y)
         optimizer.step()
+        twin.zero_grad()
+        whole_pass(twin, other, X, y)
+        twin.step()
+    assert torch.equal(flat(model), flat(other))
 
 
 def test_gradients_that_a_step_leaves_are_those_of_no_other_pass():
@@ -198,6 +203,7 @@ def test_gradients_that_a_step_leaves_are_those_of_no_other_pass():
         optimizer.backward(scaler.scale(cross_entropy(model(X), y)))
         scaler.step(optimizer)  # divides the gradients, too
         scaler.update()
+    assert optimizer.step_count == 4
 
 
 def test_what_is_no_change_is_no_error():
@@ -230,7 +236,9 @@ def test_what_is_no_change_is_no_error():
         twin.zero_grad()
         whole_pass(twin, own, X, y)
         twin.step(lambda own=own: cross_entropy(own(X), y))
+        assert twin.step_count == optimizer.step_count + 1
     optimizer.step(closure)
+    assert optimizer.step_count == 3
 
 
 EDITS = {

@@ -66,26 +66,27 @@ def paths_in(value, path=()):
         yield from paths_in(inner, (*path, key))
 
 
-def replaced(table, path, value):
-    """Return a copy of a table with another value at a path."""
+def copied(table, path):
+    """Return a copy of a table, and the table or list in it that has the value at a path; tuples become lists."""
     made = copy.deepcopy(table)
     inner = made
     for key in path[:-1]:
         if isinstance(inner[key], tuple):
             inner[key] = list(inner[key])
         inner = inner[key]
+    return made, inner
+
+
+def replaced(table, path, value):
+    """Return a copy of a table with another value at a path."""
+    made, inner = copied(table, path)
     inner[path[-1]] = value
     return made
 
 
 def removed(table, path):
     """Return a copy of a table without the value at a path."""
-    made = copy.deepcopy(table)
-    inner = made
-    for key in path[:-1]:
-        if isinstance(inner[key], tuple):
-            inner[key] = list(inner[key])
-        inner = inner[key]
+    made, inner = copied(table, path)
     del inner[path[-1]]
     return made
 

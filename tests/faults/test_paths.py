@@ -46,6 +46,13 @@ def in_process(*arguments, cwd):
     return result.returncode, result.stdout, result.stderr
 
 
+def assert_one_line_names(command, path, folder):
+    """Check that a command ends with one line that names the path."""
+    result = in_process(*command, path, cwd=folder)
+    assert_one_line(result)
+    assert path in result[2]
+
+
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "config.toml").write_text(CONFIG)
@@ -55,25 +62,19 @@ def folder(tmp_path):
 @pytest.mark.parametrize("path", [LONG, BELOW_A_FILE], ids=["long", "below-a-file"])
 @pytest.mark.parametrize("command", OUTPUTS)
 def test_an_output_that_cannot_be_made_is_one_line(command, path, folder):
-    result = in_process(*OUTPUTS[command], path, cwd=folder)
-    assert_one_line(result)
-    assert path in result[2]
+    assert_one_line_names(OUTPUTS[command], path, folder)
 
 
 @pytest.mark.parametrize("path", [LONG, BELOW_A_FILE], ids=["long", "below-a-file"])
 @pytest.mark.parametrize("command", INPUTS)
 def test_an_input_that_cannot_be_read_is_one_line(command, path, folder):
-    result = in_process(*INPUTS[command], path, cwd=folder)
-    assert_one_line(result)
-    assert path in result[2]
+    assert_one_line_names(INPUTS[command], path, folder)
 
 
 @pytest.mark.skipif(not Path("/sys").exists(), reason="the system has no folder that nobody may write")
 @pytest.mark.parametrize("command", OUTPUTS)
 def test_a_folder_that_nobody_may_write_is_one_line(command, folder):
-    result = in_process(*OUTPUTS[command], "/sys/out", cwd=folder)
-    assert_one_line(result)
-    assert "/sys/out" in result[2]
+    assert_one_line_names(OUTPUTS[command], "/sys/out", folder)
 
 
 def small_files():
