@@ -32,7 +32,7 @@ def plain_name(text: str) -> str:
     """Return a name that is one component of a path.
 
     Raises:
-        ValueError: Joined to a folder, the name could lead out of it, or is no name of a file.
+        ValueError: Joined to a folder, the name could lead out of it, or is not a name of a file.
     """
     if text in ("", ".", "..") or re.search(r"[/\\\0]", text) or (os.name == "nt" and ":" in text):
         raise PydanticCustomError("plain_name", "Input should be the name of a file or folder, without a path")
@@ -93,7 +93,7 @@ def check_regular(path: Path) -> None:
         ArgumentError: The path is that of something else.
     """
     if not stat.S_ISREG(path.stat().st_mode):
-        raise ArgumentError(f"{path} is no regular file, so ddn does not read it. Put a file in its place.")
+        raise ArgumentError(f"{path} is not a regular file, so ddn does not read it. Put a file in its place.")
 
 
 def parsed(schema: Schema[T], content: bytes, where: object, what: str, advice: str = ADVICE) -> T:
@@ -103,16 +103,16 @@ def parsed(schema: Schema[T], content: bytes, where: object, what: str, advice: 
         schema: The schema of the value.
         content: The text.
         where: The file, and the line if the text is one of several, for messages.
-        what: The thing that the text should be, after `no`.
+        what: The thing that the text should be, with its article.
         advice: The sentences on what to do.
 
     Raises:
-        ArgumentError: The text is no JSON, or the value does not fit the schema; the message has the first mistake.
+        ArgumentError: The text is not JSON, or the value does not fit the schema; the message has the first mistake.
     """
     try:
         return schema.validate_json(content, strict=True)
     except ValidationError as error:
-        raise ArgumentError(f"{where}: is no {what}: {mistake(error)}. {advice}") from error
+        raise ArgumentError(f"{where}: is not {what}: {mistake(error)}. {advice}") from error
 
 
 def mistake(error: ValidationError) -> str:

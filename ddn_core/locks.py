@@ -7,12 +7,27 @@ from contextlib import suppress
 from pathlib import Path
 
 from ddn_core.errors import ArgumentError
+from ddn_core.files import is_partial
 
 LOCK = "lock"
 PATIENCE = 5.0
 """Seconds to wait for a lock: the trials of a command that was killed hold it until they have ended, too."""
 
 _WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+
+
+def is_unused(folder: Path, first: str) -> bool:
+    """Return whether a folder can be begun: it does not exist, is empty, or was left by a process that a kill ended.
+
+    Such a process leaves at most the lock and a part of the first file.
+
+    Args:
+        folder: Path of the folder.
+        first: Name of the first file that is written to it.
+    """
+    if not folder.is_dir():
+        return not folder.exists()
+    return all(one.name == LOCK or is_partial(one, first) for one in folder.iterdir())
 
 
 class FolderLock:

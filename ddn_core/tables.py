@@ -34,7 +34,7 @@ def csv_cell(value: str | int | float | None) -> str | int | float | None:
     """Return a value as a cell of CSV.
 
     Text is made printable. Text that a spreadsheet would take for a formula gets an apostrophe before it, the mark that
-    spreadsheets use for text; a number, such as the text -0.5, is no formula.
+    spreadsheets use for text; a number, such as the text -0.5, stays as it is.
     """
     if not isinstance(value, str):
         return value

@@ -154,7 +154,7 @@ def test_check_says_which_parameters_each_group_takes():
             "groups.0.criterion.kind: no criterion named 'topk'. Did you mean 'top-k'?",
         ),
         (["problem.batch_size=10000"], "failed to load: ValueError: batch_size is 10000"),
-        (["nonsense"], "--set: 'nonsense' is no assignment"),
+        (["nonsense"], "--set: 'nonsense' is not an assignment"),
     ],
 )
 @pytest.mark.parametrize("command", ["check", "train"])

@@ -306,7 +306,7 @@ def test_targets(text, expected):
 
 @pytest.mark.parametrize("text", ["", "train_loss", "=1", "train_loss=", "train_loss=nan", "a=inf", "a=b", "a==1"])
 def test_what_is_no_target(text):
-    with pytest.raises(ArgumentError, match="is no target"):
+    with pytest.raises(ArgumentError, match="is not a target"):
         Target.of_text(text)
 
 
@@ -498,7 +498,7 @@ def test_another_metric_only_ranks_anew_and_another_comparison_is_refused(compar
             "the configs: newton, adam, broken in the folder, newton, adam now",
         ),
         ([*options[:2], "--out", "."], "is not empty, and holds no comparison"),
-        ([*options[:2], "--target", "x"], "'x' is no target"),
+        ([*options[:2], "--target", "x"], "'x' is not a target"),
     ):
         result = compare(*arguments, cwd=place)
         assert result.exit_code == 1

@@ -102,7 +102,7 @@ def test_error_has_a_line_for_each_place():
         ),
         (
             {"groups__0__criterion": {"kind": 3}},
-            "groups.0.criterion.kind: the kind is 3, which is no name; write the name of a criterion",
+            "groups.0.criterion.kind: the kind is 3, which is not a name; write the name of a criterion",
         ),
         (
             {"groups__0__criterion": {"kind": "constant"}},
@@ -167,8 +167,8 @@ def test_errors(changes, line):
 
 def test_files_that_are_no_config(tmp_path):
     for name, text, message in [
-        ("a.toml", "x = ", "is no valid TOML"),
-        ("a.json", "{", "is no valid JSON"),
+        ("a.toml", "x = ", "is not valid TOML"),
+        ("a.json", "{", "is not valid JSON"),
         ("a.json", "[]", "the top level is a list"),
         ("a.yaml", "a: 1", "unknown format '.yaml'"),
     ]:
@@ -222,15 +222,15 @@ def test_set_of_a_kind_replaces_the_table():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("groups.0.lr", "is no assignment"),
-        ("=1", "is no assignment"),
-        ("a..b=1", "is no assignment"),
-        ("groups.0.criterion.kind=all", "'all' is no TOML literal.*quotes"),
+        ("groups.0.lr", "is not an assignment"),
+        ("=1", "is not an assignment"),
+        ("a..b=1", "is not an assignment"),
+        ("groups.0.criterion.kind=all", "'all' is not a TOML literal.*quotes"),
         ("groups.7.lr=1", "groups.7: the list has 2 entries, counted from 0; '7' is not among them"),
         ("groups.first.lr=1", "groups.first: the list has 2 entries"),
         ("groups.0.params.0.x=1", "groups.0.params.0: is '0.\\*', which has nothing inside it"),
         ("groups.0.lr=1\nx=2", "more than one TOML literal"),
-        ("groups.0.lr=" + "9" * 5000, "is no TOML literal"),
+        ("groups.0.lr=" + "9" * 5000, "is not a TOML literal"),
         ("groups." + "9" * 5000 + ".lr=1", "is not among them"),
     ],
 )
@@ -241,7 +241,7 @@ def test_bad_set(override, message):
 
 def test_numbers_and_depths_that_python_refuses(tmp_path):
     for name, text in [("a.toml", f"x = {'9' * 5000}"), ("a.json", f'{{"x": {"9" * 5000}}}')]:
-        with pytest.raises(ConfigError, match="is no valid"):
+        with pytest.raises(ConfigError, match="is not valid"):
             load_config(_write(tmp_path / name, text))
     damping = {"kind": "constant"}
     for _ in range(400):

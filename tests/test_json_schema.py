@@ -29,7 +29,7 @@ BEYOND = (
     "give each step one value",
     "which is not installed",
     "is installed: pip install",
-    "is no requirement",
+    "is not a requirement",
 )
 """Errors about two fields together, or about the machine, which no JSON Schema can express."""
 

@@ -84,7 +84,7 @@ BROKEN = {
     "a generator's end": ("raise GeneratorExit", "failed to import: GeneratorExit: "),
     "an exception without text": (
         f"{TEXTLESS}\nraise Textless",
-        "failed to import: Textless (its message cannot be shown, since that raises ZeroDivisionError)",
+        "failed to import: Textless (its message cannot be computed: ZeroDivisionError)",
     ),
     "a long text": ("raise ValueError('x' * 10_000_000)", "x…"),
     "no recursion's end": ("def f(): f()\nf()", "failed to import: RecursionError: "),
@@ -98,9 +98,9 @@ BROKEN = {
         f"{TEXTLESS}\nfrom ddn_core.api import hookimpl\n@hookimpl\ndef ddn_dampings(): raise Textless",
         "failed to register: Textless (its message",
     ),
-    "a hook that returns what cannot be shown": (
+    "a hook that returns a value without repr": (
         f"{TEXTLESS}\nfrom ddn_core.api import hookimpl\n@hookimpl\ndef ddn_dampings(): return Textless()",
-        "ddn_dampings returned a value of type Textless (it cannot be shown",
+        "ddn_dampings returned a value of type Textless (its repr cannot be computed",
     ),
     "a class whose attributes fail": (
         f"""{GOOD}
@@ -115,14 +115,14 @@ def ddn_dampings():
         """,
         "failed to register: RuntimeError: __abstractmethods__",
     ),
-    "a docstring that is no text": (f"{GOOD}\nOne.__doc__ = 3", "returned One, whose __doc__ is 3; expected a text"),
+    "a docstring that is not a text": (f"{GOOD}\nOne.__doc__ = 3", "returned One, whose __doc__ is 3; expected a text"),
     "a kind without end": (
         GOOD.replace('"odd/one"', '"odd/" + 100_000 * "a"'),
         f"of kind 'odd/{194 * 'a'}…; expected",
     ),
 }
 VERSIONS = {
-    "10 ** 6000": "a value of type int (it cannot be shown",
+    "10 ** 6000": "a value of type int (its repr cannot be computed",
     "10 ** 300": "it is written for version 1000",
     "-1": "it is written for version -1",
     "'1'": "its ddn_api_version is '1'; expected an integer",
@@ -223,7 +223,7 @@ class Unshowable:
 
 
 class Shy(Damping, kind="odd/shy"):
-    """Has a default that cannot be shown, and that JSON cannot describe."""
+    """Has a default without repr, which JSON cannot describe."""
 
     model_config = {"arbitrary_types_allowed": True}  # noqa: RUF012
     value: Unshowable = Field(default_factory=Unshowable, description="Value.")
@@ -259,10 +259,10 @@ def test_classes_that_cannot_be_described_are_listed_all_the_same(monkeypatch, c
     registry = Registry([PluginEntry("odd", "odd_ddn", "ddn-odd", "0.1"), *installed_entries()])
     Console(width=300).print(plugin_report(registry))
     listing = capsys.readouterr().out
-    assert "a value of type Unshowable (it cannot be shown" in listing
-    assert "cannot be shown: ZeroDivisionError: division by zero" in listing
+    assert "a value of type Unshowable (its repr cannot be computed" in listing
+    assert "cannot be described: ZeroDivisionError: division by zero" in listing
     assert listing.count("x") < 10_000
-    with pytest.raises(PluginError, match="'odd/failing' cannot be shown: ZeroDivisionError: division by zero"):
+    with pytest.raises(PluginError, match="'odd/failing' cannot be described: ZeroDivisionError: division by zero"):
         component_page("odd/failing", registry)
     schema = json.loads(schema_text(registry))
     assert {"damping.odd.failing", "damping.odd.shy"} & set(schema["$defs"]) == {"damping.odd.failing"}
@@ -309,7 +309,7 @@ class Quitting:
         ("import sys; sys.exit(0)", "failed to load: SystemExit: 0"),
         ("raise GeneratorExit", "failed to load: GeneratorExit: "),
         ("raise ValueError('x' * 10**7)", "x…"),
-        (TEXTLESS + "raise Textless", r"failed to load: Textless \(its message cannot be shown"),
+        (TEXTLESS + "raise Textless", r"failed to load: Textless \(its message cannot be computed"),
     ],
 )
 def test_a_problem_that_ends_the_process_is_an_error(action, message):
@@ -381,10 +381,10 @@ class Raising(Criterion):
 @pytest.mark.parametrize(
     ("way", "message"),
     [
-        ("text", r"`select` raised Textless \(its message cannot be shown"),
+        ("text", r"`select` raised Textless \(its message cannot be computed"),
         ("long", r"`select` raised ValueError: x+…"),
         ("kind", "`select` raised Odd: oh"),
-        ("rows", r"`select` returned a value of type Rows \(it cannot be shown"),
+        ("rows", r"`select` returned a value of type Rows \(its repr cannot be computed"),
     ],
 )
 def test_errors_of_strategies_have_bounded_texts(way, message):

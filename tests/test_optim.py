@@ -392,7 +392,7 @@ def _bad(model):
         "no parameters": (lambda: DirectionalDampedNewton([]), "there are no parameters"),
         "tables in place of parameters": (
             lambda: DirectionalDampedNewton([{"params": [weight]}]),
-            "is no parameter. Pass model.named",
+            "is not a parameter. Pass model.named",
         ),
         "no groups": (lambda: DirectionalDampedNewton(model.named_parameters(), []), "no parameter groups"),
         "idle glob": (

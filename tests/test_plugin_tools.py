@@ -146,7 +146,7 @@ REQUIREMENTS = {
     "ddn-acme>=1.3": "plugins.require.0: needs ddn-acme>=1.3, but ddn-acme 1.2 is installed: pip install 'ddn-acme>=1.3'",
     "ddn-acm": "plugins.require.0: needs ddn-acm, which is not installed: pip install 'ddn-acm'. Did you mean 'ddn-acme'?",
     "ddn-acme @ https://example.org/x.whl": "names a place to install from; give only a distribution and its versions",
-    ">=1.2": "plugins.require.0: '>=1.2' is no requirement, such as 'ddn-acme>=1.2'",
+    ">=1.2": "plugins.require.0: '>=1.2' is not a requirement, such as 'ddn-acme>=1.2'",
 }
 
 

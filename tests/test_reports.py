@@ -523,7 +523,7 @@ def test_the_command(folders, tmp_path, monkeypatch):
     assert (tmp_path / "deep" / "x.html").is_file()
     status, output = call(tmp_path / "runs")
     assert status == 1
-    assert "is no run folder" in output
+    assert "is not a run folder" in output
     monkeypatch.setitem(sys.modules, "plotly", None)
     monkeypatch.setattr("ddn_core.reports.page.find_spec", lambda name: None)
     status, output = call(folders / "adam")

@@ -268,7 +268,7 @@ def test_a_checkpoint_of_a_later_step_does_not_replace_new_ones(tmp_path):
 def test_a_checkpoint_with_foreign_values_is_told(entry, value, message, tmp_path):
     state = {"model": {}, "optimizer": {}, "config": {}, "progress": {}, "random": {}, entry: value}
     save_checkpoint(tmp_path / "c.pt", state)
-    with pytest.raises(ArgumentError, match=rf"c\.pt: is no checkpoint of `ddn train`: {message}"):
+    with pytest.raises(ArgumentError, match=rf"c\.pt: is not a checkpoint of `ddn train`: {message}"):
         load_checkpoint(tmp_path / "c.pt")
 
 

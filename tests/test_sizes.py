@@ -100,7 +100,7 @@ def test_files_that_are_nested_too_deeply(tmp_path, name):
     [
         (".".join(20_000 * ["a"]) + "=1", r"--set: a\.a\.a.*the path has 20000 parts. Use at most 50"),
         ("provenance=" + 60 * "{a=" + "1" + 60 * "}", r"provenance\.a\.a.*: tables are nested too deeply"),
-        ("training.epochs=" + 20_000 * "[" + 20_000 * "]", r"--set: training\.epochs: '\[.* is no TOML literal"),
+        ("training.epochs=" + 20_000 * "[" + 20_000 * "]", r"--set: training\.epochs: '\[.* is not a TOML literal"),
     ],
 )
 def test_overrides_that_are_nested_too_deeply(tmp_path, override, message):

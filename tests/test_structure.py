@@ -22,7 +22,7 @@ ROOMS = {
     "ddn_core.errors": (),
     "ddn_core.files": ("ddn_core.errors",),
     "ddn_core.foreign": ("ddn_core.errors", "ddn_core.text"),
-    "ddn_core.locks": ("ddn_core.errors",),
+    "ddn_core.locks": ("ddn_core.errors", "ddn_core.files"),
     "ddn_core.tables": ("ddn_core.text",),
     "ddn_core.text": (),
     "ddn_core.engine": (),

@@ -151,18 +151,18 @@ def test_draws_spread_evenly():
         (["a..b=1"], [], None, "names no path"),
         (["lr="], [], None, "there is no value"),
         (["lr=fast"], [], None, "Write numbers as they are and text in quotes"),
-        (["lr=1]\nb=[2"], [], None, "no list of TOML literals"),
-        (["lr=1]#"], [], None, "no list of TOML literals"),
+        (["lr=1]\nb=[2"], [], None, "not a list of TOML literals"),
+        (["lr=1]#"], [], None, "not a list of TOML literals"),
         (["lr=1,1"], [], None, "1 is listed twice"),
         (["lr=1", "lr=2"], [], None, "lr is given twice"),
         (["lr=1"], ["lr=1..2"], 1, "lr is given twice"),
         (["lr=1,2"], [], 3, "there are only 2 combinations"),
         ([], ["lr=1..2"], None, "give the number of draws with --trials N"),
-        ([], ["lr=1"], 1, "is no range"),
+        ([], ["lr=1"], 1, "is not a range"),
         ([], ["lr=2..1"], 1, "2 is not below 1"),
         ([], ["lr=log:0..1"], 1, "has no logarithm"),
-        ([], ["lr=a..1"], 1, "'a' is no finite number"),
-        ([], ["lr=0..inf"], 1, "'inf' is no finite number"),
+        ([], ["lr=a..1"], 1, "'a' is not a finite number"),
+        ([], ["lr=0..inf"], 1, "'inf' is not a finite number"),
         ([], [f"lr=0..{2**63}"], 1, "does not fit into 64 bits"),
         ([], ["lr=0.0..1.0"], MOST + 1, "are too many"),
         ([], ["lr=0.0..5e-324"], 3, "the ranges are narrow"),
@@ -208,7 +208,7 @@ def test_a_plan_has_a_trial_for_each_combination_and_seed(tmp_path):
         ({"grid": [f"{DAMPING}=1.0,-1.0"]}, f"with {DAMPING}=-1.0: c.toml: 1 error\n  {DAMPING}:"),
         ({"grid": ["groups.0.damping.valeu=1.0"]}, "unknown field. Did you mean 'value'?"),
         ({"grid": ["groups.7.lr=1.0"]}, "with groups.7.lr=1.0: groups.7: the list has 1 entry"),
-        ({"grid": ["groups.0.lr=1.0"], "overrides": ["x"]}, "--set: 'x' is no assignment"),
+        ({"grid": ["groups.0.lr=1.0"], "overrides": ["x"]}, "--set: 'x' is not an assignment"),
         ({"grid": ["training.seed=1,2"], "seeds": 2}, "training.seed is searched already"),
         ({"grid": [f"training.seed={2**63 - 1}"]}, None),
         ({"seeds": 2, "overrides": [f"training.seed={2**63 - 1}"]}, "training.seed:"),
@@ -382,7 +382,7 @@ def test_a_folder_in_which_a_sweep_was_killed_while_it_began_is_new(tmp_path):
 def test_a_plan_that_cannot_be_read(tmp_path):
     (tmp_path / "sweep.json").write_text('{"version": 2}')
     with pytest.raises(
-        ArgumentError, match=r"sweep.json: is no plan of a sweep: overrides: Field required \(and 8 more\)"
+        ArgumentError, match=r"sweep.json: is not a plan of a sweep: overrides: Field required \(and 8 more\)"
     ):
         trials_folder.read_plan(tmp_path, SweepPlan)
 

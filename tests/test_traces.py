@@ -186,7 +186,7 @@ def test_there_are_no_directions_of_fallbacks_and_of_reused_ones():
     ("harm", "message"),
     [
         (lambda folder: shutil.rmtree(folder), "There is no trace in .*: index.json is missing"),
-        (lambda folder: (folder / "index.json").write_text("{}"), "is no index of a trace"),
+        (lambda folder: (folder / "index.json").write_text("{}"), "is not an index of a trace"),
         (lambda folder: (folder / "step-00000000.safetensors").unlink(), "cannot be read: No such file"),
         (lambda folder: (folder / "step-00000000.safetensors").write_bytes(b"\0" * 100), "is damaged"),
         (lambda folder: (folder / "index.json").write_text(emptied(folder)), "holds no step"),

@@ -24,12 +24,12 @@ from ddn_core.cli.options import (
     default_folder,
     registry_of,
     reported_errors,
-    written,
 )
 from ddn_core.cli.terminal import Terminal, lines, say
 from ddn_core.config import load_config
 from ddn_core.config.load import config_error
 from ddn_core.errors import ArgumentError
+from ddn_core.files import writing
 from ddn_core.plugins.permission import Permission
 from ddn_core.plugins.registry import installed_registry
 from ddn_core.runs.record import stored_config
@@ -207,7 +207,7 @@ def schema(
         if out is None:
             terminal.write(text)
             return
-        with written("output file", out):
+        with writing(out):
             out.write_text(text + "\n", encoding="utf-8")
 
 

@@ -31,7 +31,7 @@ def component_page(kind: str, registry: Registry) -> RenderableType:
     Raises:
         UnknownKindError: No family has the kind.
         PluginError: The plugin of the kind is not installed, is switched off, or cannot be loaded, or the class cannot
-            be shown.
+            be described.
     """
     found = []
     for family in FAMILIES:
@@ -47,7 +47,7 @@ def component_page(kind: str, registry: Registry) -> RenderableType:
     try:
         return Group(*(part for cls in found for part in _page(cls, kind, registry)))
     except Exception as error:  # raised by a field of the plugin
-        raise PluginError(f"{kind!r} cannot be shown: {error_text(error)}") from error
+        raise PluginError(f"{kind!r} cannot be described: {error_text(error)}") from error
 
 
 def config_example(cls: type[Component]) -> str:

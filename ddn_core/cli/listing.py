@@ -90,7 +90,7 @@ def plugin_report(registry: Registry) -> RenderableType:
                 try:
                     about = cls.summary(), _fields(cls)
                 except Exception as error:  # raised by the plugin
-                    about = f"cannot be shown: {error_text(error)}", ""
+                    about = f"cannot be described: {error_text(error)}", ""
                 table.add_row(kind, family, *(lines(shortened(text, LONGEST_TEXT)) for text in about), _origin(record))
     return Group(table, *(other for other in (broken, off) if other.row_count))
 

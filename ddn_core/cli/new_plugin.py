@@ -9,8 +9,9 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ddn_core.cli.options import new_folder, written
+from ddn_core.cli.options import new_folder
 from ddn_core.errors import ArgumentError
+from ddn_core.files import writing
 from ddn_core.plugins.discovery import API_VERSION, installed_entries
 
 SUFFIX = ".jinja"
@@ -48,7 +49,7 @@ def write_plugin(name: str, folder: Path | None = None) -> str:
             source.replace("MODULE", module).removesuffix(SUFFIX): environment.get_template(source).render(values)
             for source in environment.list_templates()
         }
-    with written("output folder", folder):
+    with writing(folder):
         for path, text in made.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_text(text, encoding="utf-8")

@@ -13,6 +13,7 @@ import typer
 from ddn_core.cli.status import FAILED, INTERRUPTED
 from ddn_core.cli.terminal import OutputError, say_error
 from ddn_core.errors import ArgumentError, DdnError, system_error
+from ddn_core.files import writing
 from ddn_core.plugins.registry import Registry
 
 _MOST = 200
@@ -84,22 +85,9 @@ def new_folder(path: Path) -> Path:
         ArgumentError: The folder is not empty, or cannot be written.
     """
     check_new(path)
-    with written("output folder", path):
+    with writing(path):
         path.mkdir(parents=True, exist_ok=True)
     return path
-
-
-@contextmanager
-def written(noun: str, path: Path) -> Iterator[None]:
-    """Raise an error of the operating system as one that names what is written; the system names no open file.
-
-    Raises:
-        ArgumentError: The path cannot be written.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise ArgumentError(f"The {noun} {path} cannot be written: {error.strerror or error}.") from error
 
 
 @contextmanager

@@ -71,7 +71,7 @@ def _failed(message: str) -> int:
 
 
 def _flushed(status: int) -> int:
-    """Write what is left of the output, and return the exit status."""
+    """Write the buffered output, and return the exit status."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has ended, and needs no message
@@ -100,7 +100,7 @@ def _prepare_streams() -> bool:
 
 
 def _discard(number: int) -> None:
-    """Let a file descriptor discard what is written to it; Python flushes the streams again when it ends."""
+    """Send further output of a file descriptor to the null device, since Python flushes the streams when it ends."""
     nothing = os.open(os.devnull, os.O_RDWR)
     if nothing != number:
         os.dup2(nothing, number)

@@ -9,9 +9,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from ddn_core.cli.options import check_new, new_folder, written
+from ddn_core.cli.options import check_new, new_folder
 from ddn_core.cli.terminal import Terminal, say
 from ddn_core.config import load_config
+from ddn_core.files import writing
 from ddn_core.plugins.registry import Registry
 from ddn_core.reports import check_installed, size_text, write_report
 from ddn_core.tables import short_text
@@ -63,7 +64,7 @@ def replay_files(
 
 def write_replay(result: Replay, folder: Path, console: Console) -> None:
     """Write the figures and the report into a folder, and print their paths."""
-    with written("output file", folder / "replay.csv"):
+    with writing(folder / "replay.csv"):
         result.write_csv(folder / "replay.csv")
     size = write_report(folder / "report.html", replay=result)
     say(console, f"written: {folder / 'replay.csv'}, {folder / 'report.html'} ({size_text(size)})")

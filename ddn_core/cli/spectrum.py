@@ -10,11 +10,12 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from torch import Tensor
 
-from ddn_core.cli.options import new_folder, written
+from ddn_core.cli.options import new_folder
 from ddn_core.cli.terminal import Terminal, say
 from ddn_core.config import Config
 from ddn_core.config.provenance import resolved_config
 from ddn_core.errors import ArgumentError
+from ddn_core.files import writing
 from ddn_core.optim import DirectionalDampedNewton
 from ddn_core.plots import derivatives, noise, shares, spectrum
 from ddn_core.plugins.problem import ProblemParts
@@ -74,7 +75,7 @@ def spectrum_report(
     trace = Trace.read(folder / "trace")
     console = Terminal()
     console.print(_table(trace, f"Curvature on {len(inputs)} samples ({data}), loss {loss.item():.4g}"))
-    with written("picture", folder / PICTURE):
+    with writing(folder / PICTURE):
         _figure(trace).savefig(folder / PICTURE, dpi=120)
     record = RunRecord(folder, f"{source}, {len(inputs)} samples ({data})", resolved, (), ())
     size = write_report(folder / REPORT, [record], title="Curvature")

@@ -1,7 +1,7 @@
 """The terminal: every command prints through it.
 
-A string is shown as it is. Markup in it is text, what cannot be printed is escaped, line breaks too. Text that consists
-of several lines is printed as `lines(text)`.
+A string is printed literally: markup in it is not interpreted, and control characters, line breaks included, are
+escaped. Text of several lines is printed as `lines(text)`.
 """
 
 from __future__ import annotations
@@ -79,6 +79,6 @@ def say(console: Console, line: str, style: str | None = None) -> None:
 
 
 def say_error(text: str) -> None:
-    """Print an error on standard error; if that cannot be written, there is no place for it."""
+    """Print an error on standard error. If standard error cannot be written, the error is dropped."""
     with suppress(OutputError):
         Terminal(stderr=True).print(lines(f"error: {text}"), style="red", soft_wrap=True)

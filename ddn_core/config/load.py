@@ -29,8 +29,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), registry: Regis
         registry: Registry in which kinds are looked up; by default that of the installed plugins.
 
     Raises:
-        ConfigError: The file cannot be read or parsed, or is no valid config; the message has a line for each mistake,
-            with its path.
+        ConfigError: The file cannot be read or parsed, or is not a valid config; the message has a line for each
+            mistake, with its path.
     """
     path = Path(path)
     table = _read(path)
@@ -47,7 +47,7 @@ def parse_config(table: Mapping[str, Any], source: str = "config", registry: Reg
         registry: Registry in which kinds are looked up; by default that of the installed plugins.
 
     Raises:
-        ConfigError: The table is no valid config.
+        ConfigError: The table is not a valid config.
     """
     if not isinstance(table, Mapping):
         raise ConfigError(f"{source}: a config must be a table, not a {type(table).__name__}")
@@ -101,5 +101,5 @@ def _read(path: Path) -> dict[str, Any]:
     except ValueError as error:  # a number with thousands of digits, too
         if isinstance(error, ConfigError):
             raise
-        raise ConfigError(f"{path.name}: is no valid {path.suffix[1:].upper()}: {error}") from error
+        raise ConfigError(f"{path.name}: is not valid {path.suffix[1:].upper()}: {error}") from error
     raise ConfigError(f"{path.name}: unknown format {path.suffix!r}. Use a .toml or a .json file.")

@@ -35,7 +35,7 @@ def apply_overrides(table: Mapping[str, Any], overrides: Sequence[str]) -> dict[
     """Return a copy of the table with the assignments made, in order.
 
     Raises:
-        AssignmentError: An assignment has no `=`, its value is no TOML literal, or its path does not exist.
+        AssignmentError: An assignment has no `=`, its value is not a TOML literal, or its path does not exist.
     """
     result = copy.deepcopy(dict(table))
     for override in overrides:
@@ -51,7 +51,7 @@ def _apply(table: dict[str, Any], override: str) -> None:
     keys = path.strip().split(".")
     if not equals or not all(keys):
         raise ConfigError(
-            f"{value_text(override)} is no assignment. Write path=value, such as groups.0.damping.value=1e-3."
+            f"{value_text(override)} is not an assignment. Write path=value, such as groups.0.damping.value=1e-3."
         )
     if len(keys) > DEEPEST:
         raise ConfigError(f"{shortened(path, 200)}: the path has {len(keys)} parts. Use at most {DEEPEST}.")
@@ -81,7 +81,7 @@ def _parse(path: str, literal: str) -> Any:
         parsed = tomllib.loads(f"value = {literal.strip()}")
     except (ValueError, RecursionError) as error:  # ValueError: a number with thousands of digits, too
         raise ConfigError(
-            f"{path}: {value_text(literal)} is no TOML literal. Write numbers as they are and text in quotes: "
+            f"{path}: {value_text(literal)} is not a TOML literal. Write numbers as they are and text in quotes: "
             f"--set '{path}=\"{shortened(literal.strip(), 200)}\"'."
         ) from error
     if set(parsed) != {"value"}:

@@ -19,7 +19,7 @@ def _checked_requirement(text: str) -> str:
         requirement = Requirement(text)
     except InvalidRequirement as error:
         reason = str(error).partition("\n")[0]
-        raise ValueError(f"{text!r} is no requirement, such as 'ddn-acme>=1.2': {reason}") from None
+        raise ValueError(f"{text!r} is not a requirement, such as 'ddn-acme>=1.2': {reason}") from None
     if requirement.url is not None:
         raise ValueError(f"{text!r} names a place to install from; give only a distribution and its versions")
     if requirement.marker is not None and not requirement.marker.evaluate():

@@ -148,9 +148,9 @@ class DirectionalDampedNewton(Optimizer):
         """Add a group with its own copies of criterion and damping.
 
         Raises:
-            ArgumentError: A key is missing or unknown, the learning rate is no finite number or negative, or a
+            ArgumentError: A key is missing or unknown, the learning rate is negative or not finite, or a
                 parameter is in a group already.
-            ConfigError: A value is no criterion or damping, or its table or another setting is wrong.
+            ConfigError: A value is not a criterion or damping, or its table or another setting is wrong.
         """
         where = f"group {len(self.param_groups)}"
         if not is_fallback(param_group):

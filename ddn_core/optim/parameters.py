@@ -73,7 +73,7 @@ def named(params: Iterable[tuple[str, Parameter]] | Iterable[Parameter]) -> dict
         name, parameter = cast("tuple[str, Parameter]", item if isinstance(item, tuple) else (str(place), item))
         if not isinstance(parameter, Tensor):
             raise ArgumentError(
-                f"{parameter!r} is no parameter. Pass model.named_parameters(), and the parameter groups as `groups`."
+                f"{parameter!r} is not a parameter. Pass model.named_parameters(), and the groups as `groups`."
             )
         if name in found:
             raise ArgumentError(f"two parameters are named {name!r}. Give each its own name.")
@@ -119,7 +119,7 @@ def own_group(group: Mapping[str, Any], where: str, defaults: Mapping[str, Any])
     """Return a group with strategies of its own.
 
     Raises:
-        ArgumentError: A key is missing or unknown, or the learning rate is no finite number or negative.
+        ArgumentError: A key is missing or unknown, or the learning rate is negative or not finite.
         ConfigError: A criterion, damping or another setting is wrong.
     """
     group = _with_current_name(group, where)
@@ -150,7 +150,7 @@ def _check_group(group: Mapping[str, Any], where: str, defaults: Mapping[str, An
         defaults: Default values of settings.
 
     Raises:
-        ArgumentError: A key is missing or unknown, or the learning rate is no finite number or negative.
+        ArgumentError: A key is missing or unknown, or the learning rate is negative or not finite.
         ConfigError: Another setting is out of bounds.
     """
     if missing := [key for key in ("params", "criterion", "damping") if key not in group]:

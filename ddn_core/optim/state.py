@@ -157,7 +157,7 @@ def _check_shapes(where: str, values: Sequence[Any], parameters: Sequence[Tensor
         parameters: The parameters that they belong to.
 
     Raises:
-        ArgumentError: A value is no tensor, or has another shape, or their numbers differ.
+        ArgumentError: A value is not a tensor, or has another shape, or their numbers differ.
     """
     found = [list(value.shape) if isinstance(value, Tensor) else type(value).__name__ for value in values]
     if found != (own := [list(parameter.shape) for parameter in parameters]):

@@ -25,7 +25,7 @@ def checked_indices(label: Callable[[], str], returned: Any, count: int, device:
         device: Device of the directions.
 
     Raises:
-        StrategyError: The value is no list of distinct indices below `count`.
+        StrategyError: The value is not a list of distinct indices below `count`.
     """
 
     def fault(complaint: str) -> StrategyError:
@@ -34,7 +34,7 @@ def checked_indices(label: Callable[[], str], returned: Any, count: int, device:
     try:
         indices = torch.as_tensor(returned, device=device)
     except Exception as error:  # of a sequence of the plugin's own, too
-        raise fault(f"{value_text(returned)}, which is no list of indices; return integers, [K]") from error
+        raise fault(f"{value_text(returned)}, which is not a list of indices; return integers, [K]") from error
     if indices.numel() == 0:
         return torch.zeros(0, dtype=torch.long, device=device)
     if indices.dim() != 1:

@@ -1,4 +1,4 @@
-"""Protection of the process from the code of others: what it prints, and what it leaves behind when it is loaded."""
+"""Protection of the process from code of plugins: their output, and the global settings that they change."""
 
 from __future__ import annotations
 

@@ -127,19 +127,17 @@ def error_text(error: BaseException) -> str:
     except KeyboardInterrupt:
         raise
     except BaseException as failure:  # it comes from a plugin, as the exception does
-        return f"{name} (its message cannot be shown, since that raises {type(failure).__name__})"
+        return f"{name} (its message cannot be computed: {type(failure).__name__})"
 
 
 def value_text(value: object, longest: int = LONGEST_VALUE) -> str:
-    """Return the beginning of the `repr` of a value, even if it cannot be computed."""
+    """Return the beginning of the `repr` of a value, even if computing it raises."""
     try:
         return shortened(repr(value), longest)
     except KeyboardInterrupt:
         raise
     except BaseException as failure:
-        return (
-            f"a value of type {type(value).__name__} (it cannot be shown, since that raises {type(failure).__name__})"
-        )
+        return f"a value of type {type(value).__name__} (its repr cannot be computed: {type(failure).__name__})"
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

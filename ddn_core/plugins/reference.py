@@ -67,7 +67,7 @@ class Reference:
         registry: Registry = context.get(REGISTRY) or installed_registry()
         kind = value.get("kind")
         if not isinstance(kind, str):
-            mistake = "the kind is missing" if kind is None else f"the kind is {kind!r}, which is no name"
+            mistake = "the kind is missing" if kind is None else f"the kind is {kind!r}, which is not a name"
             raise located(f"{mistake}; write the name of a {self.family}", "kind", value)
         try:
             cls = registry.lookup(self.family, kind)

@@ -134,7 +134,7 @@ class Strategy(Component, ABC):
         """Return the state, after checking that a checkpoint with it can be read again.
 
         Raises:
-            StrategyError: The state has a value that is no plain data.
+            StrategyError: The state has a value that is not plain data.
         """
         state = self.guarded(self.state_dict)
         if not self.__pydantic_private__ and type(self).state_dict is Strategy.state_dict:

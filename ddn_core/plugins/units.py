@@ -40,7 +40,7 @@ class Unit:
         """Exponents of the loss and of the parameters.
 
         Raises:
-            PluginError: The text is no product of powers of `loss` and `param`.
+            PluginError: The text is not a product of powers of `loss` and `param`.
         """
         found = {"loss": 0, "param": 0}
         above, *below = self.text.translate(SUPERSCRIPTS).split("/")

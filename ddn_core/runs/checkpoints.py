@@ -85,11 +85,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"{path}: is truncated, or no checkpoint ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
         ) from error
     if not isinstance(loaded, dict) or loaded.get("format") != FORMAT:
-        raise ArgumentError(f"{path}: is no checkpoint of `ddn train`, or of another version")
+        raise ArgumentError(f"{path}: is not a checkpoint of `ddn train`, or of another version")
     try:
         return {**loaded, **dict(_Checkpoint.model_validate(loaded))}
     except ValidationError as error:
-        raise ArgumentError(f"{path}: is no checkpoint of `ddn train`: {mistake(error)}") from error
+        raise ArgumentError(f"{path}: is not a checkpoint of `ddn train`: {mistake(error)}") from error
 
 
 class CheckpointFolder:

@@ -55,14 +55,16 @@ class RunRecord:
             name: Name of the run in tables and plots.
 
         Raises:
-            ArgumentError: The folder is no run folder, or its files cannot be read.
+            ArgumentError: The folder is not a run folder, or its files cannot be read.
         """
         folder = Path(path)
         try:
             text = content_of(folder / CONFIG)
         except FileNotFoundError as error:
-            raise ArgumentError(f"{folder} is no run folder: it has no {CONFIG}. Make one with ddn train.") from error
-        parsed(_CONFIG, text, folder / CONFIG, "config of a run")
+            raise ArgumentError(
+                f"{folder} is not a run folder: {CONFIG} is missing. Make one with ddn train."
+            ) from error
+        parsed(_CONFIG, text, folder / CONFIG, "a config of a run")
         config = from_json(text)
         steps, evaluations, end = read_events(folder / METRICS)
         return cls(folder, name or folder.resolve().name, config, tuple(steps), tuple(evaluations), end)
@@ -135,7 +137,7 @@ def read_events(path: Path) -> tuple[list[StepEvent], list[EvaluationEvent], End
     """Return the steps, the evaluations and the end in a file of metrics, without a last line that was cut off.
 
     Raises:
-        ArgumentError: A line is no event of a run, or the file cannot be read.
+        ArgumentError: A line is not an event of a run, or the file cannot be read.
     """
     steps: list[StepEvent] = []
     evaluations: list[EvaluationEvent] = []
@@ -147,7 +149,7 @@ def read_events(path: Path) -> tuple[list[StepEvent], list[EvaluationEvent], End
     for number, line in enumerate(lines, start=1):
         if number == len(lines) and not _is_json(line):
             break  # the process was killed while it wrote this line, or the line before is whole
-        event = parsed(_EVENT, line, f"{path}, line {number}", "event of a run")
+        event = parsed(_EVENT, line, f"{path}, line {number}", "an event of a run")
         if isinstance(event, StepEvent):
             steps.append(event)
         elif isinstance(event, EndEvent):

@@ -46,7 +46,7 @@ class Target:
         except ValueError:
             value = math.nan
         if found is None or not math.isfinite(value):
-            raise ArgumentError(f"{text!r} is no target. Write a metric and a number, such as train_loss=0.1.")
+            raise ArgumentError(f"{text!r} is not a target. Write a metric and a number, such as train_loss=0.1.")
         metric, relation = found[1], found[2]
         return cls(metric, value, relation == ">=" or (relation == "=" and not is_loss(metric)))
 

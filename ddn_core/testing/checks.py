@@ -41,7 +41,7 @@ def check_is_documented(strategy: Strategy) -> None:
     is_documented = cls.__doc__ and cls.__doc__ != cls.__mro__[1].__doc__
     assert is_documented, f"{cls.__name__} has no docstring; `ddn plugins` prints its first line"
     assert cls.summary().endswith("."), (
-        f"the first line of {cls.__name__}'s docstring is no sentence: {cls.summary()!r}"
+        f"the first line of {cls.__name__}'s docstring is not a sentence: {cls.summary()!r}"
     )
     for name, field in cls.model_fields.items():
         assert field.description, f"field {name!r} has no description: Field(..., description=...)"
@@ -195,7 +195,7 @@ def check_shortcuts_are_true(strategy: Strategy) -> None:
         context = strategy.readable(directions.context)
         if isinstance(strategy, Damping):
             if (value := strategy.guarded(strategy.uniform, context)) is not None:
-                assert isinstance(value, int | float), f"`uniform` returns {value!r}, which is no float"
+                assert isinstance(value, int | float), f"`uniform` returns {value!r}, which is not a float"
                 expected = torch.full_like(directions.evals, value)
                 _compare(strategy(directions), expected, "`uniform` and `damp` disagree")
             continue

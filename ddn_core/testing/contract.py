@@ -23,7 +23,7 @@ def check_strategy(strategy: Strategy, without: Sequence[str] = ()) -> None:
 
     Raises:
         AssertionError: The strategy fails a check; the message names the check and the mistake.
-        ArgumentError: `without` has a name that is no check.
+        ArgumentError: `without` has a name that is not a check.
     """
     _check_names_exist(without)
     for check in ALL_CHECKS:
@@ -52,7 +52,7 @@ def parametrize_with_checks(
             fails, so that this list stays correct.
 
     Raises:
-        ArgumentError: `expected_failures` has a kind without strategy, or a name that is no check.
+        ArgumentError: `expected_failures` has a kind without strategy, or a name that is not a check.
     """
     import pytest  # here, so that the other tools of this package do not need pytest
 

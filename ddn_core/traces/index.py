@@ -143,4 +143,4 @@ class Index(_Entry):
             raise ArgumentError(
                 f"There is no trace in {folder}: {INDEX} is missing. Record one with `ddn train --record`."
             ) from error
-        return parsed(TypeAdapter(cls), content, folder / INDEX, "index of a trace")
+        return parsed(TypeAdapter(cls), content, folder / INDEX, "an index of a trace")

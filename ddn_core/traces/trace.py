@@ -178,7 +178,7 @@ def _own(entry: GroupEntry, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _mistake(entry: GroupEntry, own: Mapping[str, Tensor]) -> str | None:
-    """Return what is wrong with the tensors of a group, in words; `None` if nothing is."""
+    """Return the first mistake in the tensors of a group, in words; `None` if there is none."""
     if missing := [name for name in _AXES if name not in own]:
         return f"{missing[0]} is missing"
     sizes: dict[str, int] = {}

@@ -16,8 +16,8 @@ from typing import Any
 from ddn_core.config import parse_config
 from ddn_core.config.provenance import config_table
 from ddn_core.errors import ArgumentError, DdnError
-from ddn_core.files import is_partial, remove_partial_files, write_atomically, writing
-from ddn_core.locks import LOCK, FolderLock
+from ddn_core.files import remove_partial_files, write_atomically, writing
+from ddn_core.locks import FolderLock, is_unused
 from ddn_core.plots import run_picture
 from ddn_core.plugins.registry import Registry
 from ddn_core.runs.checkpoints import CheckpointFolder, save_checkpoint
@@ -211,15 +211,12 @@ def _check_installed() -> None:
 
 
 def _check_new(path: Path) -> None:
-    """Raise an error if a folder holds anything but what a process leaves that is killed while it begins a run.
+    """Raise an error if a run cannot be begun in a folder.
 
     Raises:
-        ArgumentError: The path is not an empty folder.
+        ArgumentError: The path is not that of an unused folder.
     """
-    if path.is_dir():
-        if all(one.name == LOCK or is_partial(one, CONFIG) for one in path.iterdir()):
-            return
-    elif not path.exists():
+    if is_unused(path, CONFIG):
         return
     advice = "Name a new folder, so that no run is overwritten"
     if (path / CONFIG).exists() and not (path / CHECKPOINT).exists():

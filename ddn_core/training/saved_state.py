@@ -17,12 +17,11 @@ from torch.optim import LBFGS, Optimizer
 from ddn_core.errors import ArgumentError
 from ddn_core.foreign import Count, Finite, mistake
 from ddn_core.optim import DirectionalDampedNewton
+from ddn_core.optim.outcomes import FAMILIES
 from ddn_core.optim.parameters import GROUP_DEFAULTS
 
 LARGEST = 1e30
 """Size that no setting of an optimizer or scheduler reaches, unless it is infinite."""
-STRATEGIES = ("criterion", "damping")
-"""Settings of a group that the optimizer compares itself."""
 
 
 class _Strict(BaseModel):
@@ -66,7 +65,7 @@ def check_saved_state(saved: Mapping[str, Any], own: Mapping[str, Any], optimize
         or _difference(own["scheduler"], _of_any_version(own["scheduler"], saved.get("scheduler")), "scheduler")
         or _groups_difference(own["optimizer"], saved["optimizer"], optimizer)
         or _state_mistake(saved["optimizer"]["state"], optimizer)
-        or ("ending" in saved and _ending_mistake(own["ending"], saved["ending"]))  # earlier versions lack it
+        or _ending_mistake(own["ending"], saved.get("ending"))
     )
     if found:
         raise ArgumentError(f"The checkpoint belongs to another model or optimizer, or is damaged: {found}.")
@@ -86,9 +85,9 @@ def _groups_difference(own: Mapping[str, Any], saved: Mapping[str, Any], optimiz
         return f"optimizer.{missing[0]} is missing, or of another type"
     groups = saved["param_groups"]
     if not all(isinstance(group, dict) for group in groups):
-        return "optimizer.param_groups is no list of tables"
+        return "optimizer.param_groups is not a list of tables"
     for number, group in enumerate(groups):
-        for name in STRATEGIES:
+        for name in FAMILIES:
             parts = group.get(name, {"table": {}, "state": {}})
             if not isinstance(parts, dict) or not all(isinstance(parts.get(part), dict) for part in ("table", "state")):
                 return f"optimizer.param_groups.{number}.{name} has no table or no state"
@@ -110,11 +109,11 @@ def _completed(groups: Sequence[Mapping[str, Any]], optimizer: Optimizer) -> Seq
 
 
 def _settings(groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    return [{name: value for name, value in group.items() if name not in STRATEGIES} for group in groups]
+    return [{name: value for name, value in group.items() if name not in FAMILIES} for group in groups]
 
 
 def _state_mistake(states: Mapping[Any, Any], optimizer: Optimizer) -> str | None:
-    """Return what is wrong with the values that torch keeps for each parameter; `None` if nothing is."""
+    """Return the first mistake in the values that torch keeps for each parameter, in words; `None` if there is none."""
     groups = [group for group in optimizer.param_groups for _ in group["params"]]
     parameters = [one for group in optimizer.param_groups for one in group["params"]]
     total = (sum(one.numel() for one in parameters),)
@@ -122,12 +121,13 @@ def _state_mistake(states: Mapping[Any, Any], optimizer: Optimizer) -> str | Non
     for index, state in states.items():
         place = f"optimizer.state.{str(index)[:60]}"
         if not isinstance(index, int) or not 0 <= index < len(parameters) or not isinstance(state, dict):
-            return f"{place} is no state of a parameter"
+            return f"{place} is not a state of a parameter"
         own = parameters[index]
         shapes = [total, ()] if isinstance(optimizer, LBFGS) else [tuple(own.shape)]
         form = {name: isinstance(value, Tensor) for name, value in state.items()}
-        if STRATEGIES[0] not in groups[index] and forms.setdefault(id(groups[index]), form) != form:
-            return f"{place} has other values than another parameter"  # torch keeps the same values for all of them
+        if FAMILIES[0] not in groups[index] and forms.setdefault(id(groups[index]), form) != form:
+            names = ", ".join(sorted(form))
+            return f"{place} has the values {names!r}, which differ from those of other parameters of its group"
         for name, value in state.items():
             for part in value if isinstance(value, list) else [value]:
                 if isinstance(part, Tensor) and tuple(part.shape) not in [*shapes, *([()] if name == "step" else [])]:
@@ -135,12 +135,17 @@ def _state_mistake(states: Mapping[Any, Any], optimizer: Optimizer) -> str | Non
                 if isinstance(part, Tensor) and not part.is_floating_point() and own.is_floating_point():
                     return f"{place}.{name} has the type {part.dtype}"
                 if not isinstance(part, Tensor | int | float | None):
-                    return f"{place}.{name} is no number"
+                    return f"{place}.{name} is not a number"
     return None
 
 
 def _ending_mistake(own: Mapping[str, Any], saved: Any) -> str | None:
-    """Return what is wrong with the state of the rules that end a run; `None` if nothing is."""
+    """Return the first mistake in the state of the rules that end a run, in words; `None` if there is none.
+
+    Checkpoints of earlier versions have no such state.
+    """
+    if saved is None:
+        return None
     try:
         _Ending.model_validate(saved)
     except ValidationError as error:
@@ -153,13 +158,13 @@ def _difference(own: Any, saved: Any, path: str) -> str | None:
     """Return the first difference in form between two values of plain data, in words; `None` if there is none."""
     if isinstance(own, Tensor):
         if not isinstance(saved, Tensor):
-            return f"{path} is no tensor"
+            return f"{path} is not a tensor"
         if saved.shape != own.shape:
             return f"{path} has the shape {list(saved.shape)}, not {list(own.shape)}"
         return None if saved.dtype == own.dtype else f"{path} has the type {saved.dtype}, not {own.dtype}"
     if isinstance(own, Mapping):
         if not isinstance(saved, Mapping):
-            return f"{path} is no table"
+            return f"{path} is not a table"
         for name in own:
             if name not in saved:
                 return f"{path}.{name} is missing"
@@ -169,10 +174,10 @@ def _difference(own: Any, saved: Any, path: str) -> str | None:
         return next((found for name in own if (found := _difference(own[name], saved[name], f"{path}.{name}"))), None)
     if isinstance(own, list | tuple):
         if not isinstance(saved, list | tuple) or len(saved) != len(own):
-            return f"{path} is no list of {len(own)} values"
+            return f"{path} is not a list of {len(own)} values"
         pairs = enumerate(zip(own, saved, strict=True))
         return next((found for index, (a, b) in pairs if (found := _difference(a, b, f"{path}.{index}"))), None)
     if isinstance(own, int | float) and not isinstance(own, bool):
         is_number = isinstance(saved, int | float) and not isinstance(saved, bool)
-        return None if is_number and (abs(saved) < LARGEST or saved == own) else f"{path} is no number in the range"
-    return None if type(saved) is type(own) else f"{path} is no {type(own).__name__}"
+        return None if is_number and (abs(saved) < LARGEST or saved == own) else f"{path} is not a number in the range"
+    return None if type(saved) is type(own) else f"{path} has the type {type(saved).__name__}, not {type(own).__name__}"

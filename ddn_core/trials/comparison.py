@@ -195,7 +195,7 @@ class ComparisonTables:
 
 
 def _record(task: Task, result: Result | None, name: str | None = None) -> RunRecord | None:
-    """Return the run of a trial; `None` if it was removed, or if the trial failed and left no run that can be read.
+    """Return the run of a trial; `None` if the run was removed, or if the trial failed and its run is unreadable.
 
     Raises:
         ArgumentError: The trial did not fail, and its run cannot be read.

@@ -15,9 +15,9 @@ from typing import TypeVar
 from pydantic import TypeAdapter
 
 from ddn_core.errors import ArgumentError
-from ddn_core.files import is_partial, remove_partial_files, write_atomically, writing
+from ddn_core.files import remove_partial_files, write_atomically, writing
 from ddn_core.foreign import check_no_links, content_of, parsed
-from ddn_core.locks import LOCK, FolderLock
+from ddn_core.locks import FolderLock, is_unused
 from ddn_core.runs.record import CHECKPOINT, CONFIG
 from ddn_core.trials.plan import Task, TrialPlan
 from ddn_core.trials.process import Result
@@ -98,7 +98,7 @@ def read_plan(path: Path, kind: type[P]) -> P | None:
         text = content_of(file)
     except FileNotFoundError:
         return None
-    return parsed(TypeAdapter(kind), text, file, f"plan of a {kind.noun}")
+    return parsed(TypeAdapter(kind), text, file, f"a plan of a {kind.noun}")
 
 
 @contextmanager
@@ -142,8 +142,7 @@ def _check_usable(path: Path, plan: TrialPlan) -> None:
     """
     there = read_plan(path, type(plan))
     if there is None:
-        left = path.is_dir() and any(one.name != LOCK and not is_partial(one, plan.file) for one in path.iterdir())
-        if left or (path.exists() and not path.is_dir()):
+        if not is_unused(path, plan.file):
             raise ArgumentError(f"--out: {path} is not empty, and holds no {plan.noun}. Name a new folder.")
     elif lines := there.differences(plan):
         head = f"--out: {path} holds another {plan.noun}. Name a new folder. What differs:"
@@ -161,4 +160,6 @@ def _result(task: Task) -> Result | None:
         content = content_of(file)
     except FileNotFoundError:
         return None
-    return parsed(_RESULT, content, file, "result of a trial", "Restore the file, or remove it to run the trial again.")
+    return parsed(
+        _RESULT, content, file, "a result of a trial", "Restore the file, or remove it to run the trial again."
+    )

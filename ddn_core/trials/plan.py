@@ -153,7 +153,7 @@ def trial_config(config: Path, overrides: Sequence[str], assignments: Sequence[s
     except ConfigError as error:
         text = str(error)
         if isinstance(error, AssignmentError) and error.assignment not in overrides:
-            text = error.reason  # the assignment is no value of `--set`
+            text = error.reason  # the assignment is not a value of `--set`
         raise ConfigError(f"with {' '.join(assignments)}: {text}" if assignments else text) from error
     if loaded.problem is None:
         raise ConfigError(

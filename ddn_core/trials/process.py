@@ -3,7 +3,7 @@
 The parent holds the child's standard input open and never writes to it. However the parent ends, the system closes
 that end, a read in the child returns, and the child kills itself.
 
-The child leads a process group, which ends with it: however the child ends, the parent kills what is left of the group.
+The child leads a process group, which ends with it: however the child ends, the parent kills the rest of the group.
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ class Process:
 def last_line(path: Path) -> str | None:
     """Return the last line of a file that is not blank, or `None` if there is none near its end.
 
-    A line that is longer than what is read or kept of it is shortened.
+    A long line is shortened.
     """
     try:
         with path.open("rb") as file:

@@ -49,7 +49,7 @@ class Choices:
                 raise ValueError("more than a list")
         except (ValueError, RecursionError) as error:
             raise ArgumentError(
-                f"--grid {path}: {values!r} is no list of TOML literals separated by commas. "
+                f"--grid {path}: {values!r} is not a list of TOML literals separated by commas. "
                 "Write numbers as they are and text in quotes: "
                 '--grid \'training.dtype="float32","float64"\'.'
             ) from error
@@ -102,7 +102,7 @@ class Range:
         log = ends != rest.strip()
         low, dots, high = ends.partition("..")
         if not dots:
-            raise ArgumentError(f"--random {path}: {rest!r} is no range. Write LOW..HIGH or log:LOW..HIGH.")
+            raise ArgumentError(f"--random {path}: {rest!r} is not a range. Write LOW..HIGH or log:LOW..HIGH.")
         made = cls(path, _number(path, low), _number(path, high), log)
         if not made.low < made.high:
             raise ArgumentError(f"--random {path}: {made.low} is not below {made.high}")
@@ -241,7 +241,7 @@ def _number(path: str, text: str) -> float:
     except ValueError:
         value = None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ArgumentError(f"--random {path}: {text.strip()!r} is no finite number")
+        raise ArgumentError(f"--random {path}: {text.strip()!r} is not a finite number")
     if isinstance(value, int) and abs(value) > _LARGEST_INTEGER:
         raise ArgumentError(f"--random {path}: {text.strip()} does not fit into 64 bits")
     return value

@@ -102,7 +102,7 @@ def read_picture(file: Path, size: int, channels: Literal[1, 3]) -> Tensor:
 
     Raises:
         ImportError: Pillow is not installed.
-        OSError: The file is no picture, or is incomplete.
+        OSError: The file is not a picture, or is incomplete.
         ValueError: The picture has more than 8 bits per channel.
     """
     import torch

@@ -59,7 +59,7 @@ class ImageFolder(Problem, kind="image-folder"):
 
         Raises:
             OSError: The folder does not exist.
-            ValueError: There are too few classes or pictures, or a file is no picture.
+            ValueError: There are too few classes or pictures, or a file is not a picture.
         """
         from torch.nn import CrossEntropyLoss  # here, so that the schema needs no torch
 

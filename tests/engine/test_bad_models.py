@@ -47,7 +47,7 @@ def _extended_pass(model, loss_function, inputs=None, targets=None, loss_map=lam
 
 
 class Functional(nn.Module):
-    """Applies an operation that is no module between two layers."""
+    """Applies an operation that is not a module between two layers."""
 
     def __init__(self, operation):
         super().__init__()

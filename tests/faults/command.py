@@ -51,7 +51,7 @@ def start(*arguments, cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, code=
 
 
 def ended(process):
-    """Return exit status, output and errors of a process that ends by itself; what is not UTF-8 is shown as escapes."""
+    """Return exit status, output and errors of a process that ends by itself; bytes that are not UTF-8 are escaped."""
     output, errors = process.communicate(timeout=300)
     texts = [(part or b"").decode("utf-8", "backslashreplace") for part in (output, errors)]
     return process.returncode, *texts

@@ -96,7 +96,7 @@ def test_trials_of_a_sweep_are_numbered_and_search_the_same_paths(place):
         (("number",), 2**70, "not a number of more than 64 bits"),
     ):
         changed(plan, "trials", 1, *keys, to=value)
-        assert_refused(ddn("sweep", "--resume", place / "sweep"), f"{plan}: is no plan of a sweep", message)
+        assert_refused(ddn("sweep", "--resume", place / "sweep"), f"{plan}: is not a plan of a sweep", message)
         plan.write_bytes(before)
 
 
@@ -189,7 +189,7 @@ def test_a_report_replaces_a_link_and_writes_to_no_other_file(place):
 def test_a_pipe_in_place_of_a_file_is_not_waited_for(place, file):
     (place / "stopped" / file).unlink()
     os.mkfifo(place / "stopped" / file)
-    with pytest.raises(ArgumentError, match=f"{file} is no regular file"):
+    with pytest.raises(ArgumentError, match=f"{file} is not a regular file"):
         Trace.read(place / "stopped") if "trace" in file else RunRecord.read(place / "stopped")
 
 
@@ -264,6 +264,6 @@ def test_a_last_line_that_was_cut_off_is_left_out_and_any_other_is_not(place):
     assert read_events(metrics)[0] == steps
     metrics.write_bytes(whole + b'{"event": "step"}\n')
     with pytest.raises(
-        ArgumentError, match=r"metrics.jsonl, line \d+: is no event of a run: step.loss: Field required"
+        ArgumentError, match=r"metrics.jsonl, line \d+: is not an event of a run: step.loss: Field required"
     ):
         read_events(metrics)

@@ -132,8 +132,8 @@ class CurvaturePass:
                     sizes = self._prepare(plan)
                     if is_new or not self._carry(plan, sizes, columns, verify=True):
                         raise CurvatureError(
-                            "the gradient in the model is no linear function of the gradient at its output: a hook on "
-                            "a hidden tensor, or a function of your own, changes it, as by clipping. Remove it."
+                            "the gradient in the model is not a linear function of the gradient at its output: a hook "
+                            "on a hidden tensor, or a function of your own, changes it, as by clipping. Remove it."
                         )
             if is_recorded:
                 self._recorded = self._recording(self._assembly(1, sizes), self._root.factors(self._dtype))

@@ -56,7 +56,7 @@ def checked_top(loss: Any) -> Node:
     """Return the graph node of a loss.
 
     Raises:
-        CurvatureError: The loss is no scalar, or has no graph.
+        CurvatureError: The loss is not a scalar, or has no graph.
     """
     if not isinstance(loss, Tensor):
         raise CurvatureError(f"the loss is a {type(loss).__name__}. Pass the tensor that the loss function returned.")

@@ -93,7 +93,7 @@ class MonteCarloRoot(Root):
         """Check the number of Monte-Carlo samples.
 
         Raises:
-            ArgumentError: It is no integer from 1 to a million.
+            ArgumentError: It is not an integer from 1 to a million.
         """
         if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 1:
             raise ArgumentError(
@@ -162,7 +162,7 @@ def root_of(mc_samples: int, kind: CurvatureKind | None = None) -> Root:
         kind: Kind of curvature; by default `"ggn-mc"` with Monte-Carlo samples, `"ggn"` without.
 
     Raises:
-        ArgumentError: The number is no integer from 0, or does not fit the kind, or the kind is unknown.
+        ArgumentError: The number is not an integer from 0, or does not fit the kind, or the kind is unknown.
     """
     is_drawn = isinstance(mc_samples, bool) or mc_samples != 0
     if kind is None or kind == "ggn-mc":
