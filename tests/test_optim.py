@@ -613,3 +613,16 @@ def test_functions_are_used_as_they_are(problem):
     assert recording.calls == 1
     train_step(DirectionalDampedNewton(twin.named_parameters(), damping=1.0), (twin, *problem[1:]))
     torch.testing.assert_close(parameters_to_vector(problem[0].parameters()), parameters_to_vector(twin.parameters()))
+
+
+@pytest.mark.parametrize("form", [list, iter, lambda params: next(iter(params))], ids=["list", "iterator", "tensor"])
+def test_a_group_of_unnamed_parameters_is_added_to_others(form):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2, bias=False))
+    optimizer = DirectionalDampedNewton(model[0].parameters(), damping=0.1)
+    optimizer.add_param_group({"params": form(model[1].parameters()), "criterion": "all", "damping": 0.1})
+    assert [group["param_names"] for group in optimizer.param_groups] == [["0", "1"], ["2"]]
+    before = model[1].weight.detach().clone()
+    optimizer.backward(nn.functional.cross_entropy(model(torch.randn(8, 4)), torch.randint(0, 2, (8,))))
+    optimizer.step()
+    assert not torch.equal(model[1].weight, before)

@@ -30,6 +30,7 @@ from ddn_core.optim.parameters import (
     is_fallback,
     named,
     own_group,
+    with_names,
 )
 from ddn_core.optim.pass_parameters import PassParameters
 from ddn_core.optim.passes import CurvaturePasses, Purpose
@@ -153,6 +154,7 @@ class DirectionalDampedNewton(Optimizer):
             ConfigError: A value is not a criterion or damping, or its table or another setting is wrong.
         """
         where = f"group {len(self.param_groups)}"
+        param_group = with_names(param_group, self.param_groups)
         if not is_fallback(param_group):
             param_group = own_group(param_group, where, self.defaults)
         try:

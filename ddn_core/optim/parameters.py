@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from glob import escape
 from typing import Any, cast
 
@@ -113,6 +113,24 @@ def group_parameters(
         for group, taken in zip(tables, assignment.members, strict=True)
     ]
     return taken, [(name, parameters[name]) for name in assignment.unassigned if name in set(needed)]
+
+
+def with_names(group: dict[str, Any], others: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return a group with a name for each parameter; parameters without names are named by their positions.
+
+    Args:
+        group: The group.
+        others: The groups before it, whose parameters have the positions before.
+    """
+    params = group.get("params")
+    if isinstance(params, Iterator):
+        params = list(params)
+        group = {**group, "params": params}
+    members = [params] if isinstance(params, Tensor) else params
+    if not isinstance(members, Sequence) or not all(isinstance(member, Tensor) for member in members):
+        return group  # torch names the mistake, if there is one
+    begin = sum(len(other["params"]) for other in others)
+    return {**group, "params": [(str(begin + place), member) for place, member in enumerate(members)]}
 
 
 def own_group(group: Mapping[str, Any], where: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
