@@ -56,10 +56,6 @@ class _Left:
         gradient = parameter.grad
         return cls(None, 0) if gradient is None else cls(TensorWeakRef(gradient), gradient._version)
 
-    def is_same(self, gradient: Tensor | None) -> bool:
-        """Return whether a gradient is the tensor that was left, whatever its values."""
-        return gradient is (None if self.gradient is None else self.gradient())
-
     def change(self, gradient: Tensor | None, is_read: bool) -> str | None:
         """Return what has happened to the gradient since, for a message; `None` if the step may use it.
 
@@ -71,9 +67,10 @@ class _Left:
             return None if self.gradient is None else "was set to None"
         if self.gradient is None:
             return "was set, though the loss does not depend on it,"
-        if is_read or (self.is_same(gradient) and gradient._version == self.version):
+        is_same = gradient is self.gradient()
+        if is_read or (is_same and gradient._version == self.version):
             return None
-        return "was changed in place, as by clipping," if self.is_same(gradient) else "was replaced or added to"
+        return "was changed in place, as by clipping," if is_same else "was replaced or added to"
 
 
 class GradientRecord:

@@ -162,10 +162,7 @@ class CurvaturePasses:
             inputs: Any = None,
         ) -> None:
             nonlocal done
-            if self._is_paused:  # the loss after the step, whose derivatives nobody reads
-                torch.autograd.backward(tensors, grad_tensors, retain_graph, create_graph, grad_variables, inputs)
-                return
-            if done:
+            if done and not self._is_paused:
                 raise CurvatureError(
                     "a second backward pass in one `with optimizer.curvature():`. Its curvature would replace the "
                     "first's, while its gradient adds up. Use a block for each: with a step in between, or, for "
@@ -222,6 +219,39 @@ class CurvaturePasses:
                 torch.autograd.backward(loss, gradient, retain_graph, create_graph, inputs=inputs)
             return
         now = parameters()
+        place = self._admit(purpose, accumulate, now)
+        factors = factors_of(loss)
+        try:
+            with self._gradients.adding():
+                capture = captured_backward(
+                    loss, now.wanted, self._settings, self._plans, samples, gradient, retain_graph, create_graph, inputs
+                )
+        except BaseException as error:
+            place.clear()  # the gradients may include those of the failed pass, which has no curvature
+            if not (isinstance(error, NonFiniteError) and factors):
+                self._is_broken = True
+                raise
+            with backward_as_usual():  # a scaler finds the infinities in the gradients, and lowers its scale
+                torch.autograd.backward(loss, gradient, retain_graph, create_graph, inputs=inputs)
+            self.fail(purpose)
+            return
+        self._is_broken = False
+        place.append(capture)
+        self._factors.append(factors)
+        if purpose != "derivatives":
+            self._is_whole = purpose == "all"
+
+    def _admit(self, purpose: Purpose, accumulate: bool | None, now: PassParameters) -> list[Capture]:
+        """Check that a pass may follow the earlier ones, drop those that it replaces, and return its place.
+
+        Args:
+            purpose: As in `run`.
+            accumulate: As in `run`.
+            now: The parameters of the optimizer.
+
+        Raises:
+            CurvatureError: As in `run`.
+        """
         if not self._is_own_model and are_several_processes():
             check_own_model([parameter for members in now.members for parameter in members])
             self._is_own_model = True
@@ -250,26 +280,7 @@ class CurvaturePasses:
             self._factors.clear()
         if self.is_empty or place:
             self._gradients.check()
-        factors = factors_of(loss)
-        try:
-            with self._gradients.adding():
-                capture = captured_backward(
-                    loss, now.wanted, self._settings, self._plans, samples, gradient, retain_graph, create_graph, inputs
-                )
-        except BaseException as error:
-            place.clear()  # the gradients may include those of the failed pass, which has no curvature
-            if not (isinstance(error, NonFiniteError) and factors):
-                self._is_broken = True
-                raise
-            with backward_as_usual():  # a scaler finds the infinities in the gradients, and lowers its scale
-                torch.autograd.backward(loss, gradient, retain_graph, create_graph, inputs=inputs)
-            self.fail(purpose)
-            return
-        self._is_broken = False
-        place.append(capture)
-        self._factors.append(factors)
-        if purpose != "derivatives":
-            self._is_whole = purpose == "all"
+        return place
 
     def result(self, scaled: ScaledStep | None = None) -> StepCaptures:
         """Return the captures that the next step is computed from.

@@ -31,7 +31,7 @@ from ddn_core.engine.capture.result import Capture
 from ddn_core.engine.capture.settings import CaptureSettings
 from ddn_core.engine.capture.verification import Verification
 from ddn_core.engine.factors import Columns, Factor
-from ddn_core.engine.losses import checked_top, recognize, unit_of_root
+from ddn_core.engine.losses import checked_top, magnitude_of, recognize, unit_of_root
 from ddn_core.errors import CurvatureError, NonFiniteError
 
 LEAST_WEIGHT = 2.0**-10
@@ -216,7 +216,7 @@ class CurvaturePass:
                 self._dtype,
                 precision,
                 lambda: self._term.slope_rounding,
-                min(max(unit_of_root(self._value) ** 2, 2.0**-96), 2.0**96),
+                magnitude_of(self._value),
             )
             check_reached(self._wanted, self._columns, totals, self._gradients_before)
         chosen, propagated = self._chosen, self._chosen.propagated_samples
@@ -344,8 +344,8 @@ class CurvaturePass:
         """Carry the columns at the output to all parameters, and return whether the plan fits the graph."""
         graph, at_a_time = self._graph, sizes.columns_at_a_time
         assembly = None if self._is_recorded else self._assembly(len(columns), sizes)
-        unit = 1.0 if graph.has_half else unit_of_root(self._heaviest)
-        check = Verification(graph, plan.layouts_of(graph), self._samples, unit) if verify else None
+        magnitude = 1.0 if graph.has_half else unit_of_root(self._heaviest)
+        check = Verification(graph, plan.layouts_of(graph), self._samples, magnitude) if verify else None
         is_fitting = carry_root(graph, self._destinations, columns, at_a_time, assembly, check)
         self._columns = assembly.finish() if is_fitting and assembly is not None else {}
         return is_fitting

@@ -23,7 +23,7 @@ def check_gradients(
     dtype: torch.dtype,
     precision: float,
     rounding: Callable[[], Tensor],
-    unit: float = 1.0,
+    magnitude: float = 1.0,
 ) -> None:
     """Check that the per-sample gradients of each parameter add up to the change of its gradient in the pass.
 
@@ -36,19 +36,19 @@ def check_gradients(
         precision: Machine precision of the coarsest dtype in the graph.
         rounding: Returns the relative rounding error of the gradient at the model output, which is asked for only if
             the gradients do not add up otherwise.
-        unit: Power of two near the loss, that all gradients are divided by, so that their norms are in range.
+        magnitude: Power of two near the loss by which all gradients are divided, so that their norms are in range.
 
     Raises:
         CurvatureError: The gradients of a parameter do not add up.
     """
-    if unit != 1:
+    if magnitude != 1:
         device = next((one.device for one in totals.values() if one is not None), None)
         gradients = {
-            keys: columns.contracted(torch.full((columns.samples, 1), 1 / unit, dtype=dtype, device=device))
+            keys: columns.contracted(torch.full((columns.samples, 1), 1 / magnitude, dtype=dtype, device=device))
             for keys, columns in gradients.items()
         }
         totals, before = (
-            {key: None if one is None else one.to(dtype) / unit for key, one in some.items()}
+            {key: None if one is None else one.to(dtype) / magnitude for key, one in some.items()}
             for some in (totals, before)
         )
     compared, deviations, scales = [], [], []

@@ -29,7 +29,7 @@ class Verification:
     """The check of one pass, while chunks of columns arrive at the sites."""
 
     def __init__(
-        self, graph: ModelGraph, layouts: Mapping[Edge, Layout], samples: SampleAxis, unit: float = 1.0
+        self, graph: ModelGraph, layouts: Mapping[Edge, Layout], samples: SampleAxis, magnitude: float = 1.0
     ) -> None:
         """Begin without columns.
 
@@ -37,9 +37,9 @@ class Verification:
             graph: The graph.
             layouts: Layout of each edge, according to the plan.
             samples: Axis of the samples at the model output.
-            unit: Power of two that the additional column is divided by, so that its norm is in range.
+            magnitude: Power of two by which the additional column is divided, so that its norm is in range.
         """
-        self._unit = unit
+        self._magnitude = magnitude
         self._graph, self._layouts, self._samples = graph, layouts, samples
         self._powers: dict[Edge, Tensor] = {}
         self._left: dict[Edge, Tensor] = {}
@@ -111,7 +111,7 @@ class Verification:
     def _sample_powers(self, samples: int, like: Tensor) -> Tensor:
         def scaled_powers() -> Tensor:
             found = powers(samples, like, self._graph.has_half)
-            return found if self._unit == 1 else found / self._unit
+            return found if self._magnitude == 1 else found / self._magnitude
 
         return self._kept(("powers", samples, like.dtype), scaled_powers)
 

@@ -7,7 +7,7 @@ of losses has its own file. `roots.py` has the kinds of curvature: exact, Monte-
 
 from ddn_core.engine.losses.recognition import RecognizedLoss, checked_top, recognize
 from ddn_core.engine.losses.roots import AlignedRoot, CurvatureKind, ExactRoot, MonteCarloRoot, Root, root_of
-from ddn_core.engine.losses.term import LossTerm, unit_of_root
+from ddn_core.engine.losses.term import LossTerm, magnitude_of, unit_of_root
 
 __all__ = [
     "AlignedRoot",
@@ -18,6 +18,7 @@ __all__ = [
     "RecognizedLoss",
     "Root",
     "checked_top",
+    "magnitude_of",
     "recognize",
     "root_of",
     "unit_of_root",

@@ -45,6 +45,11 @@ def unit_of_root(size: float) -> float:
     return 2.0 ** (COARSE * round(math.log2(abs(size)) / (2 * COARSE)))
 
 
+def magnitude_of(size: float) -> float:
+    """Return a power of two near a number, from 2⁻⁹⁶ to 2⁹⁶: float32 represents quotients by it, and its inverse."""
+    return min(max(unit_of_root(size) ** 2, 2.0**-96), 2.0**96)
+
+
 class LossTerm(ABC):
     """A loss function in the graph of a loss, with the weight of each of its elements.
 
