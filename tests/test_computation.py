@@ -378,8 +378,8 @@ def _selects(value):
 
 BAD_CRITERIA = {
     "raises": (lambda evals: evals.nonsense, "`select` raised AttributeError"),
-    "no indices": (_selects("top"), "no list of indices"),
-    "None": (_selects(None), "no list of indices"),
+    "no indices": (_selects("top"), "not a list of indices"),
+    "None": (_selects(None), "not a list of indices"),
     "floats": (_selects([0.0, 1.0]), "expected integers"),
     "mask": (_selects([True, False]), "expected integers"),
     "twice": (_selects([1, 1]), "more than once"),
